@@ -1,0 +1,271 @@
+"""All that a plugin author imports: `hookimpl`, the interfaces, `Config`, the records, the errors.
+
+A backend is a class with a `name`, a frozen `Config` and one method: a list in, a list of the same length
+out, in the same order. Raise `ItemError` for an input that has no valid answer: the core then asks for the
+other items one by one, so that only that item fails. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pluggy
+import pydantic
+
+from dnd.errors import DndError, ItemError, ModelError, PluginError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+__all__ = [
+    "API_VERSION",
+    "Backend",
+    "Captioner",
+    "Config",
+    "DndError",
+    "Evidence",
+    "Generator",
+    "Grade",
+    "Grading",
+    "ImageRequest",
+    "ItemError",
+    "Label",
+    "ModelError",
+    "ModelName",
+    "Picture",
+    "Plugin",
+    "PluginError",
+    "ProbingSet",
+    "Runtime",
+    "Scorer",
+    "Summarizer",
+    "SummaryRequest",
+    "Target",
+    "Unit",
+    "UsageError",
+    "hookimpl",
+]
+
+API_VERSION = 1
+"""Raised when an interface below changes in a way that breaks plugins."""
+
+hookimpl = pluggy.HookimplMarker("dnd")
+
+
+class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespaces=()):
+    """Base of every plugin's settings: typed, frozen, and strangers are refused."""
+
+
+@dataclass(frozen=True)
+class _NamesModel:
+    """Marks a setting whose value is a name in models.lock."""
+
+
+ModelName = Annotated[str, _NamesModel()]
+"""Type of a setting that names a model: the core then verifies it, plans for it and keys results by its digest."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the core gives to a plugin."""
+
+    device: str
+    """ "cpu", "cuda" or "cuda:1"."""
+    weights: Callable[[str], Path]
+    """A name in models.lock -> its verified local folder; raises ModelError; never the network."""
+
+
+# --- records -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """One channel of a conv layer, one feature of an MLP or ViT layer, one logit."""
+
+    layer: str
+    """Dotted name from `named_modules()`."""
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}/{self.index}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in the store. `digest` names its content: equal digests are equal pixels."""
+
+    digest: str
+    open: Callable[[], Image] = field(compare=False, repr=False)
+    """Reads it from disk: RGB."""
+
+
+@dataclass(frozen=True)
+class SummaryRequest:
+    """Ask for what a unit's captions have in common."""
+
+    captions: tuple[str, ...]
+    """Strongest exemplar first."""
+    n_concepts: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """Ask for one image of a concept. The same request gives the same image, whatever the batch around it."""
+
+    concept: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of one unit when its candidates are scored."""
+
+    unit: Unit
+    exemplars: tuple[Picture, ...]
+    """Strongest first."""
+    exemplar_activations: npt.NDArray[np.float32]
+    """(n_exemplars,) pooled."""
+    concepts: tuple[str, ...]
+    """The candidates, distinct."""
+    images: tuple[tuple[Picture, ...], ...]
+    """Synthetic images of each candidate: n_concepts x n_images."""
+    activations: npt.NDArray[np.float32]
+    """(n_concepts, n_images): the unit's pooled activation on each of them."""
+    sample: tuple[Picture, ...]
+    """A random sample of the probing set, the same for every unit of a run."""
+    sample_activations: npt.NDArray[np.float32]
+    """(n_sample,): the unit's ordinary behaviour."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """The answer for one unit, a line of labels.csv."""
+
+    unit: Unit
+    status: str
+    """ "labelled", "uninterpretable" or "failed"."""
+    labels: tuple[tuple[str, float], ...] = ()
+    """Up to three concepts with their scores, best first. Also given for "uninterpretable" units in
+    labels.jsonl, never in labels.csv."""
+    reason: str = ""
+    """Why there is no label."""
+
+
+@dataclass(frozen=True)
+class Grade:
+    """How many labels of one kind of unit are right."""
+
+    kind: str
+    right: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Grading:
+    """Labels judged against a target's known truth."""
+
+    grades: tuple[Grade, ...]
+    controls: Mapping[str, float] = field(default_factory=dict)
+    """What chance alone gives, by the name of the control: a share, 0..1."""
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Held-out figures of each model used, so that a loss can be traced to its stage."""
+    wrong: Mapping[str, str] = field(default_factory=dict)
+    """unit -> what it should have been, for the units that are wrong."""
+
+
+# --- interfaces --------------------------------------------------------------------------------------
+
+
+class Plugin(ABC):
+    """What every kind has: a name, settings, and a constructor that costs nothing."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[pydantic.BaseModel]] = Config
+    """Settings, a subclass of `dnd.api.Config`. A field of type `ModelName` names a model in models.lock."""
+
+    def __init__(self, config: Any, runtime: Runtime) -> None:
+        self.config = config
+        self.runtime = runtime
+
+
+class Backend(Plugin):
+    """A captioner, summarizer, generator or scorer. `with backend:` loads and closes it."""
+
+    batch_size: int = 16
+    """How many items the core hands over in one call; each call's answers are durable before the next."""
+
+    def load(self) -> None:
+        """Heavy imports and weights go here, not in the constructor."""
+
+    def close(self) -> None:
+        """Give all memory back. Safe to call twice, and after a `load` that failed."""
+
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Captioner(Backend):
+    @abstractmethod
+    def caption(self, images: Sequence[Image]) -> list[str]:
+        """One caption per RGB image. An image's caption must not depend on the batch around it."""
+
+
+class Summarizer(Backend):
+    @abstractmethod
+    def summarize(self, requests: Sequence[SummaryRequest]) -> list[list[str]]:
+        """One to `n_concepts` distinct candidate concepts per request: lower case, 1-5 words, likeliest first."""
+
+
+class Generator(Backend):
+    @abstractmethod
+    def generate(self, requests: Sequence[ImageRequest]) -> list[Image]:
+        """One RGB image per request, which depends on nothing but the request."""
+
+
+class Scorer(Backend):
+    @abstractmethod
+    def score(self, evidence: Sequence[Evidence]) -> list[list[float]]:
+        """A finite score per candidate of each unit; higher is better."""
+
+
+class Target(Plugin):
+    """A network under study. The core runs it; no backend does."""
+
+    @abstractmethod
+    def build(self) -> tuple[torch.nn.Module, Callable[[Image], torch.Tensor]]:
+        """The module, and what turns an RGB image into its input: a float tensor (C, H, W)."""
+
+    def grade(self, labels: Sequence[Label]) -> Grading | None:
+        """Judge the labels where the meaning of this target's units is known; else None."""
+        return None
+
+
+class ProbingSet(Plugin):
+    """The images shown to the target, in an order that never changes."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def image_name(self, index: int) -> str:
+        """A stable, readable name: a relative path, say."""
+
+    @abstractmethod
+    def open(self, index: int) -> Image:
+        """The image as RGB, upright. Raises OSError or ValueError where it cannot be read."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Names the set's content: it changes when any image does."""

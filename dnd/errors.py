@@ -1,0 +1,31 @@
+"""Everything that can go wrong by a user's or a backend's doing. A bug is any other exception."""
+
+from __future__ import annotations
+
+
+class DndError(Exception):
+    """Something its reader can mend: what is wrong, and in `hint` the next thing to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(DndError):
+    """A name, setting or value that does not exist or does not fit."""
+
+
+class PluginError(DndError):
+    """A plugin that cannot be loaded, clashes with another, or breaks its interface."""
+
+
+class ModelError(DndError):
+    """A model that is not in models.lock, not in the store, or not what its digest says."""
+
+
+class StoreError(DndError):
+    """The run folder or the store cannot be read or written."""
+
+
+class ItemError(DndError):
+    """One item (a caption, a unit, an image) has no valid answer: that item fails, the rest go on."""
