@@ -1,0 +1,31 @@
+"""Label the units of a vision network in plain language, with models that run on your own machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dnd.describe import describe
+
+__all__ = ["__version__", "describe"]
+
+DISTRIBUTION = "dnd-describe"
+"""What pip knows it by."""
+
+
+def __getattr__(name: str) -> Any:
+    """`import dnd` costs nothing: its two names are looked up when they are used."""
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version(DISTRIBUTION)
+    if name == "describe":
+        from dnd.describe import describe
+
+        globals()[name] = describe  # the import has bound the name to the module
+        return describe
+    raise AttributeError(f"module 'dnd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,6 @@
+"""`python -m dnd` is `dnd`."""
+
+from dnd.cli import main
+
+if __name__ == "__main__":
+    main()

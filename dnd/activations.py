@@ -1,0 +1,97 @@
+"""Reading a layer's output: which axis holds the units, where the map is, and one number per image.
+
+| output | units | map |
+|---|---|---|
+| (B, C, H, W) | channels | the channel |
+| (B, H, W, C) | channels, where only axes 1-2 have the input's aspect (Swin), or where asked for | the channel |
+| (B, N, C) | features | the patch tokens on their grid; class and register tokens, which come first, are left out |
+| (B, N, C), N fits no grid | features | none; all tokens are pooled |
+| (B, C) | features, logits | none |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+from dnd.errors import UsageError
+
+Pooling = Literal["mean", "max"]
+
+_EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)
+"""Class, distillation and register tokens in front of the patches: SigLIP 0, ViT 1, DeiT 2, DINOv3 5, ..."""
+_KEPT_BITS = 17
+"""Of float32's 24 significant ones."""
+
+
+def first_tensor(output: object) -> torch.Tensor | None:
+    """The tensor that a module gave, or the first in its tuple or ModelOutput."""
+    if isinstance(output, torch.Tensor):
+        return output
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
+
+
+@lru_cache
+def token_grid(tokens: int, frame: tuple[int, int]) -> tuple[int, int, int] | None:
+    """(extra tokens, grid height, grid width) of a sequence over an input of (H, W); None if nothing fits.
+
+    First square patches that tile the input exactly, then any grid of its aspect; the fewest extra tokens win.
+    """
+    height, width = frame
+    fits = [
+        (extra, rows, (tokens - extra) // rows)
+        for extra in _EXTRA_TOKENS
+        for rows in range(1, tokens - extra + 1)
+        if (tokens - extra) % rows == 0 and _has_aspect(rows, (tokens - extra) // rows, frame)
+    ]
+    tiles = [g for g in fits if height % g[1] == 0 and width % g[2] == 0 and height * g[2] == width * g[1]]
+    return next(iter(tiles + fits), None)
+
+
+def _has_aspect(rows: int, columns: int, frame: tuple[int, int]) -> bool:
+    """Whether a grid could come from square steps over the frame, sides rounded."""
+    height, width = frame
+    return abs(columns * height - rows * width) < max(height, width)
+
+
+def by_unit(output: torch.Tensor, frame: tuple[int, int], channels_last: bool = False) -> torch.Tensor:
+    """A layer's output, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without."""
+    if output.ndim == 4:
+        _, a, b, c = output.shape
+        first, last = _has_aspect(b, c, frame), _has_aspect(a, b, frame)
+        return output.permute(0, 3, 1, 2) if channels_last or (last and not first) else output
+    if output.ndim == 3:
+        units = output.transpose(1, 2)  # (B, C, N)
+        grid = token_grid(units.shape[2], frame)
+        if grid is None:
+            return units
+        extra, rows, columns = grid
+        return units[:, :, extra:].reshape(*units.shape[:2], rows, columns)
+    if output.ndim == 2:
+        return output
+    raise UsageError(
+        f"its output has shape {tuple(output.shape)}; units need (B, C, H, W), (B, N, C) or (B, C)",
+        "Choose the layer before or after it.",
+    )
+
+
+def pool(units: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """(B, U, ...) -> float32 (B, U), a new tensor on the CPU."""
+    if units.ndim > 2:
+        flat = units.flatten(2)
+        units = flat.mean(2, dtype=torch.float32) if pooling == "mean" else flat.amax(2)
+    return rounded(units.detach().float()).cpu()
+
+
+def rounded(values: torch.Tensor) -> torch.Tensor:
+    """float32 rounded to 17 significant bits (1 in 131,072); a new tensor.
+
+    Float noise between batch sizes, thread counts and devices is below that, so equal activations stay equal and
+    the order of the images decides between them.
+    """
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp((mantissa * 2**_KEPT_BITS).round() / 2**_KEPT_BITS, exponent)

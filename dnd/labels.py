@@ -1,0 +1,54 @@
+"""From scores to labels: which candidates explain a unit, and whether any of them does.
+
+A unit is called uninterpretable unless the synthetic images of its best candidate drive it clearly more
+than ordinary probing images do. The measure is `drive`, the area under the ROC curve: the chance that a
+synthetic image of the candidate moves the unit more than a random probing image, 0.5 where there is no
+difference. docs/method.md says how the threshold was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dnd.api import Label, Unit
+
+N_LABELS = 3
+"""How many concepts a unit's label gives at most."""
+
+
+def drive(synthetic: npt.NDArray[np.float32], ordinary: npt.NDArray[np.float32]) -> float:
+    """AUC of a unit's activations on synthetic images (n,) against those on random probing images (m,): 0..1.
+
+    Ties count half. 0.5 where either is empty.
+    """
+    if not synthetic.size or not ordinary.size:
+        return 0.5
+    ordered = np.sort(ordinary)
+    below = np.searchsorted(ordered, synthetic, "left") + np.searchsorted(ordered, synthetic, "right")
+    return float(below.mean() / (2 * ordered.size))
+
+
+def choose(
+    unit: Unit,
+    concepts: Sequence[str],
+    scores: Sequence[float],
+    drives: Sequence[float],
+    *,
+    min_drive: float,
+) -> Label:
+    """The unit's best concepts by score (ties: the earlier candidate), or why it has none.
+
+    `min_drive` is what the best candidate's `drive` must reach.
+    """
+    if not concepts:
+        return Label(unit, "uninterpretable", (), "no candidate concept")
+    order = sorted(range(len(concepts)), key=lambda i: (-scores[i], i))
+    best = tuple((concepts[i], float(scores[i])) for i in order[:N_LABELS])
+    top = order[0]
+    if drives[top] < min_drive:
+        reason = f"images of {concepts[top]!r} drive it little more than random ones: {drives[top]:.2f} < {min_drive:.2f}"
+        return Label(unit, "uninterpretable", best, reason)
+    return Label(unit, "labelled", best)

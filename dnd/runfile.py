@@ -1,0 +1,303 @@
+"""A run file and what the command line adds to it -> one frozen `Run`, checked before any work.
+
+Tables are merged first and validated once, so that every problem is reported together. What plugins
+define is validated by their own `Config`; `Run.to_toml` gives a run file that reads back to an equal Run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from dnd.api import Config
+from dnd.errors import DndError, UsageError
+from dnd.registry import Registry
+from dnd.settings import Problems, parse_units, unit_text
+
+BACKENDS = ("captioner", "summarizer", "generator", "scorer")
+"""Sections with a `backend`; each is also a kind of plugin."""
+
+
+class Exemplars(Config):
+    """Step 1: which images stand for a unit."""
+
+    k: pydantic.PositiveInt = 10
+    """Exemplars of a unit."""
+    pooling: Literal["mean", "max"] = "mean"
+    """From an activation map to one number per image."""
+    crops: bool = True
+    """Add attention crops of the strongest images."""
+    max_crops: pydantic.NonNegativeInt = 4
+    """Crops per image at most."""
+    pool: pydantic.NonNegativeInt = 0
+    """With more than k: the exemplars are k different ones among so many strongest (dnd/exemplars.py)."""
+    sample: pydantic.PositiveInt = 256
+    """Random probing images that show a unit's ordinary behaviour."""
+
+
+class Concepts(Config):
+    n: pydantic.PositiveInt = 5
+    """Candidate concepts per unit at most."""
+
+
+class Images(Config):
+    n: pydantic.PositiveInt = 10
+    """Synthetic images per candidate."""
+
+
+class Labels(Config):
+    min_drive: float = pydantic.Field(0.7, ge=0, le=1)
+    """What the best candidate's `drive` must reach, else the unit is uninterpretable (dnd/labels.py)."""
+
+
+class General(Config):
+    """Settings outside any section."""
+
+    seed: int = 0
+    device: str = pydantic.Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    batch_size: pydantic.PositiveInt = 64
+    """Images in one forward pass of the target."""
+    workers: pydantic.PositiveInt = 4
+    """Threads that read and decode images."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin by name with its settings; or a folder of images, or a function of the user's own, without."""
+
+    kind: str
+    """A key of `dnd.registry.KINDS`, or "folder" or "function", which no plugin offers."""
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class TargetChoice(Choice):
+    layers: tuple[str, ...] = ()
+    units: str = "all"
+    """ "all" or "0-9,12"; see `dnd.settings.parse_units`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run depends on besides the content of images and weights."""
+
+    target: TargetChoice
+    probing: tuple[Choice, ...]
+    captioner: Choice
+    summarizer: Choice
+    generator: Choice
+    scorer: Choice
+    exemplars: Exemplars
+    concepts: Concepts
+    images: Images
+    labels: Labels
+    general: General
+
+    @property
+    def seed(self) -> int:
+        return self.general.seed
+
+    @property
+    def batch_size(self) -> int:
+        return self.general.batch_size
+
+    @property
+    def workers(self) -> int:
+        return self.general.workers
+
+    @cached_property
+    def device(self) -> str:
+        """Where the models go, "auto" resolved, which imports torch; UsageError where there is no such device."""
+        import torch
+
+        wanted = self.general.device
+        if wanted == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        missing = wanted == "mps" and not torch.backends.mps.is_available()
+        if wanted.startswith("cuda"):
+            missing = int(wanted.partition(":")[2] or 0) >= torch.cuda.device_count()
+        if missing:
+            raise UsageError(f"there is no device {wanted!r} here", "Take --device cpu, or auto for the best there is.")
+        return wanted
+
+    def choices(self) -> dict[str, Choice]:
+        """Every plugin with settings, by the section they are in."""
+        named = {f"probing.{c.name}" if len(self.probing) > 1 else "probing": c for c in self.probing}
+        return {"target": self.target, **named, **{section: getattr(self, section) for section in BACKENDS}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tables of a run file, every default written out; what is None is left out."""
+        target = {"name": self.target.name, "layers": list(self.target.layers), "units": self.target.units}
+        probing: dict[str, Any] = {"sets": [choice.name for choice in self.probing]}
+        named = [choice for choice in self.probing if choice.kind == "probing-set"]
+        for choice in named:
+            settings = _dump(choice.config)
+            probing |= settings if len(named) == 1 or not settings else {choice.name: settings}
+        tables: dict[str, Any] = {
+            **_dump(self.general),
+            "target": target | _dump(self.target.config),
+            "probing": probing,
+        }
+        for section in BACKENDS:
+            choice = getattr(self, section)
+            tables[section] = {"backend": choice.name, **_dump(choice.config)}
+        return tables | {section: _dump(getattr(self, section)) for section in _CORE}
+
+    def to_toml(self) -> str:
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+_CORE: dict[str, type[Config]] = {"exemplars": Exemplars, "concepts": Concepts, "images": Images, "labels": Labels}
+
+
+def _dump(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def build_run(tables: Mapping[str, Any], registry: Registry, *, live_target: bool = False) -> Run:
+    """Validate the tables of a run file; UsageError or PluginError tells of every problem found.
+
+    With `live_target` the module is at hand already: the target's `name` is free text and not looked up.
+    """
+    problems = Problems()
+    sections = {"target", "probing", *BACKENDS, *_CORE}
+    at_hand = {section: problems.table(section, tables.get(section, {})) for section in sections}
+    problems.raise_if_any()
+    rest = {key: value for key, value in tables.items() if key not in sections}
+    reader = _Reader(registry, problems, at_hand)
+    parts: dict[str, Any] = {
+        "target": reader.target(live_target),
+        "probing": reader.probing(),
+        **{section: reader.backend(section) for section in BACKENDS},
+        **{section: problems.check(section, cls, reader.tables[section]) for section, cls in _CORE.items()},
+        "general": problems.check("", General, rest, also=sections),
+    }
+    problems.raise_if_any()
+    return Run(**parts)
+
+
+@dataclass
+class _Reader:
+    registry: Registry
+    problems: Problems
+    tables: dict[str, dict[str, Any]]
+
+    def plugin(self, section: str, kind: str, name: str, settings: dict[str, Any]) -> Choice | None:
+        try:
+            cls = self.registry.find(kind, name).cls
+        except DndError as error:
+            self.problems.add(error)
+            return None
+        assert cls is not None
+        assert issubclass(cls.Config, Config)
+        config = self.problems.check(section, cls.Config, settings)
+        return Choice(kind, name, config) if config is not None else None
+
+    def backend(self, section: str) -> Choice | None:
+        settings = dict(self.tables[section])
+        name = settings.pop("backend", None)
+        if not isinstance(name, str):
+            known = ", ".join(self.registry.names(section))
+            self.problems.add(f"{section}.backend: none chosen. There are: {known}")
+            return None
+        return self.plugin(section, section, name, settings)
+
+    def target(self, live: bool) -> TargetChoice | None:
+        settings = dict(self.tables["target"])
+        name, layers, units = settings.pop("name", None), settings.pop("layers", []), settings.pop("units", "all")
+        layers = [layers] if isinstance(layers, str) else layers
+        if not isinstance(layers, list | tuple) or not layers or not all(isinstance(x, str) and x for x in layers):
+            self.problems.add("target.layers: name at least one, as named_modules() calls it (--layer)")
+            layers = ()
+        try:
+            units = unit_text(units)
+            parse_units(units)
+        except UsageError as error:
+            self.problems.add(f"target.units: {error}")
+        if not isinstance(name, str) or not name:
+            known = ", ".join(self.registry.names("target"))
+            self.problems.add(f"target.name: none chosen (--target). There are: {known}; or your own module:function")
+            return None
+        if not live and ":" in name and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
+            self.problems.add(f"target.name: {name!r} is not of the form module:function")
+        if live or ":" in name:
+            config = self.problems.check("target", Config, settings)
+            choice = Choice("function", name, config) if config is not None else None
+        else:
+            choice = self.plugin("target", "target", name, settings)
+        distinct = tuple(dict.fromkeys(layers))
+        return TargetChoice(choice.kind, choice.name, choice.config, distinct, units) if choice else None
+
+    def probing(self) -> tuple[Choice, ...]:
+        settings = dict(self.tables["probing"])
+        one, several = settings.pop("set", None), settings.pop("sets", None)
+        names = several if one is None else [one] if several is None else None
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) and n for n in names):
+            known = ", ".join(self.registry.names("probing-set"))
+            self.problems.add(
+                f"probing.set: choose one set or folder, or probing.sets: a list (--probe). Sets: {known}"
+            )
+            return ()
+        named = [n for n in dict.fromkeys(names) if not self._is_folder(n)]
+        own = {n: settings.pop(n) for n in named if isinstance(settings.get(n), dict)}
+        if settings and len(named) != 1:
+            self.problems.add(f"probing.{next(iter(settings))}: with {len(named)} named sets, write [probing.NAME]")
+            settings = {}
+        found = {}
+        for name in dict.fromkeys(names):
+            if name in own:
+                choice = self.plugin(f"probing.{name}", "probing-set", name, {**settings, **own[name]})
+            else:
+                choice = self.plugin("probing", "probing-set", name, settings) if name in named else self._folder(name)
+            if choice:
+                found[choice.kind, choice.name] = choice
+        return tuple(found.values())
+
+    def _is_folder(self, name: str) -> bool:
+        """A set's name wins over a folder of that name in the current folder, which `./name` still means."""
+        if name in self.registry.names("probing-set"):
+            return False
+        return "/" in name or os.sep in name or name in (".", "..", "~") or Path(name).is_dir()
+
+    def _folder(self, name: str) -> Choice | None:
+        path = Path(name).expanduser()
+        if not path.is_dir():
+            what = "is not a folder" if path.exists() else "does not exist"
+            self.problems.add(f"probing.set: {name} {what}")
+            return None
+        return Choice("folder", os.path.abspath(path), Config())
+
+
+def read_run(
+    source: str | os.PathLike[str] | None,
+    registry: Registry,
+    *,
+    options: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+) -> Run:
+    """The run that a run file (a path, or a name that a package offers) and the command line describe.
+
+    `options` maps dotted keys ("target.name") to values, `settings` are `section.setting=value` texts and
+    win over them. Without `source`: the run file `full` if options choose a target or probing set, else
+    `default`. Choosing another plugin than the run file does drops the settings of the plugin left out.
+    """
+    from dnd.settings import apply_options, parse_setting, read_tables
+
+    options = dict(options or {})
+    if source is None:
+        chosen = {*options, *(parse_setting(text)[0] for text in settings)}
+        source = "full" if chosen & {"target.name", "probing.sets", "probing.set"} else "default"
+    tables = read_tables(source)
+    apply_options(tables, options)
+    apply_options(tables, dict(parse_setting(text) for text in settings))
+    return build_run(tables, registry)

@@ -1,0 +1,191 @@
+"""The plain parts of reading settings: TOML in, overrides on top, problems in words."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from dnd.errors import DndError, UsageError
+from dnd.registry import suggest
+
+RUNFILES = "dnd.runfiles"
+"""Group of entry points `NAME = "package"`: the run file is <package>/NAME.toml, and nothing is imported."""
+
+_CHOOSES = {
+    "target": "name",
+    "captioner": "backend",
+    "summarizer": "backend",
+    "generator": "backend",
+    "scorer": "backend",
+}
+_OF_THE_CORE = {"target": ("name", "units")}
+C = TypeVar("C", bound=pydantic.BaseModel)
+
+
+# --- units -------------------------------------------------------------------------------------------
+
+
+def parse_units(text: str, n: int | None = None) -> list[int]:
+    """ "all" or "0-9,12" -> indices, ascending and distinct; checked against `n` units where it is given.
+
+    Without `n` only the form is checked, and "all" gives an empty list. Raises UsageError.
+    """
+    if text.strip() == "all":
+        return list(range(n or 0))
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not (_is_index(first) and (_is_index(last) if dash else not last)):
+            raise UsageError(f"{text!r} is not a choice of units", "Write all, or numbers and ranges: 0-9,12.")
+        low, high = int(first), int(last or first)
+        if low > high:
+            raise UsageError(f"{part.strip()!r} runs backwards", f"Write {high}-{low}.")
+        if n is not None and high >= n:
+            raise UsageError(f"there is no unit {high}: the layer has {n}, 0 to {n - 1}")
+        found.update(range(low, high + 1) if n is not None else (low,))
+    return sorted(found)
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def unit_text(units: object) -> str:
+    """A choice of units as text: "0-9,12", a list of integers, or one."""
+    if isinstance(units, str):
+        return units
+    many: Iterable[Any] = units if isinstance(units, Iterable) else [units]
+    try:
+        numbers = sorted({operator.index(u) for u in many if not isinstance(u, bool)})
+    except TypeError:
+        numbers = []
+    if not numbers or numbers[0] < 0:
+        raise UsageError(f"{units!r} is not a choice of units", "Write all, 0-9,12 or a list of indices.")
+    return ",".join(map(str, numbers))
+
+
+# --- reading and merging -----------------------------------------------------------------------------
+
+
+def read_tables(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """The tables of a run file: a path, or the name of one that an installed package offers."""
+    path = _find(source)
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the run file {path}: {getattr(error, 'strerror', None) or error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+
+
+def _find(source: str | os.PathLike[str]) -> Path:
+    path, name = Path(source), os.fspath(source)
+    offered = {point.name: point for point in metadata.entry_points(group=RUNFILES)}
+    if name in offered and not path.is_file():
+        spec = util.find_spec(offered[name].value)
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+        if not folders:
+            raise UsageError(f"the run file {name!r} is offered by {offered[name].value!r}, which is not installed")
+        return Path(folders[0]) / f"{name}.toml"
+    if not path.exists():
+        raise UsageError(f"there is no run file {name}", f"Give a path, or a name. {suggest(name, offered)}")
+    return path / "run.toml" if path.is_dir() else path
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """ "captioner.num_beams=5" -> ("captioner.num_beams", 5): a TOML value, or else the text itself."""
+    key, equals, value = (piece.strip() for piece in text.partition("="))
+    if not equals or not all(key.split(".")):
+        raise UsageError(f"--set {text}: not of the form section.setting=value", "For example --set images.n=5.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return key, value
+    return key, parsed["value"] if set(parsed) == {"value"} else value
+
+
+def apply_options(tables: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """Write each dotted key into the tables. A section's choice comes first: a new one drops the old one's settings."""
+    for section, chooser in _CHOOSES.items():
+        key = f"{section}.{chooser}"
+        table = tables.get(section)
+        if key in options and isinstance(table, dict) and table.get(chooser) != options[key]:
+            kept = _OF_THE_CORE.get(section, ())
+            tables[section] = {k: v for k, v in table.items() if k in kept}
+    sets = [options[key] for key in ("probing.set", "probing.sets") if key in options]
+    if sets and isinstance(tables.get("probing"), dict):
+        before = tables["probing"].pop("set", None), tables["probing"].pop("sets", None)
+        if not any(one in before or [one] in before or (isinstance(one, list) and one[0] in before) for one in sets):
+            tables["probing"] = {}
+    for key, value in options.items():
+        *path, last = key.split(".")
+        table = tables
+        for name in path:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"--set {key}: {name} is a setting, not a section")
+        table[last] = value
+
+
+# --- problems ----------------------------------------------------------------------------------------
+
+
+class Problems:
+    """Collects what is wrong with a run file, so that it is all said at once."""
+
+    def __init__(self) -> None:
+        self._found: list[DndError] = []
+
+    def add(self, problem: DndError | str) -> None:
+        self._found.append(problem if isinstance(problem, DndError) else UsageError(problem))
+
+    def table(self, section: str, value: object) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        self.add(f"{section}: a table of settings is wanted, not {value!r}")
+        return {}
+
+    def check(self, section: str, cls: type[C], values: Mapping[str, Any], also: Iterable[str] = ()) -> C | None:
+        """`values` as a `cls`, or None and one problem per setting at fault. `also`: names that would have fitted."""
+        try:
+            config = cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            for fault in error.errors(include_url=False):
+                self.add(_in_words(section, fault, [*cls.model_fields, *also]))
+            return None
+        endless = [key for key, value in config if isinstance(value, float) and not math.isfinite(value)]
+        for key in endless:
+            self.add(f"{_dotted(section, [key])}: a finite number is wanted")
+        return None if endless else config
+
+    def raise_if_any(self) -> None:
+        """One problem as it is; several as a list."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            lines = [f"\n  {error}" + (f". {error.hint}" if error.hint else "") for error in self._found]
+            raise UsageError(f"{len(lines)} things are wrong with this run:{''.join(lines)}")
+
+
+def _dotted(section: str, place: Sequence[object]) -> str:
+    return ".".join(str(part) for part in (section, *place) if part != "")
+
+
+def _in_words(section: str, fault: Any, known: Iterable[str]) -> DndError:
+    """One line for one of pydantic's errors: the setting, what was given, what is wanted."""
+    place = _dotted(section, fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        hint = suggest(str(fault["loc"][-1]), known) if len(fault["loc"]) == 1 else ""
+        return UsageError(f"{place}: there is no such setting", hint)
+    if fault["type"] == "missing":
+        return UsageError(f"{place}: this setting is required")
+    wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return UsageError(f"{place}: {fault['input']!r} does not fit; wanted: {wanted}")

@@ -1,0 +1,178 @@
+"""The first pass: every probing image through the target once, of which each unit keeps its strongest.
+
+What is kept does not grow with the number of images, but for 8 bytes each to know duplicates by, and is saved
+now and then, so that a killed pass goes on where it was.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dnd.api import ProbingSet
+from dnd.errors import UsageError
+from dnd.loading import Loaded, load_ahead
+from dnd.store import derive_seed, write_atomic
+from dnd.watched import Watched, stack
+
+_SAVE_SHARE = 0.05
+"""Saving may take this part of the time."""
+_LEAST_SECONDS = 1.0
+"""Between two saves."""
+
+
+class LayerTop:
+    """A layer's strongest images so far, and its activations on the sample."""
+
+    def __init__(self, units: int, keep: int, sample: int) -> None:
+        self.values = torch.full((keep, units), -torch.inf)
+        """Strongest first."""
+        self.images = torch.full((keep, units), -1, dtype=torch.int64)
+        """Index of each; -1 while there are fewer images than places."""
+        self.lowest = torch.full((units,), torch.inf)
+        self.broken = torch.full((units,), -1, dtype=torch.int64)
+        """The first image on which a unit's activation was not finite, or -1."""
+        self.sample = torch.zeros((sample, units))
+
+    def add(self, indices: list[int], values: torch.Tensor) -> None:
+        """Take in images in ascending order of index, values (B, U); of equal images the first wins."""
+        finite = values.isfinite()
+        if not finite.all():
+            worst = torch.tensor(indices)[(~finite).int().argmax(0)]
+            self.broken = torch.where((self.broken < 0) & ~finite.all(0), worst, self.broken)
+            values = torch.where(finite, values, -torch.inf)
+        self.lowest = torch.minimum(self.lowest, values.amin(0))
+        changed = values.amax(0) > self.values[-1]
+        if changed.any():
+            joined = torch.cat([self.values[:, changed], values[:, changed]])
+            order = joined.sort(dim=0, descending=True, stable=True).indices[: len(self.values)]
+            places = torch.tensor(indices)[:, None].expand(len(indices), joined.shape[1])
+            self.values[:, changed] = joined.gather(0, order)
+            self.images[:, changed] = torch.cat([self.images[:, changed], places]).gather(0, order)
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        return {name: getattr(self, name) for name in ("values", "images", "lowest", "broken", "sample")}
+
+
+class Survey:
+    """Where the pass is, and what it found for some layers."""
+
+    def __init__(self, sizes: Mapping[str, int], n_images: int, keep: int, sample: int, seed: int) -> None:
+        sample = min(sample, n_images)
+        self.layers = {layer: LayerTop(units, keep, sample) for layer, units in sizes.items()}
+        self.n_images = n_images
+        self.position = 0
+        """Images before this one are in."""
+        self.unreadable: dict[str, str] = {}
+        self.duplicates = 0
+        self._seen: set[int] = set()
+        # Each image has a lot; the sample is the images with the lowest among those that can be read.
+        self._lots = np.random.default_rng(derive_seed(seed, "sample")).permutation(n_images)
+        self._sample_lots = np.full(sample, n_images)
+        self._sample_images = np.full(sample, -1)
+
+    @property
+    def done(self) -> bool:
+        return self.position == self.n_images
+
+    def sample_order(self) -> npt.NDArray[np.int64]:
+        """Rows of `LayerTop.sample` in a random order, without empty ones."""
+        order = np.argsort(self._sample_lots)
+        return order[self._sample_images[order] >= 0]
+
+    def sample_images(self) -> list[int]:
+        """Index of each image of the sample, in the same order."""
+        return [int(i) for i in self._sample_images[self.sample_order()]]
+
+    def is_new(self, loaded: Loaded, name: str) -> bool:
+        """Note an image; False for one that cannot be read or equals an earlier one."""
+        if loaded.tensor is None:
+            self.unreadable[name] = loaded.problem
+            return False
+        self.duplicates += loaded.content in self._seen
+        new = loaded.content not in self._seen
+        self._seen.add(loaded.content)
+        return new
+
+    def add(self, indices: list[int], pooled: Mapping[str, torch.Tensor]) -> None:
+        for layer, top in self.layers.items():
+            top.add(indices, pooled[layer])
+        for row, index in enumerate(indices):
+            slot = int(self._sample_lots.argmax())
+            if self._lots[index] < self._sample_lots[slot]:
+                self._sample_lots[slot], self._sample_images[slot] = self._lots[index], index
+                for layer, top in self.layers.items():
+                    top.sample[slot] = pooled[layer][row]
+
+    def save(self, file: Path, layers: Iterable[str]) -> None:
+        facts = {"position": self.position, "unreadable": self.unreadable, "duplicates": self.duplicates}
+        arrays: dict[str, Any] = {
+            "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            "seen": np.fromiter(self._seen, np.uint64) if not self.done else np.zeros(0, np.uint64),
+            "lots": self._sample_lots,
+            "images": self._sample_images,
+        }
+        for layer in layers:
+            arrays |= {f"{name}:{layer}": tensor.numpy() for name, tensor in self.layers[layer].arrays().items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomic(file, buffer.getvalue())
+
+    def restore(self, file: Path) -> Self:
+        """Go on from a file of `save`, if it is there and whole."""
+        try:
+            with np.load(file) as arrays:
+                facts = json.loads(arrays["facts"].tobytes())
+                found = {
+                    layer: {name: torch.from_numpy(arrays[f"{name}:{layer}"]) for name in top.arrays()}
+                    for layer, top in self.layers.items()
+                }
+                seen, lots, images = (arrays[name] for name in ("seen", "lots", "images"))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return self
+        for layer, tensors in found.items():
+            vars(self.layers[layer]).update(tensors)
+        self.position, self.unreadable, self.duplicates = facts["position"], facts["unreadable"], facts["duplicates"]
+        self._seen, self._sample_lots, self._sample_images = {int(content) for content in seen}, lots, images
+        return self
+
+
+def run_survey(
+    survey: Survey, watched: Watched, probing: ProbingSet, file: Path, workers: int, progress: Callable[[int], None]
+) -> None:
+    """Bring a survey to its end; `file` holds what is done meanwhile."""
+    saved, cost = time.monotonic(), 0.0
+    progress(survey.position)
+    batch: list[Loaded] = []
+    for loaded in load_ahead(probing, watched, range(survey.position, len(probing)), workers):
+        if survey.is_new(loaded, probing.image_name(loaded.index)):
+            batch.append(loaded)
+        last = loaded.index + 1 == len(probing)
+        if not last and len(batch) < watched.batch_size:
+            continue
+        if batch:
+            inputs = stack([one.tensor for one in batch if one.tensor is not None])
+            survey.add([one.index for one in batch], watched.pooled(inputs))
+        progress(loaded.index + 1 - survey.position)
+        survey.position = loaded.index + 1
+        batch = []
+        if time.monotonic() - saved > max(_LEAST_SECONDS, cost / _SAVE_SHARE) and not last:
+            began = time.monotonic()
+            survey.save(file, survey.layers)
+            saved = time.monotonic()
+            cost = saved - began
+    if not survey.sample_images():
+        name, reason = next(iter(survey.unreadable.items()))
+        raise UsageError(
+            f"none of the {len(probing)} probing images can be read; the first, {name}: {reason}",
+            "Give --probe a folder of images that open.",
+        )

@@ -1,0 +1,272 @@
+"""A target under watch: its layers' activations for batches of images, nothing about it changed for good.
+
+    with Watched(module, preprocess, ["layer4", "fc"], device="cuda") as watched:
+        watched.layer_sizes()                    # {"layer4": 2048, "fc": 1000}
+        watched.pooled_images(images)["layer4"]  # float32 (n_images, 2048)
+
+The network always runs on a multiple of 16 images (on a GPU always on the same), the last batch padded. With
+that, the answers for an image were bit for bit the same on CPUs whatever the batch size and its place in the batch
+(a ResNet, a ViT, an MLP and a plain CNN; batches of 1 to 8 differed by up to 1e-6 of the layer's scale). What other
+devices may differ by is mostly rounded away, see `dnd.activations.rounded`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dnd.activations import Pooling, by_unit, first_tensor, pool
+from dnd.errors import UsageError
+from dnd.images import probe_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_STEP = 16
+"""Batches are multiples of this."""
+
+Preprocess = Callable[["Image"], torch.Tensor]
+Pooled = dict[str, torch.Tensor]
+Maps = dict[str, npt.NDArray[np.float32]]
+Wanted = Mapping[str, Sequence[tuple[int, int]]]
+"""Layer -> (row of the batch, unit) pairs."""
+
+
+class Watched:
+    """Hooks on some layers of a module in eval mode; leaving it restores mode, device and hooks.
+
+    `preprocess` turns an RGB image into the module's input, (C, H, W) of one size; it is called from several threads.
+    `channels_last` names layers whose output is (B, H, W, C) where that cannot be told from its shape.
+    A layer that runs more than once in a forward pass counts as it was the last time.
+    """
+
+    seconds: float
+    """Time spent inside the target so far."""
+    batch_size: int
+    """Images per forward pass: a multiple of 16, on a GPU made smaller than asked for where memory is short."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        preprocess: Preprocess,
+        layers: Sequence[str],
+        *,
+        device: str = "cpu",
+        pooling: Pooling = "mean",
+        batch_size: int = 64,
+        channels_last: Collection[str] = (),
+    ) -> None:
+        self.module, self.preprocess, self.device, self.pooling = module, preprocess, torch.device(device), pooling
+        self.layers = {layer: _find(module, layer) for layer in dict.fromkeys(layers)}
+        self.channels_last = frozenset(channels_last)
+        self.batch_size = _whole(batch_size)
+        self.seconds = 0.0
+        self._read: Callable[[str, torch.Tensor], None] = lambda layer, units: None
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._frame = (1, 1)
+        self._undo = ExitStack()
+
+    # --- around the work ---
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.enter_context(_evaluating(self.module))
+            undo.enter_context(_on_device(self.module, self.device))
+            if self.device.type == "cuda":
+                undo.enter_context(
+                    torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+                )
+            for name, layer in self.layers.items():
+                undo.callback(layer.register_forward_hook(self._hook(name)).remove)
+            self.use_batches_of(self.batch_size)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._undo.close()
+
+    def _hook(self, name: str) -> Callable[[torch.nn.Module, object, object], None]:
+        def hook(module: torch.nn.Module, inputs: object, output: object) -> None:
+            found = first_tensor(output)
+            if found is None:
+                raise UsageError(f"layer {name} gives no tensor but {type(output).__name__}")
+            try:
+                units = by_unit(found, self._frame, name in self.channels_last)
+            except UsageError as error:
+                raise UsageError(f"layer {name}: {error}", error.hint) from None
+            self._read(name, units)
+
+        return hook
+
+    def use_batches_of(self, batch_size: int) -> None:
+        """Run that many images at once, or fewer if a GPU has no room; inside `with`.
+
+        A made-up image goes through the target, which also shows the layers' shapes.
+        """
+        self.batch_size = _whole(batch_size)
+        seconds, image = self.seconds, self.prepare(probe_image())
+        rows = self.batch_size if self.device.type == "cuda" else 2
+        while True:
+            try:
+                self._forward(image.expand(rows, *image.shape), self._note_shape)
+                break
+            except torch.OutOfMemoryError as error:
+                if rows <= _STEP:
+                    raise UsageError(
+                        f"the target does not fit into {self.device}", "Choose another --device."
+                    ) from error
+                rows = self.batch_size = _whole(rows // 2)
+                torch.cuda.empty_cache()
+        self._check_shapes(rows)
+        self.seconds = seconds
+
+    def _check_shapes(self, rows: int) -> None:
+        for name in self.layers:
+            if name not in self._shapes:
+                raise UsageError(f"layer {name} does not run in a forward pass", "Choose one that does.")
+            if self._shapes[name][0] != rows:
+                raise UsageError(
+                    f"layer {name} gives {self._shapes[name][0]} rows for {rows} images",
+                    "Choose a layer that keeps images apart: the block around it, say.",
+                )
+
+    def _note_shape(self, name: str, units: torch.Tensor) -> None:
+        self._shapes[name] = tuple(units.shape)
+
+    # --- what there is ---
+
+    def layer_sizes(self) -> dict[str, int]:
+        """Units of each layer."""
+        return {name: self._shapes[name][1] for name in self.layers}
+
+    def has_maps(self, layer: str) -> bool:
+        """Whether the layer's units have an activation map."""
+        return len(self._shapes[layer]) == 4
+
+    def check_units(self, units: Mapping[str, Sequence[int]]) -> None:
+        """Raise UsageError for a unit that does not exist."""
+        for layer, size in self.layer_sizes().items():
+            wrong = [unit for unit in units.get(layer, ()) if not 0 <= unit < size]
+            if wrong:
+                raise UsageError(
+                    f"layer {layer} has no unit {wrong[0]}: its {size} units are 0 to {size - 1}",
+                    f"Choose within 0-{size - 1}, or `--units all`.",
+                )
+
+    # --- activations ---
+
+    def prepare(self, image: Image) -> torch.Tensor:
+        """The target's input for an RGB image: (C, H, W)."""
+        tensor = self.preprocess(image)
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or not tensor.is_floating_point():
+            what = (
+                f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            )
+            raise UsageError(f"the target's preprocess gives {what}", "It must give a float tensor (C, H, W).")
+        return tensor
+
+    def observe(self, batch: torch.Tensor, wanted: Wanted) -> tuple[Pooled, Maps]:
+        """One forward pass of (B, C, H, W), B <= batch_size: `pooled` and `maps` at once."""
+        pooled: Pooled = {}
+        maps: Maps = {}
+
+        def read(layer: str, units: torch.Tensor) -> None:
+            pooled[layer] = pool(units, self.pooling)[: len(batch)]
+            if wanted.get(layer):
+                rows, columns = (list(part) for part in zip(*wanted[layer], strict=True))
+                maps[layer] = units[rows, columns].float().cpu().numpy()
+
+        self._forward(self._padded(batch), read)
+        return pooled, maps
+
+    def pooled(self, batch: torch.Tensor) -> Pooled:
+        """{layer: float32 (B, U)} on the CPU; not finite where the target is not."""
+        return self.observe(batch, {})[0]
+
+    def maps(self, batch: torch.Tensor, wanted: Wanted) -> Maps:
+        """Activation maps of some (row of the batch, unit) pairs: {layer: float32 (n_pairs, h, w)}, pairs in order."""
+        return self.observe(batch, wanted)[1]
+
+    def pooled_images(self, images: Sequence[Image]) -> dict[str, npt.NDArray[np.float32]]:
+        """Pooled activations of any number of RGB images: {layer: float32 (n_images, U)}."""
+        parts = [
+            self.pooled(stack([self.prepare(image) for image in images[start : start + self.batch_size]]))
+            for start in range(0, len(images), self.batch_size)
+        ]
+        return {
+            layer: np.concatenate([np.zeros((0, size), np.float32), *(part[layer].numpy() for part in parts)])
+            for layer, size in self.layer_sizes().items()
+        }
+
+    def _padded(self, batch: torch.Tensor) -> torch.Tensor:
+        rows = _whole(len(batch)) if self.device.type == "cpu" else self.batch_size
+        return (
+            torch.cat([batch, batch[-1:].expand(rows - len(batch), *batch.shape[1:])]) if rows > len(batch) else batch
+        )
+
+    def _forward(self, batch: torch.Tensor, read: Callable[[str, torch.Tensor], None]) -> None:
+        self._read, self._frame = read, (batch.shape[-2], batch.shape[-1])
+        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+        start = time.perf_counter()
+        with torch.no_grad():
+            self.module(batch.to(self.device, dtype))
+        self.seconds += time.perf_counter() - start
+
+
+def _whole(rows: int) -> int:
+    return max(1, -(-rows // _STEP)) * _STEP
+
+
+def stack(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[(C, H, W)] -> (B, C, H, W)."""
+    odd = next((image for image in images if image.shape != images[0].shape), None)
+    if odd is not None:
+        raise UsageError(
+            f"the target's preprocess gives inputs of several sizes: {tuple(images[0].shape)}, {tuple(odd.shape)}",
+            "Let it resize or crop every image to one size.",
+        )
+    return torch.stack(list(images))
+
+
+def _find(module: torch.nn.Module, layer: str) -> torch.nn.Module:
+    layers: dict[str, torch.nn.Module] = dict(module.named_modules())
+    if layer in layers:
+        return layers[layer]
+    close = difflib.get_close_matches(layer, layers, n=3, cutoff=0.5)
+    top = [name for name, _ in module.named_children()]
+    shown = ", ".join(top[:8]) + (", ..." if len(top) > 8 else "")
+    raise UsageError(
+        f"{type(module).__name__} has no layer {layer!r}",
+        (f"Did you mean {' or '.join(close)}? " if close else "") + f"Its top layers: {shown}.",
+    )
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def _on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    first = next(module.parameters(), None)
+    home = device if first is None else first.device
+    if home != device:
+        module.to(device)
+    try:
+        yield
+    finally:
+        if home != device:
+            module.to(home)

@@ -1,0 +1,59 @@
+"""Target `efficientnet-lite`: units of a network trained on ImageNet; what its logits mean is known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dnd.api import Config, Grade, Grading, Label, Target
+from dnd_lite.classes import class_name, class_names, names_class, words
+from dnd_lite.networks import Variant, load_network, preprocess
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+LOGITS = "_fc"
+
+
+class EfficientNetLiteConfig(Config):
+    variant: Variant = 0
+    """0, 1 or 2: the larger, the slower and the better."""
+
+
+class EfficientNetLite(Target):
+    """Layers are the module's own: `_conv_stem`, `_blocks.0` and on, `_conv_head`, `_fc` (the logits)."""
+
+    name = "efficientnet-lite"
+    Config = EfficientNetLiteConfig
+
+    def build(self) -> tuple[torch.nn.Module, Callable[[Image], torch.Tensor]]:
+        """The module, and what makes its (3, S, S) float32 input, -1..1, from the photo's centre crop."""
+        variant = self.config.variant
+        return load_network(variant), partial(preprocess, variant=variant)
+
+    def grade(self, labels: Sequence[Label]) -> Grading | None:
+        """Logits only: a label is right if it names the logit's class or is a synonym (`classes.names_class`)."""
+        if not labels or any(label.unit.layer != LOGITS for label in labels):
+            return None
+        given = [label.labels[0][0] if label.status == "labelled" else "" for label in labels]
+        truth = [label.unit.index for label in labels]
+        right = [names_class(text, index) for text, index in zip(given, truth, strict=True)]
+        wrong = {str(label.unit): class_name(i) for label, i, ok in zip(labels, truth, right, strict=True) if not ok}
+        controls = {"labels shuffled": shuffled(given, truth), "one constant label": constant(truth)}
+        return Grading((Grade("logit", sum(right), len(right)),), controls, {}, wrong)
+
+
+def shuffled(given: Sequence[str], truth: Sequence[int]) -> float:
+    """Share of right labels to expect if the labels were dealt to the units at random, 0..1."""
+    counts = Counter(words(text) for text in given)
+    hits = sum(counts[name] for index in truth for name in {words(name) for name in class_names(index)})
+    return hits / len(truth) ** 2
+
+
+def constant(truth: Sequence[int]) -> float:
+    """Share of right labels if every unit had the same one, the best there is, 0..1."""
+    counts = Counter(name for index in truth for name in {words(name) for name in class_names(index)})
+    return max(counts.values()) / len(truth)

@@ -1,0 +1,116 @@
+"""A chat model on transformers: many chats in one batch, each with random draws of its own."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+
+from dnd_llama.asking import Ask
+
+_DATE = "26 Jul 2024"
+"""Some templates print today's date into the prompt; a result must not depend on the day."""
+
+
+class ChatModel:
+    """A causal language model with a chat template, loaded from a local folder."""
+
+    def __init__(self, folder: Path, device: str, *, dtype: str, quantization: str | None) -> None:
+        """`dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere."""
+        if dtype == "auto" and device == "cpu":
+            dtype = "float32"
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        if quantization is not None:
+            compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+            options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+                load_in_8bit=quantization == "8bit",
+                load_in_4bit=quantization == "4bit",
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=compute,
+            )
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, **options
+        )
+        self.model.eval()
+        own = self.model.generation_config
+        ends = own.eos_token_id if own.eos_token_id is not None else self.tokenizer.eos_token_id
+        self.ends: list[int] = list(ends) if isinstance(ends, list) else [ends]
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def answer(self, asks: Sequence[Ask], *, batch_size: int, max_new_tokens: int) -> tuple[list[str], int]:
+        """One answer per chat, and the batch size that memory allowed. Raises RuntimeError if not even one fits."""
+        prompts = [
+            self.tokenizer.apply_chat_template(
+                list(ask.messages), tokenize=False, add_generation_prompt=True, date_string=_DATE
+            )
+            for ask in asks
+        ]
+
+        answers: list[str] = []
+
+        def run(size: int) -> int:
+            while (at := len(answers)) < len(asks):
+                answers.extend(self._batch(prompts[at : at + size], asks[at : at + size], max_new_tokens))
+            return size
+
+        fits: int = find_executable_batch_size(run, starting_batch_size=batch_size)()
+        return answers, fits
+
+    @torch.inference_mode()
+    def _batch(self, prompts: list[str], asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.ends,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        draw = LogitsProcessorList([_Draw(asks, max_new_tokens)])
+        tokens = self.model.generate(**inputs, generation_config=settings, logits_processor=draw)
+        answers = tokens[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+    def close(self) -> None:
+        del self.model, self.tokenizer
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class _Draw(LogitsProcessor):
+    """Samples by the inverse of the cumulative distribution, from uniform numbers that each ask's seed gives:
+    a row's tokens do not depend on its neighbours, nor on the device's random generator. It leaves the drawn
+    token as the only possible one, so that greedy generation takes it."""
+
+    def __init__(self, asks: Sequence[Ask], steps: int) -> None:
+        sources = [torch.Generator().manual_seed(ask.seed) for ask in asks]
+        self.uniform = torch.stack([torch.rand(steps, generator=source, dtype=torch.float64) for source in sources])
+        self.temperature = torch.tensor([ask.temperature for ask in asks], dtype=torch.float64)[:, None]
+        self.step = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores: (B, vocabulary)."""
+        temperature = self.temperature.to(scores.device)
+        likeliest = scores.argmax(-1, keepdim=True)
+        shares = (scores.double() / temperature.clamp(min=1e-4)).softmax(-1).cumsum(-1)
+        threshold = self.uniform[:, self.step, None].to(scores.device) * shares[:, -1:]
+        drawn = torch.searchsorted(shares, threshold, right=True).clamp(max=scores.shape[-1] - 1)
+        self.step += 1
+        token = torch.where(temperature > 0, drawn, likeliest)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)

@@ -1,0 +1,142 @@
+"""Train the target's trunk on the training split, plant its units, and measure them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import rankdata
+
+from dnd_microworld import world
+from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, Trunk, load, save
+from dnd_microworld.train import attributes, common
+
+STEPS, SEED = 1600, 11
+SHAPE: dict[str, object] = {"widths": (48, 64, 96), "depth": 3}
+NAME = "microworld-target"
+TRUTH = Path(__file__).parent.parent / "truth.csv"
+SCENES_FOR_GAINS = 4000
+
+CONJUNCTIONS = (
+    *("red star", "green heart", "cyan circle", "yellow ring"),  # held out of training
+    *("blue star", "orange heart", "purple square", "white triangle", "red cross", "green ring"),
+    *("yellow circle", "cyan square", "blue triangle"),
+    *("blue dots", "orange checkerboard", "red grid"),  # held out of training
+    *("green dots", "yellow horizontal stripes", "cyan vertical stripes", "white diagonal stripes"),
+    *("purple checkerboard", "blue grid", "orange horizontal stripes", "white dots"),
+)
+UNIONS = (
+    *(("red", "heart"), ("blue", "star"), ("yellow", "cross"), ("white", "triangle")),
+    *(("grid", "circle"), ("checkerboard", "ring"), ("dots", "square"), ("horizontal stripes", "triangle")),
+    *(("purple", "vertical stripes"), ("cyan", "diagonal stripes"), ("green", "dots")),
+    *(("grid", "green ring"), ("blue dots", "heart"), ("diagonal stripes", "purple square")),
+)
+"""Each with the half that fills more of a picture first."""
+NOISE = 12
+
+
+def planted_units() -> list[Planted]:
+    """The units in their order, which is shuffled so that an index tells nothing."""
+    units = [Planted("single", (a,)) for a in ATTRIBUTES]
+    units += [Planted("conjunction", (c,)) for c in CONJUNCTIONS]
+    units += [Planted("union", u) for u in UNIONS]
+    units += [Planted("noise", ())] * NOISE
+    return [units[i] for i in np.random.default_rng(SEED).permutation(len(units))]
+
+
+def trunk(work: Path, steps: int | None = None) -> Trunk:
+    """The trained trunk; the training is kept in `work/trunk.pt`."""
+    torch.manual_seed(SEED)
+    net = Trunk(**SHAPE).to(memory_format=torch.channels_last)  # type: ignore[call-overload, arg-type]
+
+    def loss_of(step: int) -> tuple[torch.Tensor, Mapping[str, float]]:
+        logits, _, shares, _ = attributes.train_step(net, "train", step, SEED)
+        return attributes.cell_loss(logits, shares), {}
+
+    common.fit(
+        net,
+        loss_of,
+        steps=steps or STEPS,
+        lr=3e-3,
+        work=work,
+        name="trunk",
+        seed=SEED,
+        warmup=80,
+        ema=0.98,
+        log_every=50,
+    )
+    return net  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def pooled(net: PlantedNet, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(N, 64, 64, 3) -> (N, units) mean-pooled activations."""
+    parts = [net(common.to_tensor(images[at : at + 100])).numpy() for at in range(0, len(images), 100)]
+    return np.concatenate(parts)
+
+
+def auc(scores: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> float:
+    """How often a scene with the concept drives the unit more than one without."""
+    ranks, n = rankdata(scores), int(positive.sum())
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(ranks) - n)))
+
+
+def union_gains(net: PlantedNet, units: Sequence[Planted]) -> list[float]:
+    """For each union, what to multiply its second half by, so that both halves are among the strongest pictures.
+
+    The fifth strongest picture of each half alone is made equally strong, over as many validation scenes as
+    a probing set has.
+    """
+    scenes = world.draw_scenes("validation", 0, SCENES_FOR_GAINS)
+    shown = [world.concepts(s) for s in scenes]
+    acts = pooled(net, world.render(scenes).images)
+    gains = [1.0] * len(units)
+    for i, unit in enumerate(units):
+        if unit.kind == "union":
+            first, second = unit.concepts
+            has = np.array([first in c for c in shown])
+            strongest = [np.sort(acts[where, i])[-5] for where in (has, ~has)]
+            gains[i] = float(strongest[0] / strongest[1])
+            print(f"{first} | {second}: fifth strongest {strongest[0]:.3f} | {strongest[1]:.3f}", flush=True)
+    return gains
+
+
+def measure(net: PlantedNet, units: Sequence[Planted], count: int = 6000) -> dict[str, float]:
+    """AUC of each unit against its concept on test scenes, and how near to nothing the noise units come."""
+    scenes = world.draw_scenes("test", 0, count)
+    shown = [world.concepts(s) for s in scenes]
+    acts = pooled(net, world.render(scenes).images)
+    names = sorted(set().union(*shown))
+    has = {name: np.array([name in c for c in shown]) for name in names}
+    aucs: dict[str, list[float]] = {"single": [], "conjunction": [], "held-out": [], "union": []}
+    held = {f"{c} {x}" for c, x in world.HELD_OUT_OBJECTS | world.HELD_OUT_BACKGROUNDS}
+    noise = []
+    for i, unit in enumerate(units):
+        if unit.kind == "noise":
+            noise += [abs(auc(acts[:, i], has[a]) - 0.5) for a in (*ATTRIBUTES, "plain") if a in has]
+            continue
+        value = auc(acts[:, i], np.any([has[c] for c in unit.concepts], 0))
+        aucs["held-out" if unit.concepts[0] in held and unit.kind == "conjunction" else unit.kind].append(value)
+        if value < 0.97:
+            print(f"unit {i} {unit.concepts}: AUC {value:.4f}", flush=True)
+    figures = {"units": len(units), "noise max |AUC - .5|": max(noise)}
+    for kind, values in aucs.items():
+        figures |= {f"{kind} AUC mean": float(np.mean(values)), f"{kind} AUC min": min(values)}
+    return figures
+
+
+def main(work: Path, steps: int | None = None) -> None:
+    units = planted_units()
+    body = trunk(work, steps)
+    gains = union_gains(PlantedNet.plant(body, units, [1.0] * len(units), SHAPE), units)
+    folder = common.WEIGHTS / NAME
+    save(PlantedNet.plant(body, units, gains, SHAPE), folder, SHAPE)
+    with TRUTH.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("layer", "unit", "kind", "concept"))
+        writer.writerows(("concepts", i, u.kind, " | ".join(u.concepts)) for i, u in enumerate(units))
+    common.write_figures(NAME, measure(load(folder), units))

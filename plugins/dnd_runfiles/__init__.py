@@ -1,0 +1,1 @@
+"""The bundled run files; `dnd run NAME` finds them through the entry points of the group `dnd.runfiles`."""

@@ -1,0 +1,312 @@
+"""Stage 1 against a plain computation in memory; it must not matter how the work is cut up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnd.api import ProbingSet, Unit
+from dnd.cropping import Candidate
+from dnd.crops import Box, attention_boxes
+from dnd.errors import UsageError
+from dnd.exemplars import ExemplarResult, choose, find_exemplars
+from dnd.geometry import cut
+from dnd.runfile import Exemplars
+from dnd.store import Store
+from dnd.watched import Watched
+
+SIZE = 32
+
+
+class Blobs(ProbingSet):
+    """Random blobs of colour; the images in `bad` cannot be read, image 5 equals image 2."""
+
+    name = "blobs"
+
+    def __init__(self, n: int = 40, bad: tuple[int, ...] = ()) -> None:
+        self.n, self.bad, self.opened = n, bad, [0] * n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def image_name(self, index: int) -> str:
+        return f"{index:03}.png"
+
+    def open(self, index: int) -> Image.Image:
+        if index in self.bad:
+            raise ValueError("broken on purpose")
+        self.opened[index] += 1
+        rng = np.random.default_rng(2 if index == 5 else index)
+        pixels = np.full((48, 64, 3), rng.integers(0, 60, 3), np.uint8)
+        for _ in range(3):
+            y, x = rng.integers(0, 36), rng.integers(0, 50)
+            pixels[y : y + 12, x : x + 14] = rng.integers(0, 255, 3)
+        return Image.fromarray(pixels)
+
+    def digest(self) -> str:
+        return f"blobs {self.n}"
+
+
+def network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 5, 2, 2),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.Conv2d(8, 6, 3, 2, 1),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.Flatten(),
+        torch.nn.Linear(6 * 64, 4),
+    )
+
+
+def preprocess(image: Image.Image) -> torch.Tensor:
+    pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR), np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)
+
+
+Find = Callable[..., ExemplarResult]
+
+
+@pytest.fixture
+def find(tmp_path: Path) -> Find:
+    def find(
+        probing: ProbingSet | None = None,
+        units: dict[str, list[int]] | None = None,
+        *,
+        store: str = "store",
+        net: torch.nn.Module | None = None,
+        batch_size: int = 16,
+        pool: int = 0,
+        fresh: bool = False,
+        progress: Callable[[int], None] = lambda n: None,
+        prepare: Any = preprocess,
+        **settings: Any,
+    ) -> ExemplarResult:
+        units = units or {"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]}
+        chosen = Exemplars(**{"k": 5, "sample": 7, **settings})
+        with Watched(net or network(), prepare, list(units)) as watched:
+            return find_exemplars(
+                watched, probing or Blobs(), units, chosen, Store(tmp_path / store), "key",
+                seed=0, batch_size=batch_size, progress=progress, workers=2, pool=pool, fresh=fresh,
+            )  # fmt: skip
+
+    return find
+
+
+def facts(result: ExemplarResult, units: dict[str, list[int]]) -> dict[str, Any]:
+    """All that a result says of some units."""
+    return {
+        f"{layer}/{index}": (
+            [(e.digest, e.source, e.box, e.activation) for e in result.exemplars(Unit(layer, index))],
+            result.sample_activations(Unit(layer, index)).tolist(),
+        )
+        for layer, indices in units.items()
+        for index in indices
+    }
+
+
+def plain(unit: Unit, images: list[Image.Image]) -> np.ndarray[Any, Any]:
+    """A unit's pooled activation on every image, one by one, and without hooks."""
+    net = network()[: int(unit.layer) + 1]
+    with torch.no_grad():
+        outputs = [net(preprocess(image)[None])[0, unit.index] for image in images]
+    return np.array([float(output.mean()) for output in outputs])
+
+
+@pytest.mark.parametrize("unit", [Unit("2", 0), Unit("2", 4), Unit("5", 3)], ids=str)
+def test_the_exemplars_are_what_a_plain_computation_ranks_first(find: Find, unit: Unit) -> None:
+    probing = Blobs()
+    images = [probing.open(i) for i in range(len(probing)) if i != 5]
+    names = [probing.image_name(i) for i in range(len(probing)) if i != 5]
+    values = plain(unit, images)
+    expected = [(values[i], names[i], None) for i in range(len(images))]
+    if unit.layer == "2":
+        for i in np.argsort(-values)[:5]:
+            with torch.no_grad():
+                activation_map = network()[:3](preprocess(images[i])[None])[0, unit.index].numpy()
+            for box in attention_boxes(activation_map, (SIZE, SIZE)):
+                expected.append((plain(unit, [cut(images[i], box)])[0], names[i], box))
+    expected = sorted(expected, key=lambda e: -e[0])[:5]
+
+    found = find(units={"2": [0, 4], "5": [3]}).exemplars(unit)
+
+    assert [e.source for e in found] == [name for _, name, _ in expected]
+    assert [e.activation for e in found] == pytest.approx([value for value, _, _ in expected], rel=1e-4)
+    for exemplar, (_, _, box) in zip(found, expected, strict=True):
+        assert (exemplar.box is None) == (box is None)
+        assert box is None or exemplar.box == pytest.approx(box, abs=0.02)
+    if unit.layer == "2":
+        assert any(exemplar.box for exemplar in found)
+
+
+def test_batch_size_and_the_other_units_do_not_matter(find: Find) -> None:
+    units = {"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]}
+    whole = facts(find(units=units), units)
+    for batch_size in (1, 32, 64):
+        assert facts(find(units=units, store=f"store-{batch_size}", batch_size=batch_size), units) == whole
+    for one in ({"2": [3]}, {"5": [3]}):
+        alone = facts(find(units=one, store=f"store-{one}"), one)
+        assert alone == {name: whole[name] for name in alone}
+
+
+def test_units_in_the_store_are_not_computed_again(find: Find) -> None:
+    probing = Blobs()
+    first = find(probing, {"2": [0, 1]})
+    assert (first.computed, first.target_seconds > 0) == (2, True)
+    before = list(probing.opened)
+
+    again = find(probing, {"2": [0, 1]})
+    assert (again.computed, again.target_seconds) == (0, 0)
+    assert probing.opened == before
+
+    more = find(probing, {"2": [0, 1, 2]})
+    assert more.computed == 1
+    assert sum(probing.opened) - sum(before) <= 3 * 5
+    assert facts(more, {"2": [0, 1, 2]}) == facts(find(store="other"), {"2": [0, 1, 2]})
+
+    assert find(probing, {"2": [0, 1]}, fresh=True).computed == 2
+
+
+class Killed(BaseException):
+    """Stands in for a SIGKILL."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 6, 8])
+def test_a_killed_run_goes_on_where_it_was(find: Find, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Killed in the survey (5 batches) or the crops, after so many forward passes."""
+    monkeypatch.setattr("dnd.survey._SAVE_SHARE", 1e9)
+    monkeypatch.setattr("dnd.survey._LEAST_SECONDS", 0.0)
+    units = {"2": [0, 1, 2, 3, 4, 5]}
+    expected = facts(find(Blobs(80), units, store="whole"), units)
+    calls = 0
+    observe = Watched.observe
+
+    def mortal(self: Watched, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise Killed
+        return observe(self, *args)
+
+    monkeypatch.setattr(Watched, "observe", mortal)
+    with pytest.raises(Killed):
+        find(Blobs(80), units)
+    monkeypatch.setattr(Watched, "observe", observe)
+    probing = Blobs(80)
+    seen: list[int] = []
+    resumed = find(probing, units, progress=seen.append)
+    assert facts(resumed, units) == expected
+    assert sum(seen) == 80
+    assert seen[0] >= min(80, 16 * after) - 1
+
+
+def test_bad_and_doubled_images_are_counted_and_skipped(find: Find) -> None:
+    result = find(Blobs(bad=(0, 7)))
+    assert result.unreadable == (("000.png", "broken on purpose"), ("007.png", "broken on purpose"))
+    assert (result.n_images, result.duplicates) == (37, 1)
+    for unit in (Unit("2", 0), Unit("5", 3)):
+        assert not {"000.png", "007.png", "005.png"} & {e.source for e in result.exemplars(unit)}
+
+
+def test_a_set_without_one_readable_image_is_an_error(find: Find) -> None:
+    with pytest.raises(UsageError, match=r"none of the 3 probing images can be read; the first, 000.png: broken"):
+        find(Blobs(3, bad=(0, 1, 2)))
+
+
+def test_the_sample_is_the_same_for_every_choice_of_units(find: Find) -> None:
+    one, other = find(units={"2": [1]}), find(units={"5": [0]}, store="other")
+    assert one.sample == other.sample
+    assert len(set(one.sample)) == 7
+    probing = Blobs()
+    values = plain(Unit("2", 1), [probing.open(i) for i in range(40)])
+    assert all(np.isclose(values, v, rtol=1e-4).any() for v in one.sample_activations(Unit("2", 1)))
+
+
+def test_fewer_images_than_exemplars(find: Find) -> None:
+    result = find(Blobs(3), crops=False)
+    assert [len(result.exemplars(Unit("2", unit))) for unit in range(6)] == [3] * 6
+    assert len(result.sample) == 3
+
+
+def test_a_unit_that_gives_nan_fails_alone(find: Find) -> None:
+    net, sound = network(), find(store="sound")
+    with torch.no_grad():
+        net[2].weight[1] = torch.nan
+    result = find(net=net, units={"2": [0, 1, 2]})
+    assert result.failed == {Unit("2", 1): "its activations are not finite (NaN or infinite)"}
+    assert result.exemplars(Unit("2", 1)) == ()
+    assert result.exemplars(Unit("2", 0)) == sound.exemplars(Unit("2", 0))
+
+
+def test_a_dead_unit_is_silent(find: Find) -> None:
+    net = network()
+    with torch.no_grad():
+        net[2].weight[1] = 0
+    result = find(net=net, units={"2": [0, 1]})
+    assert [result.is_silent(Unit("2", unit)) for unit in (0, 1)] == [False, True]
+
+
+def test_a_preprocess_that_is_not_affine_gives_no_crops_and_says_so(find: Find) -> None:
+    def swirl(image: Image.Image) -> torch.Tensor:
+        return preprocess(image.rotate(30, Image.Resampling.BILINEAR))
+
+    result = find(prepare=swirl)
+    assert "does more than scale, crop, pad and mirror" in result.no_crops
+    assert not any(e.box for unit in range(6) for e in result.exemplars(Unit("2", unit)))
+
+
+def test_crops_can_be_switched_off(find: Find) -> None:
+    for settings in ({"crops": False}, {"max_crops": 0}):
+        result = find(store=str(settings), **settings)
+        assert not any(e.box for unit in range(6) for e in result.exemplars(Unit("2", unit)))
+
+
+def test_diversity_takes_the_strongest_and_then_what_differs() -> None:
+    places = [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1), (5.0, 0.0), (0.0, 4.0), (9.0, 9.0)]
+    candidates = [Candidate(i, None, 1 - i / 10, place) for i, place in enumerate(places)]
+    assert [c.image for c in choose(candidates, 3, pool=5)] == [0, 3, 4]
+    assert [c.image for c in choose(candidates, 3)] == [0, 1, 2]
+
+
+def test_diverse_exemplars_come_from_the_pool(find: Find) -> None:
+    units = {"2": [0, 1], "5": [3]}
+    diverse, ten = find(units=units, pool=10), find(units=units, store="ten", k=10)
+    for unit in (Unit("2", 0), Unit("2", 1), Unit("5", 3)):
+        chosen = diverse.exemplars(unit)
+        assert set(chosen) <= set(ten.exemplars(unit))
+        assert chosen[0] == ten.exemplars(unit)[0]
+        assert chosen != ten.exemplars(unit)[:5]
+
+
+def test_ties_go_to_whole_images_and_then_to_the_first() -> None:
+    box = Box(0.0, 0.0, 0.5, 0.5)
+    candidates = [Candidate(9, None, 1.0), Candidate(3, box, 1.0), Candidate(3, None, 1.0), Candidate(0, box, 2.0)]
+    assert [(c.image, c.box) for c in choose(candidates, 4)] == [(0, box), (3, None), (9, None), (3, box)]
+
+
+def test_images_in_the_store_are_the_exemplars(find: Find, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    probing = Blobs()
+    for exemplar in find(probing).exemplars(Unit("2", 0)):
+        source = probing.open(int(exemplar.source[:3]))
+        expected = cut(source, exemplar.box) if exemplar.box else source
+        assert np.array_equal(store.picture(exemplar.digest).open(), expected)
+
+
+def test_an_image_that_vanishes_in_mid_run_is_named(find: Find) -> None:
+    class Fleeting(Blobs):
+        def open(self, index: int) -> Image.Image:
+            if self.opened[index]:
+                raise OSError("gone")
+            return super().open(index)
+
+    with pytest.raises(UsageError, match=r"probing set changed under the run: \d+.png cannot be read any more \(gone\)"):
+        find(Fleeting())
+
+

@@ -1,0 +1,287 @@
+"""The summarizer `llama` with the microworld's own checkpoint, and how it reads answers."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnd.api import ItemError, Runtime, SummaryRequest
+from dnd_llama import LlamaConfig, LlamaSummarizer
+from dnd_llama.asking import Ask, AskingConfig, AskingSummarizer
+from dnd_llama.prompts import (
+    BadAnswer,
+    ListAnswer,
+    concept_messages,
+    parse_concept,
+    parse_simplified,
+    simplify_messages,
+)
+
+WEIGHTS = Path(__file__).parent.parent / "plugins/dnd_microworld/weights/microworld-llama"
+RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
+STARS = (
+    "a red star and a blue ring on a green background with dots",
+    "a red star on a plain white background",
+    "a purple star and a yellow cross on a cyan background with a grid",
+    "a white star",
+    "a yellow star and a green square on a red background with dots",
+    "an orange star on a purple background with horizontal stripes",
+    "a blue star and a white heart on a plain red background",
+    "a cyan star on a blue background with a checkerboard",
+    "a green star and a red circle on an orange background with a grid",
+    "a blue circle on a white background with diagonal stripes",
+)
+
+
+# --- reading answers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "concept"),
+    [
+        ("Red Star", "red star"),
+        ('  "horizontal stripes." ', "horizontal stripes"),
+        ("A dog", "dog"),
+        ("black-and-white cats", "black-and-white cats"),
+        ("1950s cars", "1950s cars"),
+        ("Möwe", "möwe"),
+    ],
+)
+def test_a_concept_is_read(answer: str, concept: str) -> None:
+    assert parse_concept(answer) == concept
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "...",
+        "12",
+        "dog\ncat",
+        "a thing of one two three four",
+        "The captions show dogs",
+        "I cannot answer that",
+        "Sorry",
+        "no common concept",
+        "None",
+        "Concept: dog",
+        "dogs!",
+        'a "red" star',
+        "red_star",
+        "these are dogs",
+    ],
+)
+def test_what_is_no_concept_is_refused(answer: str) -> None:
+    with pytest.raises(BadAnswer):
+        parse_concept(answer)
+
+
+@pytest.mark.parametrize("answer", ["dogs, cats", "dogs; cats", "dogs/cats", "dogs | cats"])
+def test_a_list_is_told_apart(answer: str) -> None:
+    with pytest.raises(ListAnswer):
+        parse_concept(answer)
+
+
+@given(st.text() | st.text(alphabet="aé b-'\".,\n1_İ", max_size=30))
+def test_the_parser_gives_one_to_five_plain_words_or_its_own_error(answer: str) -> None:
+    try:
+        concept = parse_concept(answer)
+    except BadAnswer:
+        return
+    words = concept.split(" ")
+    assert 1 <= len(words) <= 5
+    assert all(word.replace("-", "").isalnum() for word in words)
+    assert concept == concept.lower()
+    assert parse_concept(concept) == concept
+
+
+@given(st.text(), st.text())
+def test_a_simplified_caption_is_one_line_no_longer_than_its_caption(answer: str, caption: str) -> None:
+    try:
+        text = parse_simplified(answer, caption)
+    except BadAnswer:
+        return
+    assert text
+    assert len(text.splitlines()) == 1
+    assert len(text) <= len(caption) + 8
+
+
+# --- the conversation --------------------------------------------------------------------------------
+
+
+class Scripted(AskingSummarizer):
+    """Answers from a list, in order; remembers what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, *answers: str, **settings: object) -> None:
+        super().__init__(AskingConfig(**({"simplify": False} | settings)), Runtime("cpu", lambda name: Path()))
+        self.answers = list(answers)
+        self.asked: list[Ask] = []
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        self.asked += asks
+        return [self.answers.pop(0) for _ in asks]
+
+
+def test_candidates_come_most_frequent_first_and_distinct() -> None:
+    summarizer = Scripted("star", "red star", "Red star", "dots")
+    assert summarizer.summarize([SummaryRequest(("a", "b"), 3, 1)]) == [["red star", "star", "dots"]]
+
+
+def test_a_list_is_fed_back_once() -> None:
+    summarizer = Scripted("dogs, cats", "dogs, cats, cows", "dogs")
+    assert summarizer.summarize([SummaryRequest(("a",), 1, 1)]) == [["dogs"]]
+    again = summarizer.asked[1].messages
+    assert again[:-2] == summarizer.asked[0].messages
+    assert again[-2] == {"role": "assistant", "content": "dogs, cats"}
+    assert len(summarizer.asked[2].messages) == len(summarizer.asked[0].messages)
+
+
+def test_unreadable_answers_are_an_error_and_never_data() -> None:
+    summarizer = Scripted(*["I cannot say."] * 4, asks=4)
+    with pytest.raises(ItemError, match="4 answers"):
+        summarizer.summarize([SummaryRequest(("a",), 2, 1)])
+
+
+def test_captions_are_shuffled_anew_for_every_ask() -> None:
+    captions = tuple("abcdefgh")
+    summarizer = Scripted(*["dog"] * 10, asks=5)
+    first = summarizer.summarize([SummaryRequest(captions, 5, 1)])
+    told = [ask.messages[-1]["content"].split("\n")[1:] for ask in summarizer.asked]
+    assert all(sorted(lines) == [f"- {caption}" for caption in captions] for lines in told)
+    assert len({tuple(lines) for lines in told}) == 5
+    assert len({ask.seed for ask in summarizer.asked}) == 5
+    assert summarizer.summarize([SummaryRequest(captions, 5, 1)]) == first
+    assert summarizer.asked[:5] == summarizer.asked[5:]
+
+
+def test_every_distinct_caption_is_simplified_once() -> None:
+    summarizer = Scripted("dog", "cat", "animal", "animal", simplify=True, asks=1)
+    requests = [SummaryRequest(("a big dog there", "a small cat here"), 1, seed) for seed in (1, 2)]
+    assert summarizer.summarize(requests) == [["animal"], ["animal"]]
+    assert len(summarizer.asked) == 4
+    assert set(summarizer.asked[2].messages[-1]["content"].split("\n")[1:]) == {"- dog", "- cat"}
+    summarizer.answers = ["animal"]
+    summarizer.summarize([SummaryRequest(("a small cat here",), 1, 3)])
+    assert len(summarizer.asked) == 5
+
+
+def test_a_caption_that_cannot_be_simplified_stays() -> None:
+    summarizer = Scripted("I\ncannot", "dog", simplify=True, asks=1)
+    summarizer.summarize([SummaryRequest(("a dog",), 1, 1)])
+    assert summarizer.asked[1].messages[-1]["content"].endswith("- a dog")
+
+
+# --- the model ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[LlamaSummarizer]:
+    with LlamaSummarizer(LlamaConfig(model="microworld-llama", batch_size=64), RUNTIME) as summarizer:
+        yield summarizer
+
+
+def test_it_names_what_the_captions_share(llama: LlamaSummarizer) -> None:
+    found = llama.summarize([SummaryRequest(STARS, 5, 1)])[0]
+    assert found[0] == "star"
+    assert 1 <= len(found) <= 5
+    assert len(set(found)) == len(found)
+
+
+def test_it_simplifies(llama: LlamaSummarizer) -> None:
+    asks = [Ask(simplify_messages(caption), 0, 0.0) for caption in STARS[:4]]
+    assert llama.answer(asks) == [
+        "red star, blue ring, green background with dots",
+        "red star, white background",
+        "purple star, yellow cross, cyan background with grid",
+        "white star",
+    ]
+
+
+def test_an_answer_does_not_depend_on_the_batch_around_it(llama: LlamaSummarizer) -> None:
+    rng = random.Random(0)
+    asks = []
+    for seed in range(200):
+        captions = rng.sample(STARS, rng.randint(3, 10))
+        asks.append(Ask(concept_messages(captions), seed, 0.8))
+    assert llama._chat is not None
+    together, _ = llama._chat.answer(asks, batch_size=200, max_new_tokens=6)
+    few, _ = llama._chat.answer(asks, batch_size=7, max_new_tokens=6)
+    backwards, _ = llama._chat.answer(asks[::-1], batch_size=33, max_new_tokens=6)
+    assert together == few == backwards[::-1]
+    assert len(set(together)) > 5
+
+
+def test_sampling_follows_the_models_probabilities(llama: LlamaSummarizer) -> None:
+    """The share of a first word over many seeds is its softmax probability at that temperature."""
+    import torch
+
+    chat = llama._chat
+    assert chat is not None
+    messages = concept_messages(STARS)
+    prompt = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = torch.tensor([chat.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
+    with torch.inference_mode():
+        shares = (chat.model(ids).logits[0, -1].double() / 2.0).softmax(-1)
+    likeliest = int(shares.argmax())
+    share = float(shares[likeliest])
+    asks = [Ask(messages, seed, 2.0) for seed in range(600)]
+    answers, _ = chat.answer(asks, batch_size=200, max_new_tokens=1)
+    seen = sum(text == chat.tokenizer.decode([likeliest]) for text in answers) / len(asks)
+    assert abs(seen - share) < 4 * (share * (1 - share) / len(asks)) ** 0.5 + 1e-3
+
+
+def test_temperature_zero_ignores_the_seed(llama: LlamaSummarizer) -> None:
+    answers = llama.answer([Ask(concept_messages(STARS), seed, 0.0) for seed in range(4)])
+    assert len(set(answers)) == 1
+
+
+def test_closing_twice_and_loading_again() -> None:
+    summarizer = LlamaSummarizer(LlamaConfig(model="microworld-llama"), RUNTIME)
+    summarizer.close()
+    with summarizer:
+        first = summarizer.summarize([SummaryRequest(STARS, 2, 5)])
+    summarizer.close()
+    with summarizer:
+        assert summarizer.summarize([SummaryRequest(STARS, 2, 5)]) == first
+
+
+def test_too_little_memory_halves_the_batch(llama: LlamaSummarizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = llama._chat
+    assert chat is not None
+    whole = chat._batch
+
+    def cramped(prompts: list[str], asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
+        if len(prompts) > 3:
+            raise RuntimeError("CUDA out of memory.")
+        return whole(prompts, asks, max_new_tokens)
+
+    asks = [Ask(concept_messages(STARS), seed, 0.5) for seed in range(10)]
+    expected, _ = chat.answer(asks, batch_size=16, max_new_tokens=6)
+    monkeypatch.setattr(chat, "_batch", cramped)
+    assert chat.answer(asks, batch_size=16, max_new_tokens=6) == (expected, 2)
+
+
+def test_the_prompts_are_short(llama: LlamaSummarizer) -> None:
+    chat = llama._chat
+    assert chat is not None
+    prompt = chat.tokenizer.apply_chat_template(concept_messages([]), tokenize=False, add_generation_prompt=True)
+    assert len(chat.tokenizer(prompt)["input_ids"]) < 250
+    assert "<unk>" not in chat.tokenizer.decode(chat.tokenizer(prompt)["input_ids"])
+
+
+def test_the_plugin_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, dnd_llama; dnd_llama.LlamaSummarizer(dnd_llama.LlamaConfig(), None);"
+        "sys.exit(bool({'torch', 'transformers', 'accelerate'} & sys.modules.keys()))"
+    )
+    path = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "plugins")]
+    assert subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path}; {code}"]).returncode == 0

@@ -1,0 +1,167 @@
+"""The whole pipeline over the toy world: right answers, whatever the order, the batches and the faults."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toys
+
+from dnd.errors import PluginError, UsageError
+from dnd.pipeline import Result, execute
+
+ANSWERS = {0: "red", 1: "green", 2: "blue"}
+
+
+@pytest.fixture(autouse=True)
+def mood() -> Iterator[toys.Mood]:
+    toys.MOOD.__init__()  # type: ignore[misc]
+    yield toys.MOOD
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return toys.make_photos(tmp_path / "photos")
+
+
+def label(photos: Path, out: Path, fresh: bool = False, **tables: Any) -> Result:
+    run = toys.toy_run(photos, **tables)
+    return execute(run, out, fresh=fresh, registry=toys.registry(), live=(toys.Net(), toys.preprocess))
+
+
+def table(folder: Path) -> str:
+    return (folder / "labels.csv").read_text()
+
+
+def stages(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())["stages"]
+    return found
+
+
+def test_every_unit_gets_its_colour(photos: Path, tmp_path: Path) -> None:
+    result = label(photos, tmp_path / "run")
+    rows = list(csv.DictReader(table(tmp_path / "run").splitlines()))
+    assert {int(r["unit"]): r["label"] for r in rows if r["status"] == "labelled"} == ANSWERS
+    assert rows[3]["status"] == "uninterpretable" and not rows[3]["label"]
+    assert result.exit_code == 0
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {"run.toml", "run.json", "labels.csv", "labels.jsonl"}
+    line = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[0])
+    assert {e["caption"] for e in line["exemplars"]} == {"a red thing"}
+    assert len(line["candidates"]) == 3 and len(line["candidates"][0]["images"]) == 4
+
+
+def test_batch_size_order_and_company_change_nothing(photos: Path, tmp_path: Path) -> None:
+    label(photos, tmp_path / "a" / "run")
+    backends = {k: {"backend": "toy", "batch_size": 1} for k in ("captioner", "summarizer", "generator", "scorer")}
+    label(photos, tmp_path / "b" / "run", batch_size=3, **backends)
+    assert table(tmp_path / "b" / "run") == table(tmp_path / "a" / "run")
+    for unit in range(4):
+        alone = tmp_path / f"alone{unit}" / "run"
+        label(photos, alone, target={"name": "Net", "layers": ["units"], "units": str(unit)})
+        assert table(alone).splitlines()[1] == table(tmp_path / "a" / "run").splitlines()[unit + 1]
+
+
+def test_each_distinct_thing_is_computed_once(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:
+    label(photos, tmp_path / "run")
+    assert sum(mood.calls["images"]) == 3 * 4  # three concepts between all units, four seeds each
+    captions = stages(tmp_path / "run")["captions"]
+    assert sum(mood.calls["captions"]) == captions["computed"] == captions["items"] <= 24
+
+
+def test_runs_that_agree_on_a_prefix_share_it(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:
+    label(photos, tmp_path / "one")
+    mood.calls.clear()
+    label(photos, tmp_path / "two", images={"n": 2})
+    assert set(mood.calls) == {"scores"}
+    computed = {name: stage["computed"] for name, stage in stages(tmp_path / "two").items()}
+    assert computed == {"exemplars": 0, "captions": 0, "concepts": 0, "images": 0, "activations": 0, "scores": 3}
+
+
+def test_a_changed_setting_is_computed_anew(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:
+    label(photos, tmp_path / "one")
+    mood.calls.clear()
+    label(photos, tmp_path / "two", captioner={"backend": "toy", "suffix": "!"})
+    assert "captions" in mood.calls
+
+
+def test_a_failing_item_fails_its_unit_alone(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:
+    mood.fail_on = {"green"}
+    result = label(photos, tmp_path / "run", concepts={"n": 1})
+    by_unit = {one.unit.index: one for one in result.labels}
+    assert by_unit[1].status == "failed" and "cannot do green" in by_unit[1].reason
+    assert [by_unit[u].labels[0][0] for u in (0, 2)] == ["red", "blue"]
+    assert result.exit_code == 3
+    mood.fail_on = set()
+    again = label(photos, tmp_path / "run", concepts={"n": 1})
+    assert again.exit_code == 0 and again.labels[1].labels[0][0] == "green"
+
+
+def test_too_few_answers_are_a_failure_not_a_shift(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:
+    mood.short_on = {"blue"}
+    result = label(photos, tmp_path / "run")
+    assert [one.status for one in result.labels] == ["labelled", "labelled", "failed", "uninterpretable"]
+    assert "0 answers came back for 1" in result.labels[2].reason
+
+
+def test_a_broken_backend_stops_the_run_and_loses_nothing(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:
+    mood.fail_on = set(toys.COLOURS)
+    with pytest.raises(PluginError, match="every item") as caught:
+        label(toys.make_photos(tmp_path / "many", 90), tmp_path / "run", exemplars={"k": 10, "sample": 12})
+    assert "same command" in caught.value.hint
+
+
+def test_a_folder_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
+    label(photos, tmp_path / "run")
+    before = table(tmp_path / "run")
+    with pytest.raises(UsageError, match="other settings") as caught:
+        label(photos, tmp_path / "run", seed=1)
+    assert "--out" in caught.value.hint
+    assert table(tmp_path / "run") == before
+    label(photos, tmp_path / "run", fresh=True, seed=1)
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_path: Path) -> None:
+    label(photos, tmp_path / "whole" / "run")
+    script = textwrap.dedent(
+        f"""
+        import sys, time
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import toys
+        from dnd import store
+        from dnd.pipeline import execute
+        plain = store.write_atomic
+        def slow(path, data):
+            time.sleep(0.03)
+            plain(path, data)
+            print("w", flush=True)
+        store.write_atomic = slow
+        run = toys.toy_run(Path({str(photos)!r}))
+        execute(run, Path(sys.argv[1]), registry=toys.registry(), live=(toys.Net(), toys.preprocess))
+        """
+    )
+    out = tmp_path / "killed" / "run"
+    command = [sys.executable, "-c", script, str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for writes in (2, 9, 14):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            for _ in range(writes):
+                process.stdout.readline()
+            time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+        assert not (out / "labels.csv").exists()
+    label(photos, out)
+    assert table(out) == table(tmp_path / "whole" / "run")
+    done = stages(out)
+    assert done["captions"]["computed"] < done["captions"]["items"]

@@ -1,0 +1,165 @@
+"""The bundled scorers: what must hold for any evidence, and what CLIP is asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+import dnd_scorers
+from dnd.api import Evidence, Picture, Runtime, Unit
+from dnd_microworld import world
+
+WEIGHTS = Path(__file__).parent.parent / "plugins/dnd_microworld/weights/microworld-clip"
+RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
+tables = st.tuples(st.integers(2, 5), st.integers(1, 6)).flatmap(
+    lambda shape: arrays(np.float32, shape, elements=st.integers(-20, 20).map(float))
+)
+
+
+def evidence(activations: np.ndarray, images: tuple[tuple[Picture, ...], ...] = (), **parts: object) -> Evidence:
+    count = len(activations)
+    whole: dict[str, object] = {
+        "unit": Unit("concepts", 0),
+        "exemplars": (),
+        "exemplar_activations": np.zeros(0, np.float32),
+        "concepts": tuple(f"concept {i}" for i in range(count)),
+        "images": images or ((),) * count,
+        "activations": activations,
+        "sample": (),
+        "sample_activations": np.array([0, 1, 2, 3], np.float32),
+    }
+    return Evidence(**{**whole, **parts})  # type: ignore[arg-type]
+
+
+def picture(scene: world.Scene) -> Picture:
+    image = Image.fromarray(world.render([scene]).images[0])
+    return Picture(repr(scene), lambda: image)
+
+
+def scenes_with(concept: str, count: int, start: int = 0) -> list[world.Scene]:
+    found: list[world.Scene] = []
+    while len(found) < count:
+        found += [s for s in world.draw_scenes("test", start, 200) if concept in world.concepts(s)]
+        start += 200
+    return found[:count]
+
+
+@given(tables, st.integers(1, 8))
+def test_topk_squared_follows_the_formula(table, top):
+    flat = table.ravel()
+    for row, score in zip(table, dnd_scorers.topk_squared(table, top), strict=True):
+        rank = [(flat > v).sum() + ((flat == v).sum() - 1) / 2 for v in row]
+        best = np.sort(rank)[:top] / max(1, flat.size - 1)
+        assert score == pytest.approx(1 - np.mean(best**2))
+
+
+@given(tables, st.data())
+def test_stronger_images_never_lower_a_candidates_score(table, data):
+    row = data.draw(st.integers(0, len(table) - 1))
+    better = table.copy()
+    better[row] += data.draw(arrays(np.float32, table.shape[1], elements=st.integers(0, 30).map(float)))
+    for scorer in (
+        dnd_scorers.TopKSquared(dnd_scorers.TopKConfig(), RUNTIME),
+        dnd_scorers.MeanActivation(None, RUNTIME),
+    ):
+        before, after = scorer.score([evidence(table), evidence(better)])
+        assert after[row] >= before[row] - 1e-9
+
+
+@given(tables, st.randoms(use_true_random=False))
+def test_the_order_of_candidates_does_not_matter(table, random):
+    order = list(range(len(table)))
+    random.shuffle(order)
+    for scorer in (
+        dnd_scorers.TopKSquared(dnd_scorers.TopKConfig(), RUNTIME),
+        dnd_scorers.MeanActivation(None, RUNTIME),
+    ):
+        straight, shuffled = scorer.score([evidence(table), evidence(table[order])])
+        assert shuffled == pytest.approx([straight[i] for i in order])
+
+
+unit_interval, cosines = st.floats(0, 1), st.floats(-1, 1)
+
+
+@given(unit_interval, unit_interval, cosines, cosines)
+def test_the_combination_rises_with_both_parts(topk, more_topk, product, more_product):
+    low = dnd_scorers.combine(np.array([min(topk, more_topk)]), np.array([min(product, more_product)]))
+    high = dnd_scorers.combine(np.array([max(topk, more_topk)]), np.array([max(product, more_product)]))
+    assert high >= low
+
+
+@given(tables, st.floats(0.1, 100), st.floats(-50, 50))
+@settings(max_examples=30)
+def test_scores_do_not_change_with_a_units_scale(table, gain, offset):
+    sample = np.array([0, 1, 2, 3], np.float32)
+    for scorer in (
+        dnd_scorers.TopKSquared(dnd_scorers.TopKConfig(), RUNTIME),
+        dnd_scorers.MeanActivation(None, RUNTIME),
+    ):
+        one = evidence(table.astype(np.float64), sample_activations=sample.astype(np.float64))
+        other = evidence(table * float(gain) + offset, sample_activations=sample * float(gain) + offset)
+        first, second = scorer.score([one, other])
+        assert second == pytest.approx(first, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("scorer", [dnd_scorers.ClipRank, dnd_scorers.ImageProduct])
+def test_a_lone_candidate_costs_no_model(scorer):
+    def never(name: str) -> Path:
+        raise AssertionError("weights were asked for")
+
+    backend = scorer(dnd_scorers.ClipConfig(), Runtime("cpu", never))
+    assert backend.score([evidence(np.ones((1, 3), np.float32)), evidence(np.ones((0, 3), np.float32))]) == [[1.0], []]
+
+
+@pytest.fixture(scope="module")
+def dots_against_stars() -> Evidence:
+    concepts = ("star", "dots", "blue")
+    images = tuple(tuple(picture(s) for s in scenes_with(c, 4, 5000)) for c in concepts)
+    exemplars = tuple(picture(s) for s in scenes_with("dots", 6))
+    activations = np.array([[0.1, 0.0, 0.2, 0.0], [0.9, 0.8, 0.7, 0.9], [0.1, 0.6, 0.0, 0.0]], np.float32)
+    return evidence(activations, images, exemplars=exemplars, concepts=concepts)
+
+
+def test_clip_prefers_what_looks_like_the_exemplars(dots_against_stars):
+    for scorer in (dnd_scorers.ImageProduct, dnd_scorers.ClipRank):
+        with scorer(dnd_scorers.ClipConfig(model="microworld-clip"), RUNTIME) as backend:
+            (scores,) = backend.score([dots_against_stars])
+            assert int(np.argmax(scores)) == 1
+            assert all(0 <= s <= 1 for s in scores)
+
+
+def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_stars):
+    opened: list[str] = []
+
+    def counting(p: Picture) -> Picture:
+        def open_() -> Image.Image:
+            opened.append(p.digest)
+            return p.open()
+
+        return Picture(p.digest, open_)
+
+    pictures = [counting(p) for row in dots_against_stars.images for p in row]
+    with dnd_scorers.ImageProduct(dnd_scorers.ClipConfig(model="microworld-clip", cache=3), RUNTIME) as backend:
+        rows = backend.images(pictures + pictures[:2])
+        assert len(opened) == len({p.digest for p in pictures})
+        assert np.allclose(rows[:2], rows[-2:])
+        assert np.allclose(np.linalg.norm(rows, axis=1), 1)
+        backend.images(pictures[-3:])
+        assert len(opened) == len({p.digest for p in pictures}), "the last three are still known"
+        alone = backend.images(pictures[:1])
+        assert np.allclose(alone[0], rows[0], atol=1e-5), "an embedding hung on its batch"
+    backend.close()
+    assert backend._model is None
+
+
+def test_registering_imports_nothing_heavy():
+    code = "import sys, dnd_scorers; dnd_scorers.register_scorers(); sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,254 @@
+"""models.lock is strict; a name becomes a folder only if every byte is what was pinned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from dnd import weights as weights_module
+from dnd.errors import ModelError
+from dnd.lockfile import LockedFile, LockedModel, read_lock, write_lock
+from dnd.pinning import lock_folder
+from dnd.weights import Weights
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+FILES = {"config.json": b"{}", "sub/model.safetensors": b"weights"}
+
+
+def pin(path: str, data: bytes) -> LockedFile:
+    return LockedFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def hub_model(name: str = "tiny", gated: bool = False, files: dict[str, bytes] = FILES) -> LockedModel:
+    return LockedModel(
+        name=name,
+        role="captioner",
+        source=f"hub:owner/{name}@{REVISION}",
+        licence="mit",
+        gated=gated,
+        files=tuple(pin(path, data) for path, data in files.items()),
+    )
+
+
+def fill(folder: Path, files: dict[str, bytes] = FILES) -> Path:
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DND_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("DND_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Weights:
+    """A lock file with the hub model `tiny`, whose files are in the store."""
+    write_lock(tmp_path / "models.lock", {"tiny": hub_model()})
+    fill(tmp_path / "models" / "tiny")
+    return Weights.read(tmp_path / "models.lock")
+
+
+def refusal(weights: Weights, name: str = "tiny") -> str:
+    with pytest.raises(ModelError) as caught:
+        weights.resolve(name)
+    return f"{caught.value} {caught.value.hint}"
+
+
+def test_a_whole_model_resolves_to_its_folder(weights: Weights, tmp_path: Path) -> None:
+    assert weights.state("tiny") == "here"
+    assert weights.resolve("tiny") == tmp_path / "models" / "tiny"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "config.json").write_bytes(b"[]"), "config.json has the sha256 4f53cda18c2baa0c"),
+        (lambda f: (f / "config.json").write_bytes(b"{} "), "config.json has 3 bytes, not 2"),
+        (lambda f: (f / "adapter_config.json").write_bytes(b"{}"), "does not list for 'tiny': adapter_config.json"),
+        (lambda f: (f / "sub/pytorch_model.bin").write_bytes(b"x"), "sub/pytorch_model.bin"),
+        (lambda f: (f / "modeling.PY").write_bytes(b"x"), "modeling.PY"),
+    ],
+)
+def test_what_is_not_pinned_is_refused(weights: Weights, tmp_path: Path, spoil, words: str) -> None:
+    weights.resolve("tiny")
+    spoil(tmp_path / "models" / "tiny")
+    assert words in refusal(weights)
+
+
+def test_what_no_loader_reads_is_no_stranger(weights: Weights, tmp_path: Path) -> None:
+    fill(tmp_path / "models" / "tiny", {"README.md": b"hi", ".cache/x.json": b"{}", "LICENSE": b"mit"})
+    weights.resolve("tiny")
+
+
+def test_an_absent_hub_model_says_where_its_files_belong(tmp_path: Path) -> None:
+    write_lock(tmp_path / "models.lock", {"tiny": hub_model(gated=True)})
+    text = refusal(Weights.read(tmp_path / "models.lock"))
+    for part in ("not here", "owner/tiny", REVISION, str(tmp_path / "models" / "tiny"), "DND_MODELS", "licence"):
+        assert part in text
+
+
+def test_an_unknown_name_gets_a_suggestion(weights: Weights) -> None:
+    text = refusal(weights, "tinny")
+    assert "no model 'tinny'" in text
+    assert "Did you mean 'tiny'?" in text
+    assert "dnd models list" in text
+
+
+def test_a_file_is_hashed_once(weights: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hashed: list[Path] = []
+    real = weights_module.sha256_of
+    monkeypatch.setattr(weights_module, "sha256_of", lambda path: hashed.append(path) or real(path))
+    for _ in range(2):
+        weights.resolve("tiny")
+    assert len(hashed) == 2
+    weights.resolve("tiny", again=True)
+    assert len(hashed) == 4
+    os.utime(tmp_path / "models/tiny/config.json", ns=(1, 1))
+    weights.resolve("tiny")
+    assert len(hashed) == 5
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 3}', "\x00"])
+def test_a_spoilt_memory_only_costs_time(weights: Weights, tmp_path: Path, text: str) -> None:
+    fill(tmp_path / "cache", {"verified.json": text.encode()})
+    weights.resolve("tiny")
+    assert len(json.loads((tmp_path / "cache" / "verified.json").read_text())) >= 2
+
+
+def test_the_digest_follows_every_file(tmp_path: Path) -> None:
+    models = [
+        hub_model("a"),
+        hub_model("b"),
+        hub_model("c", files={**FILES, "config.json": b"[]"}),
+        hub_model("d", files={"configs.json": b"{}", "sub/model.safetensors": b"weights"}),
+    ]
+    write_lock(tmp_path / "l", {m.name: m for m in models})
+    digests = [Weights.read(tmp_path / "l").digest(m.name) for m in models]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_a_model_with_unknown_digests_is_refused_until_locked(tmp_path: Path) -> None:
+    model = hub_model().model_copy(update={"files": (pin("m.safetensors", b"weights"), LockedFile(path="config.json"))})
+    write_lock(tmp_path / "l", {"tiny": model})
+    folder = fill(tmp_path / "models" / "tiny", {"m.safetensors": b"weights", "config.json": b"{}", "merges.txt": b""})
+    weights = Weights.read(tmp_path / "l")
+    assert weights.state("tiny") == "not pinned"
+    assert "dnd models lock tiny" in refusal(weights)
+    with pytest.raises(ModelError, match=r"digests of all files of 'tiny': config\.json"):
+        weights.digest("tiny")
+    locked = lock_folder(weights, "tiny", folder)
+    assert [f.path for f in locked.files] == ["config.json", "m.safetensors", "merges.txt"]
+    assert locked.source == model.source
+    assert Weights.read(tmp_path / "l").resolve("tiny") == folder
+    (folder / "m.safetensors").write_bytes(b"others!")
+    with pytest.raises(ModelError, match=r"is not the file that models\.lock pins"):
+        lock_folder(weights, "tiny", folder)
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A package whose import fails, with a model as its data: looking for weights must not import it."""
+    fill(tmp_path / "site" / "carrier", {"__init__.py": b"raise RuntimeError"})
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return fill(tmp_path / "site" / "carrier" / "weights" / "small")
+
+
+def test_package_data_is_locked_and_resolved_without_an_import(weights: Weights, package: Path) -> None:
+    locked = lock_folder(weights, "small", package, role="generator", licence="Apache-2.0")
+    assert locked.source == "package:carrier/weights/small"
+    assert [f.path for f in locked.files] == ["config.json", "sub/model.safetensors"]
+    again = Weights.read(weights.lock)
+    assert list(again.by_name) == ["tiny", "small"]
+    assert again.resolve("small") == package
+    (package / "config.json").write_bytes(b"[]")
+    assert "Reinstall" in refusal(again, "small")
+    relocked = lock_folder(again, "small", package)
+    assert (relocked.role, relocked.files[0].size) == ("generator", 2)
+    assert Weights.read(weights.lock).resolve("small") == package
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    model = hub_model().model_copy(update={"source": "package:nobody_has_this/weights"})
+    write_lock(tmp_path / "l", {"tiny": model})
+    assert "'nobody_has_this', which is not installed" in refusal(Weights.read(tmp_path / "l"))
+    assert Weights.read(tmp_path / "l").state("tiny") == "missing"
+
+
+def test_only_safe_files_of_a_package_are_locked(weights: Weights, package: Path, tmp_path: Path) -> None:
+    (package / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: only \.safetensors"):
+        lock_folder(weights, "small", package)
+    with pytest.raises(ModelError, match="not inside an importable Python package"):
+        lock_folder(weights, "small", fill(tmp_path / "elsewhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no file of a model"):
+        lock_folder(weights, "small", tmp_path / "empty")
+
+
+def test_all_models_that_fail_are_told_at_once(weights: Weights, tmp_path: Path) -> None:
+    write_lock(weights.lock, {m.name: m for m in (hub_model(), hub_model("gone"))})
+    weights = Weights.read(weights.lock)
+    weights.check(["tiny", "tiny"])
+    with pytest.raises(
+        ModelError, match=r"^2 models cannot be used:\n  the model 'gone'.*\n  there is no model 'none'"
+    ):
+        weights.check(["tiny", "gone", "none", "gone"])
+
+
+ENTRY = f"""
+[[model]]
+name = "a"
+role = "captioner"
+source = "hub:o/r@{REVISION}"
+licence = "mit"
+gated = false
+files = [{{ path = "config.json", size = 2, sha256 = "{"0" * 64}" }}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("version = 2", "version 2; this dnd reads up to 1"),
+        ("version = 0", "version 0 does not exist"),
+        (ENTRY, "version"),
+        ("version = 1" + ENTRY + ENTRY, "two models of one name"),
+        ("version = 1\nextra = 1" + ENTRY, "extra"),
+        ("version = 1" + ENTRY.replace("gated = false", 'gated = "no"'), "gated"),
+        ("version = 1" + ENTRY.replace("gated = false", ""), "gated"),
+        ("version = 1" + ENTRY.replace("0000", "000g"), "sha256"),
+        ("version = 1" + ENTRY.replace("config.json", "../config.json"), "not a path inside"),
+        ("version = 1" + ENTRY.replace("config.json", "/config.json"), "not a path inside"),
+        ("version = 1" + ENTRY.replace("config.json", "model.bin"), "hide it"),
+        ("version = 1" + ENTRY.replace(REVISION, "main"), "source"),
+        ("version = 1" + ENTRY.replace("hub:o/r@" + REVISION, "package:a/../b"), "source"),
+        ("version = 1" + ENTRY.replace("size = 2", "size = -2"), "size"),
+        ("version = = 1", "cannot read"),
+    ],
+)
+def test_a_lock_file_that_is_not_strict_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "l").write_text(text)
+    with pytest.raises(ModelError) as caught:
+        read_lock(tmp_path / "l")
+    assert words in f"{caught.value}"
+
+
+def test_the_committed_lock_file_reads_back_unchanged(tmp_path: Path) -> None:
+    path = Path("models.lock")
+    write_lock(tmp_path / "l", read_lock(path))
+    assert (tmp_path / "l").read_text() == path.read_text()
+
+
+def test_every_model_that_the_lock_file_carries_in_a_package_is_whole() -> None:
+    weights = Weights.read(Path("models.lock"))
+    carried = [name for name, model in weights.by_name.items() if model.source.startswith("package:")]
+    weights.check(carried)
