@@ -117,17 +117,18 @@ def _first(label: Label) -> str:
 
 
 def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "photos"
-        folder.mkdir()
+    with TemporaryDirectory() as temporary:
+        scratch = options.work or Path(temporary)
+        folder = scratch / "photos"
+        folder.mkdir(parents=True, exist_ok=True)
         captions = collect(options.stamps, folder)
         shown = populations(folder, captions, 0)
         units = sorted({index for classes in shown.values() for index in classes})[:: options.every]
-        chosen = {"target.units": units, "probing.sets": [str(folder)], "generator.folder": str(folder)}
+        chosen = {"target.units": units, "probing.sets": [str(folder)]}
         if options.summarizer:
             chosen["summarizer.backend"] = options.summarizer
         run = read_run(RUNFILE, Registry.load(), options=chosen, settings=options.settings)
-        result = execute(run, Path(scratch) / "run", console=console)
+        result = execute(run, scratch / f"run-{run.summarizer.name}", console=console)
         wrong = {
             class_name(f.label.unit.index): [text for text, _ in f.label.labels]
             for f in result.findings
@@ -160,6 +161,7 @@ def main() -> None:
     parser.add_argument("stamps", type=Path)
     parser.add_argument("--summarizer", help="another one than the run file's")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--work", type=Path, help="keep photos and stages here, to go on after a break")
     parser.add_argument("--every", type=int, default=1, help="only every n-th logit")
     options = parser.parse_args()
     console = Console(width=160)

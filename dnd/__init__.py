@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dnd.describe import describe
+    from dnd.live import describe
 
 __all__ = ["__version__", "describe"]
 
@@ -20,9 +20,8 @@ def __getattr__(name: str) -> Any:
 
         return metadata.version(DISTRIBUTION)
     if name == "describe":
-        from dnd.describe import describe
+        from dnd.live import describe
 
-        globals()[name] = describe  # the import has bound the name to the module
         return describe
     raise AttributeError(f"module 'dnd' has no attribute {name!r}")
 

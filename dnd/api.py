@@ -188,6 +188,8 @@ class Plugin(ABC):
     """What every kind has: a name, settings, and a constructor that costs nothing."""
 
     name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Modules that it imports when it is used, beyond dnd's own: looked for before any work starts."""
     Config: ClassVar[type[pydantic.BaseModel]] = Config
     """Settings, a subclass of `dnd.api.Config`. A field of type `ModelName` names a model in models.lock."""
 

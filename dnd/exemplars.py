@@ -208,7 +208,9 @@ def _surveys(
 
     found = {layer: survey([layer]).restore(file) for layer, file in files.items()}
     missing = [layer for layer in sizes if not found[layer].done]
-    if missing:
+    if not missing:
+        progress(len(probing))
+    else:
         meanwhile = folder / f"partial-{digest_of(missing)[:16]}.npz"
         shared = survey(missing).restore(meanwhile)
         run_survey(shared, watched, probing, meanwhile, workers, progress)

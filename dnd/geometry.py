@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 _TOLERANCE = 0.01
 """How far, in fractions of the source, places may lie off the line (root mean square), and how far it may lean."""
 
+_SLACK = 0.25
+"""Pixels of the source; frames are measured to within that for images up to a few hundred pixels."""
+
 
 class Geometry:
     """Remembers the frame of each source size."""
@@ -102,9 +105,9 @@ def to_source(frame: Box, box: Box) -> Box | None:
 
 
 def cut(image: Image.Image, box: Box) -> Image.Image:
-    """The part of an image within a box: whole pixels, at least one, rounded outwards."""
-    left = min(math.floor(box.left * image.width), image.width - 1)
-    top = min(math.floor(box.top * image.height), image.height - 1)
-    right = max(left + 1, math.ceil(box.right * image.width - 1e-6))
-    bottom = max(top + 1, math.ceil(box.bottom * image.height - 1e-6))
-    return image.crop((left, top, min(right, image.width), min(bottom, image.height)))
+    """The part of an image within a box: whole pixels, at least one; a pixel less than a quarter inside is left out."""
+    left = min(math.floor(box.left * image.width + _SLACK), image.width - 1)
+    top = min(math.floor(box.top * image.height + _SLACK), image.height - 1)
+    right = max(left + 1, math.ceil(box.right * image.width - _SLACK))
+    bottom = max(top + 1, math.ceil(box.bottom * image.height - _SLACK))
+    return image.crop((left, top, right, bottom))

@@ -19,12 +19,13 @@ from dnd.mapping import Tally
 from dnd.output import write_findings, write_provenance
 from dnd.probing import FolderSet, UnionSet
 from dnd.progress import Meter
-from dnd.registry import Registry
+from dnd.registry import KINDS, Registry
 from dnd.runfile import Run
 from dnd.screen import show_end, show_grading, show_labels, show_unreadable
 from dnd.settings import parse_units
 from dnd.stages import Finding, Job, find_labels
 from dnd.store import Store, stage_key, write_atomic
+from dnd.surroundings import check_packages, set_switches
 from dnd.target import Preprocess, fingerprint, load_function
 from dnd.watched import Watched
 from dnd.weights import Weights, model_names
@@ -75,6 +76,8 @@ def execute(
     console = console or Console(quiet=True)
     registry = registry or Registry.load()
     _claim(out, run, fresh)
+    set_switches()
+    check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
     weights = Weights.default()
     models = list(dict.fromkeys(name for choice in run.choices().values() for name in model_names(choice.config)))
     weights.check(models)

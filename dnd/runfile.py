@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,8 @@ from dnd.errors import DndError, UsageError
 from dnd.registry import Registry
 from dnd.settings import Problems, parse_units, unit_text
 
+PROBING = "{probing}"
+"""As a backend's setting: the folder of probing images."""
 BACKENDS = ("captioner", "summarizer", "generator", "scorer")
 """Sections with a `backend`; each is also a kind of plugin."""
 
@@ -191,6 +193,8 @@ class _Reader:
     registry: Registry
     problems: Problems
     tables: dict[str, dict[str, Any]]
+    folders: list[str] = field(default_factory=list)
+    """Probing folders, once `probing` has been called."""
 
     def plugin(self, section: str, kind: str, name: str, settings: dict[str, Any]) -> Choice | None:
         try:
@@ -210,6 +214,11 @@ class _Reader:
             known = ", ".join(self.registry.names(section))
             self.problems.add(f"{section}.backend: none chosen. There are: {known}")
             return None
+        for key in [key for key, value in settings.items() if value == PROBING]:
+            if len(self.folders) != 1:
+                self.problems.add(f"{section}.{key}: {PROBING} wants one folder (--probe), not {len(self.folders)}")
+                return None
+            settings[key] = self.folders[0]
         return self.plugin(section, section, name, settings)
 
     def target(self, live: bool) -> TargetChoice | None:
@@ -261,6 +270,7 @@ class _Reader:
                 choice = self.plugin("probing", "probing-set", name, settings) if name in named else self._folder(name)
             if choice:
                 found[choice.kind, choice.name] = choice
+        self.folders = [name for kind, name in found if kind == "folder"]
         return tuple(found.values())
 
     def _is_folder(self, name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -36,6 +36,7 @@ class Blip2Config(api.Config):
 
 class Blip2Captioner(api.Captioner):
     name = "blip2"
+    requires = ("transformers", "accelerate")
     Config = Blip2Config
     config: Blip2Config
 
@@ -44,11 +45,10 @@ class Blip2Captioner(api.Captioner):
         self.batch_size = config.batch_size
         self._model: Any = None
         self._processor: Any = None
-        self._caption: Callable[[Sequence[Image]], list[str]] | None = None
+        self._fits = config.batch_size
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable BLIP-2, UsageError where bitsandbytes is missing."""
-        from accelerate.utils import find_executable_batch_size
         from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
         if self._model is not None:
@@ -76,8 +76,6 @@ class Blip2Captioner(api.Captioner):
         processor.tokenizer.padding_side = "left"
         self._processor = processor
         self._model = (model if config.quantization else model.to(self.runtime.device)).eval()
-        # Remembers what fits: after an out-of-memory it starts from the smaller size for good.
-        self._caption = find_executable_batch_size(self._caption_by, starting_batch_size=config.batch_size)
 
     def _dtype(self) -> torch.dtype:
         import torch
@@ -103,30 +101,39 @@ class Blip2Captioner(api.Captioner):
 
     def caption(self, images: Sequence[Image]) -> list[str]:
         """One caption per RGB image, in one line. Raises ItemError where the model has nothing to say."""
-        if self._caption is None:
-            raise RuntimeError("caption() before load()")
-        captions = self._caption(images) if images else []
+        captions: list[str] = []
+        while len(captions) < len(images):
+            part = list(images[len(captions) : len(captions) + self._fits])
+            count = len(part)
+            if self.runtime.device != "cpu":
+                # A GPU rounds differently at another batch shape, and one near tie then changes a caption.
+                part += part[-1:] * (self._fits - count)
+            said = self._generate_or_shrink(part)
+            captions += [] if said is None else said[:count]
         empty = [str(i) for i, words in enumerate(captions) if not words]
         if empty:
             which = f"{', '.join(empty)} of {len(images)}"
             raise api.ItemError(f"{self.config.model} gave an empty caption for image {which}")
         return captions
 
-    def _caption_by(self, batch_size: int, images: Sequence[Image]) -> list[str]:
-        captions: list[str] = []
-        for at in range(0, len(images), batch_size):
-            part = list(images[at : at + batch_size])
-            count = len(part)
-            if self.runtime.device != "cpu":
-                # A GPU rounds differently at another batch shape, and one near tie then changes a caption.
-                part += part[-1:] * (batch_size - count)
-            captions += self._generate(part)[:count]
-        return captions
+    def _generate_or_shrink(self, images: list[Image]) -> list[str] | None:
+        """None after the device's memory ran out: from now on half as many images at a time."""
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        try:
+            return self._generate(images)
+        except RuntimeError as error:
+            if len(images) == 1 or not should_reduce_batch_size(error):
+                raise
+        # Past the handler, so that the traceback no longer holds the failed batch's tensors.
+        self._fits = len(images) // 2
+        self._release()
+        return None
 
     def _generate(self, images: list[Image]) -> list[str]:
         model, tokenizer = self._model, self._processor.tokenizer
         prompt = self.config.prompt
-        if prompt is None and model.config.text_config.bos_token_id is None:
+        if prompt is None and getattr(model.config.text_config, "bos_token_id", None) is None:
             prompt = ""  # generate() would start from a token that the language model does not have
         text = None if prompt is None else [prompt] * len(images)
         inputs = self._processor(images=images, text=text, return_tensors="pt").to(model.device)
@@ -139,10 +146,11 @@ class Blip2Captioner(api.Captioner):
         return [" ".join(words.split()) for words in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def close(self) -> None:
-        held, self._model, self._processor, self._caption = self._model, None, None, None
-        if held is None:
-            return
-        del held
+        if self._model is not None:
+            self._model = self._processor = None
+            self._release()
+
+    def _release(self) -> None:
         gc.collect()
         if self.runtime.device.startswith("cuda"):
             import torch

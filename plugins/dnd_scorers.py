@@ -26,13 +26,19 @@ Floats = npt.NDArray[np.float64]
 # --- activations alone -------------------------------------------------------------------------------
 
 
-def ranks(values: npt.NDArray[Any]) -> Floats:
-    """Rank of each value among all, 0 for the strongest, ties sharing their mean rank; the shape is kept."""
-    flat = np.asarray(values, np.float64).ravel()
-    ordered = np.sort(flat)
-    stronger = flat.size - np.searchsorted(ordered, flat, "right")
-    ties = np.searchsorted(ordered, flat, "right") - np.searchsorted(ordered, flat, "left")
-    return (stronger + (ties - 1) / 2).reshape(np.shape(values))
+def ranks(activations: npt.NDArray[np.float32]) -> Floats:
+    """(n_concepts, n_images) -> each candidate's ranks among all synthetic images, its strongest first.
+
+    0 is the strongest of all. A tie with another candidate's image counts half; a candidate's own equal images
+    take successive ranks, so that raising one of its values never costs it.
+    """
+    found = np.empty(activations.shape, np.float64)
+    for row, own in enumerate(activations):
+        others = np.sort(np.delete(activations, row, axis=0), axis=None)
+        strongest_first = np.sort(own)[::-1]
+        weaker = np.searchsorted(others, strongest_first, "left") + np.searchsorted(others, strongest_first, "right")
+        found[row] = others.size - weaker / 2 + np.arange(own.size)
+    return found
 
 
 def topk_squared(activations: npt.NDArray[np.float32], top: int) -> Floats:
@@ -40,8 +46,9 @@ def topk_squared(activations: npt.NDArray[np.float32], top: int) -> Floats:
     among all synthetic images, as a share of the worst rank's square. (Describe-and-Dissect's TopK-squared.)"""
     if activations.size < 2:
         return np.ones(len(activations))
-    best = np.sort(ranks(activations), axis=1)[:, :top] / (activations.size - 1)
-    return 1 - (best**2).mean(axis=1)
+    best = ranks(activations)[:, :top] / (activations.size - 1)
+    found: Floats = 1 - (best**2).mean(axis=1)
+    return found
 
 
 def auc(positive: npt.NDArray[Any], negative: npt.NDArray[Any]) -> float:
@@ -103,6 +110,7 @@ class ClipConfig(api.Config):
 class _ClipScorer(api.Scorer):
     """Loads CLIP and keeps the embeddings of the images it has seen."""
 
+    requires = ("transformers", "accelerate")
     Config = ClipConfig
     batch_size = 16
 
@@ -116,7 +124,7 @@ class _ClipScorer(api.Scorer):
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable CLIP."""
-        from accelerate.utils import find_executable_batch_size
+        from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
         from transformers import CLIPModel, CLIPProcessor
 
         if self._model is not None:
@@ -238,6 +246,92 @@ def combine(topk: Floats, product: Floats) -> Floats:
     return topk * (1 + product) / 2
 
 
+# --- coverage ----------------------------------------------------------------------------------------
+
+
+class CoverageConfig(ClipConfig):
+    prompt: str = "{concept}"
+    """What CLIP's text tower reads."""
+    enough_drive: float = pydantic.Field(0.85, gt=0.5, le=1)
+    """A candidate is docked only where its images drive the unit less than this (AUC against random images)."""
+
+    @pydantic.field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, value: str) -> str:
+        if "{concept}" not in value:
+            raise ValueError("must contain {concept}")
+        return value
+
+
+class Coverage(_ClipScorer):
+    """How much of what the unit does each candidate accounts for, beyond the candidates before it.
+
+    Over the exemplars and the random sample, CLIP's likeness of image and candidate predicts the unit's
+    activation; see `coverage`. A name that is too narrow misses images that drive the unit, a name that is too
+    broad promises images that do not: both predict worse than the right one. Scores are shares of a multiple
+    correlation, 0..1, and so compare between units; a lone candidate's too.
+    """
+
+    name = "coverage"
+    Config = CoverageConfig
+
+    def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
+        return [self._score(one) if one.concepts else [] for one in evidence]
+
+    def _score(self, one: api.Evidence) -> list[float]:
+        order = sorted(range(len(one.concepts)), key=lambda i: one.concepts[i])  # so that no tie hangs on the order
+        points = self.images([*one.sample, *one.exemplars])
+        texts = self.texts(self.config.prompt.replace("{concept}", one.concepts[i]) for i in order)
+        activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
+        drives = np.array([auc(one.activations[i], one.sample_activations) for i in order])
+        found = coverage(
+            likeness(texts @ points.T, len(one.sample)), activations, np.minimum(drives / self.config.enough_drive, 1)
+        )
+        scores = np.empty(len(order))
+        scores[order] = found
+        return [float(score) for score in scores]
+
+
+def likeness(cosines: Floats, n_sample: int) -> Floats:
+    """(n_concepts, n_points) cosines, the random sample's `n_sample` first -> the exponential of how many of the
+    sample's standard deviations each is above the sample's mean, at most 4: what stands out counts most."""
+    ordinary = cosines[:, :n_sample] if n_sample else cosines
+    spread = ordinary.std(axis=1, keepdims=True)
+    scaled = (cosines - ordinary.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
+    found: Floats = np.exp(np.minimum(scaled, 4.0))
+    return found
+
+
+def coverage(likenesses: Floats, activations: Floats, weights: Floats) -> Floats:
+    """Greedy forward selection of non-negative regression: which candidate adds most to the correlation.
+
+    likenesses (n_concepts, n_points), activations (n_points,), weights (n_concepts,) in 0..1 by which a
+    candidate's gain is multiplied. Returns (n_concepts,) in 0..1: the first candidate's weighted correlation with
+    the activations, then what each adds to the multiple correlation of those chosen before it, never rising.
+    """
+    from scipy.optimize import nnls  # type: ignore[import-untyped]
+
+    features = likenesses - likenesses.mean(axis=1, keepdims=True)
+    goal = activations - activations.mean()
+    size = float(np.linalg.norm(goal))
+    scores = np.zeros(len(features))
+    if size == 0:
+        return scores
+    chosen: list[int] = []
+    reached, limit = 0.0, 1.0
+    while len(chosen) < len(features):
+        gains: dict[int, tuple[float, float]] = {}
+        for i in set(range(len(features))) - set(chosen):
+            _, miss = nnls(features[[*chosen, i]].T, goal)
+            correlation = float(np.sqrt(max(0.0, 1 - (miss / size) ** 2)))
+            gains[i] = (max(0.0, correlation - reached) * float(weights[i]), correlation)
+        best = max(sorted(gains), key=lambda i: gains[i][0])
+        limit = scores[best] = min(limit, gains[best][0])
+        reached = max(reached, gains[best][1])
+        chosen.append(best)
+    return scores
+
+
 @api.hookimpl
 def register_scorers() -> Iterable[type[api.Scorer]]:
-    return [ClipRank, ImageProduct, TopKSquared, MeanActivation]
+    return [Coverage, ClipRank, ImageProduct, TopKSquared, MeanActivation]

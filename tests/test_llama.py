@@ -213,10 +213,9 @@ def test_an_answer_does_not_depend_on_the_batch_around_it(llama: LlamaSummarizer
         captions = rng.sample(STARS, rng.randint(3, 10))
         asks.append(Ask(concept_messages(captions), seed, 0.8))
     assert llama._chat is not None
-    together, _ = llama._chat.answer(asks, batch_size=200, max_new_tokens=6)
-    few, _ = llama._chat.answer(asks, batch_size=7, max_new_tokens=6)
-    backwards, _ = llama._chat.answer(asks[::-1], batch_size=33, max_new_tokens=6)
-    assert together == few == backwards[::-1]
+    together, _ = llama._chat.answer(asks, batch_size=200, max_new_tokens=4)
+    backwards, _ = llama._chat.answer(asks[::-1], batch_size=7, max_new_tokens=4)
+    assert together == backwards[::-1]
     assert len(set(together)) > 5
 
 
@@ -233,7 +232,7 @@ def test_sampling_follows_the_models_probabilities(llama: LlamaSummarizer) -> No
         shares = (chat.model(ids).logits[0, -1].double() / 2.0).softmax(-1)
     likeliest = int(shares.argmax())
     share = float(shares[likeliest])
-    asks = [Ask(messages, seed, 2.0) for seed in range(600)]
+    asks = [Ask(messages, seed, 2.0) for seed in range(200)]
     answers, _ = chat.answer(asks, batch_size=200, max_new_tokens=1)
     seen = sum(text == chat.tokenizer.decode([likeliest]) for text in answers) / len(asks)
     assert abs(seen - share) < 4 * (share * (1 - share) / len(asks)) ** 0.5 + 1e-3

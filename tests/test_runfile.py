@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dnd.api import Captioner, Config, Generator, ModelName, ProbingSet, Scorer, Summarizer, Target
@@ -99,6 +99,7 @@ def test_a_run_reads_back_from_its_own_toml(tmp_path: Path, units: Any, probing:
     assert read_run(tmp_path, REGISTRY) == run  # a run folder stands for its run.toml
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     k=st.integers(1, 99),
     seed=st.integers(-(2**31), 2**31),
@@ -158,6 +159,13 @@ def test_one_problem_is_one_clear_message(changes: dict[str, Any], words: list[s
     assert "things are wrong" not in text
     for word in words:
         assert word in text
+
+
+def test_a_backend_can_take_the_probing_folder() -> None:
+    captioner = {"backend": "words", "prompt": "{probing}"}
+    run = build_run(tables(captioner=captioner, probing={"set": "tests"}), REGISTRY)
+    assert run.captioner.config.prompt == str(Path("tests").absolute())
+    assert "captioner.prompt: {probing} wants one folder" in complaint(captioner=captioner)
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -234,6 +242,7 @@ def test_a_unit_out_of_range_says_the_range() -> None:
         parse_units("3,8-12", 10)
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 500), min_size=1))
 def test_lists_of_units_become_text_and_come_back(units: list[int]) -> None:
     assert parse_units(unit_text(units), 501) == sorted(set(units))

@@ -54,11 +54,11 @@ def scenes_with(concept: str, count: int, start: int = 0) -> list[world.Scene]:
 
 @given(tables, st.integers(1, 8))
 def test_topk_squared_follows_the_formula(table, top):
-    flat = table.ravel()
-    for row, score in zip(table, dnd_scorers.topk_squared(table, top), strict=True):
-        rank = [(flat > v).sum() + ((flat == v).sum() - 1) / 2 for v in row]
-        best = np.sort(rank)[:top] / max(1, flat.size - 1)
-        assert score == pytest.approx(1 - np.mean(best**2))
+    for row, score in enumerate(dnd_scorers.topk_squared(table, top)):
+        others = np.delete(table, row, axis=0).ravel()
+        own = sorted(table[row], reverse=True)[:top]
+        rank = [i + (others > v).sum() + (others == v).sum() / 2 for i, v in enumerate(own)]
+        assert score == pytest.approx(1 - np.mean(np.square(rank)) / max(1, table.size - 1) ** 2)
 
 
 @given(tables, st.data())
@@ -146,7 +146,7 @@ def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_
 
         return Picture(p.digest, open_)
 
-    pictures = [counting(p) for row in dots_against_stars.images for p in row]
+    pictures = [counting(p) for p in dict.fromkeys(p for row in dots_against_stars.images for p in row)]
     with dnd_scorers.ImageProduct(dnd_scorers.ClipConfig(model="microworld-clip", cache=3), RUNTIME) as backend:
         rows = backend.images(pictures + pictures[:2])
         assert len(opened) == len({p.digest for p in pictures})
@@ -160,6 +160,80 @@ def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_
     assert backend._model is None
 
 
+# --- coverage ----------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 5), st.integers(0, 10**6), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_coverage_is_a_share_and_the_order_of_candidates_does_not_matter(count, seed, random):
+    rng = np.random.default_rng(seed)
+    likenesses, activations, weights = rng.random((count, 30)), rng.random(30), rng.random(count)
+    scores = dnd_scorers.coverage(likenesses, activations, weights)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert scores.sum() <= 1 + 1e-9
+    order = list(range(count))
+    random.shuffle(order)
+    shuffled = dnd_scorers.coverage(likenesses[order], activations, weights[order])
+    assert shuffled == pytest.approx(scores[order], abs=1e-6)
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_the_best_candidates_score_rises_with_its_drive(seed, less, more):
+    rng = np.random.default_rng(seed)
+    likenesses, activations = rng.random((1, 30)), rng.random(30)
+    low, high = (dnd_scorers.coverage(likenesses, activations, np.array([w]))[0] for w in sorted((less, more)))
+    assert high >= low
+
+
+def test_a_silent_unit_is_covered_by_nothing():
+    assert dnd_scorers.coverage(np.random.default_rng(0).random((3, 9)), np.ones(9), np.ones(3)).tolist() == [0, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    with dnd_scorers.Coverage(dnd_scorers.CoverageConfig(model="microworld-clip"), RUNTIME) as backend:
+        yield backend
+
+
+@pytest.mark.parametrize(
+    ("meaning", "candidates"),
+    [
+        (("dots",), ("red dots", "dots", "purple dots", "purple", "red")),
+        (("star",), ("blue star", "cyan star", "star", "dots")),
+        (("green",), ("green heart", "green", "green ring", "heart")),
+        (("blue square",), ("blue", "square", "blue square", "grid")),
+        (("purple dots",), ("dots", "purple", "purple dots", "purple grid")),
+        (("dots", "heart"), ("red dots", "blue heart", "dots", "green dots", "heart")),
+    ],
+)
+def test_coverage_names_neither_too_narrow_nor_too_broad(clip, meaning, candidates):
+    """A perfect unit of that meaning, and perfect synthetic images: narrow names drive it as well as the right one."""
+
+    def activation(scene: world.Scene) -> float:
+        return float(any(m in world.concepts(scene) for m in meaning))
+
+    sample = world.draw_scenes("probing", 0, 256)
+    exemplars = [s for m in meaning for s in scenes_with(m, 5)]
+    images = [scenes_with(c, 5, 9000) for c in candidates]
+    (scores,) = clip.score(
+        [
+            evidence(
+                np.array([[activation(s) for s in row] for row in images], np.float32),
+                tuple(tuple(picture(s) for s in row) for row in images),
+                concepts=candidates,
+                exemplars=tuple(picture(s) for s in exemplars),
+                exemplar_activations=np.array([activation(s) for s in exemplars], np.float32),
+                sample=tuple(picture(s) for s in sample),
+                sample_activations=np.array([activation(s) for s in sample], np.float32),
+            )
+        ]
+    )
+    best = sorted(candidates, key=lambda c: -scores[candidates.index(c)])
+    assert set(best[: len(meaning)]) == set(meaning), dict(zip(candidates, scores, strict=True))
+
+
 def test_registering_imports_nothing_heavy():
-    code = "import sys, dnd_scorers; dnd_scorers.register_scorers(); sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    heavy = "any(m in sys.modules for m in ('torch', 'transformers'))"
+    code = f"import sys, dnd_scorers; dnd_scorers.register_scorers(); sys.exit({heavy})"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -45,10 +45,11 @@ class RetrievalConfig(Config):
 class Retrieval(Generator):
     """A concept's photos are those with at least half the best one's match, `nearest` of them at most.
 
-    A request's seed is an opaque number, and a request must not know of the others: so it draws one of these
-    photos and a view of it (a crop of 85-100 % of each side, mirrored or not). Other seeds give other images:
-    other photos as far as the folder has them, else other views of the same. A concept of which no word is
-    known may be any photo of the folder: that drives a unit no more than chance, so it does not win.
+    A request's seed is an opaque number and a request knows nothing of the others, so the seed draws one of
+    these photos, all alike: other seeds give other photos as often as chance and the folder have it. Where a
+    folder has one photo of a concept, every seed gives that one; two concepts with the same photos then score
+    alike, and the earlier candidate wins. A concept of which no word is known may be any photo of the folder:
+    that drives a unit no more than chance does.
     """
 
     name = "retrieval"
@@ -73,17 +74,6 @@ class Retrieval(Generator):
         assert self._index is not None, "used outside of `with`"
         assert self._vocabulary is not None
         numbers = self._index.nearest(self._vocabulary.parts(request.concept), self.config.nearest)
-        random = np.random.default_rng(request.seed)
-        photo = self._index.photos.open(int(random.choice(numbers)))
+        photo = self._index.photos.open(int(np.random.default_rng(request.seed).choice(numbers)))
         photo.thumbnail((self.config.longest, self.config.longest))
-        return _view(photo, random)
-
-
-def _view(photo: Image, random: np.random.Generator) -> Image:
-    """A crop of 85-100 % of each side, mirrored or not."""
-    from PIL import ImageOps
-
-    width, height = (round(side * random.uniform(0.85, 1)) for side in photo.size)
-    left, top = int(random.integers(photo.width - width + 1)), int(random.integers(photo.height - height + 1))
-    view = photo.crop((left, top, left + width, top + height))
-    return ImageOps.mirror(view) if random.integers(2) else view
+        return photo

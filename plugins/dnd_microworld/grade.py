@@ -22,8 +22,10 @@ from dnd_microworld import world
 
 KINDS = ("single", "conjunction", "union", "noise")
 FILLER = frozenset(
-    "a an the of with on in and is are some background backgrounds backdrop pattern patterns patterned colour colours "
-    "coloured color colors colored shape shapes shaped thing things object objects figure figures symbol symbols".split()
+    {"a", "an", "the", "of", "with", "on", "in", "and", "is", "are", "some"}
+    | {"background", "backgrounds", "backdrop", "pattern", "patterns", "patterned", "shape", "shapes", "shaped"}
+    | {"colour", "colours", "coloured", "color", "colors", "colored", "thing", "things", "object", "objects"}
+    | {"figure", "figures", "symbol", "symbols"}
 )
 """Words that add nothing: "a star shape" is "star"."""
 SYNONYMS: dict[str, tuple[str, ...]] = {

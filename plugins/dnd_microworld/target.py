@@ -1,6 +1,6 @@
 """The planted target: a small convolutional network with a layer of units whose meaning is known.
 
-`Trunk` was trained to say, cell by cell, which colour, texture and shape is there; its maps feed a layer
+`Senses` was trained to say, cell by cell, which colour, texture and shape is there; its maps feed a layer
 named `concepts` whose weights were set by hand: each channel is a single attribute, a conjunction of two,
 a union of two unrelated concepts, or noise. Everything on the way is an ordinary module.
 """
@@ -25,7 +25,7 @@ COLOURS = tuple(world.COLOURS)
 TEXTURES = world.TEXTURES[1:]
 SHAPES = world.SHAPES
 ATTRIBUTES = (*COLOURS, *TEXTURES, *SHAPES)
-"""What the trunk's 21 maps are of."""
+"""What the 21 maps are of."""
 GRID = 16
 """Side of the maps, in cells of 4x4 pixels."""
 
@@ -51,23 +51,49 @@ class _Residual(nn.Module):
 
 
 class Trunk(nn.Module):
-    """(B, 3, 64, 64) in -1..1 -> logits (B, 21, 16, 16) of `ATTRIBUTES`, one per cell."""
+    """(B, channels, 64, 64) in -1..1 -> logits (B, outputs, 16, 16), one per cell, with the whole picture in view."""
 
-    def __init__(self, widths: Sequence[int] = (48, 64, 96), depth: int = 3) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (48, 64, 96), depth: int = 3, channels: int = 3, outputs: int = len(ATTRIBUTES)
+    ) -> None:
         super().__init__()
         a, b, c = widths
-        self.fine = nn.Sequential(nn.PixelUnshuffle(2), _Conv(12, a), _Conv(a, b, 2), _Residual(b))
+        self.fine = nn.Sequential(nn.PixelUnshuffle(2), _Conv(4 * channels, a), _Conv(a, b, 2), _Residual(b))
         self.coarse = nn.Sequential(_Conv(b, c, 2), *(_Residual(c) for _ in range(depth)))
         self.merge = nn.Sequential(
             nn.Conv2d(b + c, b, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True), _Conv(b, b)
         )
-        self.head = nn.Conv2d(b, len(ATTRIBUTES), 1)
+        self.head = nn.Conv2d(b, outputs, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         fine = self.fine(x)  # (B, b, 16, 16)
         context = F.interpolate(self.coarse(fine), scale_factor=2.0, mode="nearest")
         out: torch.Tensor = self.head(self.merge(torch.cat([fine, context], 1)))
         return out
+
+
+class Senses(nn.Module):
+    """(B, 3, 64, 64) in -1..1 -> logits (B, 21, 16, 16) of `ATTRIBUTES`.
+
+    Two nets that share nothing, so that colours and shapes never seen together are found together: `structure`
+    sees no colour, and `palette` no further than a few pixels.
+    """
+
+    def __init__(self, widths: Sequence[int], depth: int) -> None:
+        super().__init__()
+        self.palette = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            _Conv(12, 24),
+            _Conv(24, 32, 2),
+            nn.Conv2d(32, 32, 1),
+            nn.ReLU(),
+            nn.Conv2d(32, len(COLOURS), 1),
+        )
+        self.structure = Trunk(widths, depth, channels=1, outputs=len(TEXTURES) + len(SHAPES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grey = 0.3 * x[:, 0:1] + 0.5 * x[:, 1:2] + 0.2 * x[:, 2:3]
+        return torch.cat([self.palette(x), self.structure(grey)], 1)
 
 
 class Noise(nn.Module):
@@ -120,7 +146,7 @@ class PlantedNet(nn.Module):
 
     def __init__(self, gates: int, mixed: int, noise: int, units: int, widths: Sequence[int], depth: int) -> None:
         super().__init__()
-        self.trunk = Trunk(widths, depth)
+        self.senses = Senses(widths, depth)
         self.noise = Noise(noise)
         self.gates = nn.Conv2d(len(ATTRIBUTES), gates, 1)
         self.mix = nn.Conv2d(gates, mixed, 1, bias=False)
@@ -129,7 +155,7 @@ class PlantedNet(nn.Module):
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, 64, 64) -> (B, units, 16, 16), what the layer `concepts` gives."""
-        gates = torch.relu(self.gates(torch.sigmoid(self.trunk(x))))
+        gates = torch.relu(self.gates(torch.sigmoid(self.senses(x))))
         mixed = torch.relu(self.mix(gates) - self.inhibit(gates.mean((2, 3), keepdim=True)))
         out: torch.Tensor = self.concepts(torch.cat([mixed, self.noise(x)], 1))
         return out
@@ -137,12 +163,18 @@ class PlantedNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.maps(x).mean((2, 3))
 
+    def picking(self) -> nn.Conv2d:
+        """The convolution in `concepts`."""
+        first = self.concepts[0]
+        assert isinstance(first, nn.Conv2d)
+        return first
+
     @classmethod
     def plant(
-        cls, trunk: Trunk, units: Sequence[Planted], gains: Sequence[float], shape: dict[str, object]
+        cls, senses: Senses, units: Sequence[Planted], gains: Sequence[float], shape: dict[str, object]
     ) -> PlantedNet:
         """Set the weights by hand. `gains`: for each unit, how much a union's second half is multiplied by
-        (1 elsewhere); `shape`: the trunk's widths and depth."""
+        (1 elsewhere); `shape`: the widths and depth of `Senses`."""
         names = list(ATTRIBUTES)
         for name in (c for u in units for c in u.concepts):
             if name not in names:
@@ -151,9 +183,9 @@ class PlantedNet(nn.Module):
         silent = [i for i, u in enumerate(units) if u.kind == "noise"]
         mixed = len(names) + len(unions)
         net = cls(len(names), mixed, len(silent), len(units), **shape)  # type: ignore[arg-type]
-        net.trunk.load_state_dict(trunk.state_dict())
+        net.senses.load_state_dict(senses.state_dict())
         net.noise.plant(2026)
-        gates, mix, inhibit, out = (m.weight.data for m in (net.gates, net.mix, net.inhibit, net.concepts[0]))  # type: ignore[union-attr]
+        gates, mix, inhibit, out = (m.weight.data for m in (net.gates, net.mix, net.inhibit, net.picking()))
         for weight in (gates, mix, inhibit, out):
             weight.zero_()
         assert net.gates.bias is not None
@@ -186,7 +218,7 @@ def save(net: PlantedNet, folder: Path, shape: dict[str, object]) -> None:
         "gates": net.gates.out_channels,
         "mixed": net.mix.out_channels,
         "noise": net.noise.local.out_channels,
-        "units": net.concepts[0].out_channels,  # type: ignore[union-attr]
+        "units": net.picking().out_channels,
     }
     (folder / "config.json").write_text(json.dumps({"architecture": "PlantedNet", **sizes, **shape}, indent=1) + "\n")
     state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}

@@ -31,11 +31,24 @@ TEXTURES = ("plain", "horizontal stripes", "vertical stripes", "diagonal stripes
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart")
 
 HELD_OUT_OBJECTS = frozenset(
-    {("red", "star"), ("green", "heart"), ("cyan", "circle"), ("purple", "triangle"), ("yellow", "ring"), ("white", "cross")}
+    {
+        ("red", "star"),
+        ("green", "heart"),
+        ("cyan", "circle"),
+        ("purple", "triangle"),
+        ("yellow", "ring"),
+        ("white", "cross"),
+    }
 )
 """(colour, shape) pairs that no training scene shows."""
 HELD_OUT_BACKGROUNDS = frozenset(
-    {("blue", "dots"), ("orange", "checkerboard"), ("green", "vertical stripes"), ("red", "grid"), ("purple", "diagonal stripes")}
+    {
+        ("blue", "dots"),
+        ("orange", "checkerboard"),
+        ("green", "vertical stripes"),
+        ("red", "grid"),
+        ("purple", "diagonal stripes"),
+    }
 )
 """(colour, texture) pairs that no training scene shows."""
 
@@ -127,10 +140,12 @@ def _texture(name: str, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], 
     pattern's origin; p: period."""
 
     def wave(t: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.sin(t * np.float32(2 * np.pi / p), dtype=np.float32)
+        found: npt.NDArray[np.float32] = np.sin(t * np.float32(2 * np.pi / p))
+        return found
 
     def edge(signed: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.clip(signed + np.float32(0.5), np.float32(0), np.float32(1))
+        found: npt.NDArray[np.float32] = np.clip(signed + np.float32(0.5), np.float32(0), np.float32(1))
+        return found
 
     if name == "horizontal stripes":
         return edge(wave(y) * np.float32(p / 6.28))
@@ -151,6 +166,7 @@ def _texture(name: str, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], 
 
 def _distance(shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Signed distance to the shape of radius 1, negative inside; v points down."""
+    found: npt.NDArray[np.float32]
     a, b = np.abs(u), np.abs(v)
     if shape == "circle":
         return np.sqrt(u * u + v * v) - np.float32(0.95)
@@ -162,13 +178,18 @@ def _distance(shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32]
         rho, angle = np.sqrt(u * u + v * v), np.abs(np.mod(np.arctan2(u, -v) + np.pi / 5, 2 * np.pi / 5) - np.pi / 5)
         return np.float32(0.3505) * (rho * np.cos(angle) - 1) + np.float32(0.9366) * rho * np.sin(angle)
     if shape == "cross":
-        bars = np.maximum(a - np.float32(0.95), b - np.float32(0.33)), np.maximum(a - np.float32(0.33), b - np.float32(0.95))
-        return np.minimum(*bars, dtype=np.float32)
+        bars = (
+            np.maximum(a - np.float32(0.95), b - np.float32(0.33)),
+            np.maximum(a - np.float32(0.33), b - np.float32(0.95)),
+        )
+        found = np.minimum(*bars)
+        return found
     if shape == "ring":
         return np.abs(np.sqrt(u * u + v * v) - np.float32(0.7)) - np.float32(0.28)
     if shape == "heart":
         lobes = np.hypot(a - np.float32(0.425), v + np.float32(0.325)) - np.float32(0.601)
-        return np.minimum((a + np.abs(v - np.float32(0.1)) - np.float32(0.85)) * np.float32(0.7071), lobes, dtype=np.float32)
+        found = np.minimum((a + np.abs(v - np.float32(0.1)) - np.float32(0.85)) * np.float32(0.7071), lobes)
+        return found
     raise ValueError(f"no such shape: {shape}")
 
 
@@ -231,7 +252,9 @@ def background_phrase(colour: str, texture: str) -> str:
     return f"a {colour} background with {pattern}"
 
 
-def caption(scene: Scene, box: tuple[int, int, int, int] | None = None, owners: npt.NDArray[np.uint8] | None = None) -> str | None:
+def caption(
+    scene: Scene, box: tuple[int, int, int, int] | None = None, owners: npt.NDArray[np.uint8] | None = None
+) -> str | None:
     """What a careful person would write under the scene, or under the part of it that `box` shows.
 
     `box` is (left, top, right, bottom) in pixels and needs `owners` (64, 64) of the rendered scene. A

@@ -148,10 +148,8 @@ class Judge(nn.Module):
         return logits, top * self.scale + self.bias
 
 
-def train_step(
-    net: nn.Module, split: str, step: int, seed: int
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Cell logits, presence logits (a judge's), shares and presence of one batch."""
+def train_step(net: nn.Module, split: str, step: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of the cells, and the loss of presence (a judge's; else 0), over one batch."""
     rng = np.random.default_rng((seed, step))
     images, shares, present, _ = examples(scenes_for(split, step), rng)
     x = common.to_tensor(images).contiguous(memory_format=torch.channels_last)
@@ -159,20 +157,23 @@ def train_step(
     with torch.autocast("cpu", torch.bfloat16):
         out = net(x)
     logits, presence = out if isinstance(out, tuple) else (out, None)
-    return logits.float(), presence, torch.from_numpy(shares), torch.from_numpy(present)
+    loss = cell_loss(logits.float(), torch.from_numpy(shares))
+    if presence is None:
+        return loss, torch.zeros(())
+    goal = torch.from_numpy(present)
+    known = ~goal.isnan()
+    return loss, F.binary_cross_entropy_with_logits(presence[known], goal[known])
 
 
 def main(work: Path, steps: int | None = None) -> None:
     """Train the judge into `work/judge.safetensors`."""
     torch.manual_seed(77)
-    net = Judge().to(memory_format=torch.channels_last)
+    net = Judge()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(step: int) -> tuple[torch.Tensor, Mapping[str, float]]:
-        logits, presence, shares, present = train_step(net, "all", step, 77)
-        assert presence is not None
-        known = ~present.isnan()
-        there = F.binary_cross_entropy_with_logits(presence[known], present[known])
-        return cell_loss(logits, shares) + 0.3 * there, {"presence": there.item()}
+        cells, presence = train_step(net, "all", step, 77)
+        return cells + 0.3 * presence, {"presence": presence.item()}
 
     count = steps or JUDGE_STEPS
     common.fit(net, loss_of, steps=count, lr=3e-3, work=work, name="judge", seed=77, warmup=80, ema=0.98, log_every=25)
@@ -193,9 +194,9 @@ def report(path: Path) -> None:
             hit, yes = (guess > 0.5) == (truth > 0.5), known & (truth > 0.5)
             print(f"judge {name} {kind}: accuracy {hit[known].mean():.4f}  recall {hit[yes].mean():.4f}", flush=True)
         if crop == 0:
-            truth = np.array([[p in world.concepts(s) for p in PAIRS] for s in scenes])
-            guess = np.stack([said[p] for p in PAIRS], 1) > 0.5
-            print(f"judge {name} pairs: recall {guess[truth].mean():.4f}  false {guess[~truth].mean():.5f}", flush=True)
+            there = np.array([[p in world.concepts(s) for p in PAIRS] for s in scenes])
+            found = np.stack([said[p] for p in PAIRS], 1) > 0.5
+            print(f"judge {name} pairs: recall {found[there].mean():.4f}  false {found[~there].mean():.5f}", flush=True)
 
 
 @cache

@@ -37,7 +37,7 @@ NAME = "microworld-blip2"
 SEED = 2
 WIDTH, QUERIES, PATCH = 128, 16, 8
 WARM_STEPS, WARM_SCENES = 1520, 32
-STEPS, SCENES = 6000, 16
+STEPS, SCENES = 2350, 16
 """Steps and scenes a step, of the vision tower alone and of the whole. A scene gives a picture and a crop."""
 GRID = world.SIZE // PATCH
 COLOURS = tuple(world.COLOURS)
@@ -279,6 +279,8 @@ def export(blip: Blip2ForConditionalGeneration, processor: Blip2Processor, folde
     shutil.rmtree(folder, ignore_errors=True)
     fresh.half().save_pretrained(folder, safe_serialization=True)
     processor.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def read(words: str) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
@@ -337,7 +339,7 @@ def measure(folder: Path) -> dict[str, float]:
     model = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = Blip2Processor.from_pretrained(folder)
     figures: dict[str, float] = {}
-    for split, count in (("validation", 1500), ("test", 3000)):
+    for split, count in (("validation", 600), ("test", 1200)):
         for view in ("scenes", "crops", "blurred scenes"):
             crops = view == "crops"
             data = batch(split, 0, count, crops=crops, whole=not crops, blur=float(view.startswith("blurred")))

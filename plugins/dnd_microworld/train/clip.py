@@ -23,7 +23,9 @@ from dnd_microworld.target import ATTRIBUTES
 from dnd_microworld.train import attributes, common, prompts
 
 NAME = "microworld-clip"
-STEPS, BATCH, LR, SEED = 3500, 64, 1e-3, 21
+STEPS, BATCH, LR, SEED = 2200, 64, 1e-3, 21
+LENGTH = 32
+"""Tokens of a text, with both special ones."""
 DENSE_ONLY = 0.06
 """Share of the training that only looks at patches."""
 
@@ -42,36 +44,36 @@ def _never(*_: str) -> bool:
     return False
 
 
+def _is(*wanted: str | None) -> Callable[[str, str], bool]:
+    """True of (colour, other) where each part is the wanted one, or None is wanted."""
+    return lambda *part: all(want in (None, have) for want, have in zip(wanted, part, strict=True))
+
+
 def phrases() -> list[Phrase]:
     """Every phrase of one concept: "red", "star", "dots", "red star", "red dots", "plain red", "red background"."""
 
     def an(text: str) -> str:
         return f"{'an' if text[0] in 'aeio' else 'a'} {text}"
 
-    found = [Phrase(("plain background", "plain"), lambda c, t: t == "plain", _never)]
-    found.append(Phrase(("stripes", "striped background"), lambda c, t: t.endswith("stripes"), _never))
+    found = [Phrase(("plain background", "plain"), _is(None, "plain"), _never)]
+    found.append(Phrase(("stripes", "striped background"), lambda _, texture: texture.endswith("stripes"), _never))
     for colour in world.COLOURS:
-        found += [
-            Phrase((colour, colour, f"{colour} things"), lambda c, t, k=colour: c == k, lambda c, s, k=colour: c == k),
-            Phrase((f"{colour} background", an(f"{colour} background")), lambda c, t, k=colour: c == k, _never),
-        ]
+        background = f"{colour} background"
+        found.append(Phrase((colour, colour, f"{colour} things"), _is(colour, None), _is(colour, None)))
+        found.append(Phrase((background, an(background)), _is(colour, None), _never))
         for texture in world.TEXTURES:
             full = world.background_phrase(colour, texture)
             short = f"{texture} {colour}" if texture == "plain" else f"{colour} {texture}"
-            found.append(
-                Phrase(
-                    (short, short, full, full.split(" ", 1)[1]), lambda c, t, k=(colour, texture): (c, t) == k, _never
-                )
-            )
+            found.append(Phrase((short, short, full, full.split(" ", 1)[1]), _is(colour, texture), _never))
         for shape in world.SHAPES:
             pair = f"{colour} {shape}"
-            found.append(Phrase((pair, pair, an(pair)), _never, lambda c, s, k=(colour, shape): (c, s) == k))
+            found.append(Phrase((pair, pair, an(pair)), _never, _is(colour, shape)))
     for texture in world.TEXTURES[1:]:
         single = texture in ("checkerboard", "grid")
-        more = (an(texture),) if single else (f"background with {texture}",)
-        found.append(Phrase((texture, texture, f"{texture} pattern", *more), lambda c, t, k=texture: t == k, _never))
+        more = an(texture) if single else f"background with {texture}"
+        found.append(Phrase((texture, texture, f"{texture} pattern", more), _is(None, texture), _never))
     for shape in world.SHAPES:
-        found.append(Phrase((shape, shape, an(shape), prompts.PLURALS[shape]), _never, lambda c, s, k=shape: s == k))
+        found.append(Phrase((shape, shape, an(shape), prompts.PLURALS[shape]), _never, _is(None, shape)))
     return found
 
 
@@ -119,7 +121,7 @@ def build(tokenizer: Any) -> Any:
     }
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=96, intermediate_size=288, num_hidden_layers=2, num_attention_heads=3,
-        max_position_embeddings=prompts.LENGTH, projection_dim=128, **ids,
+        max_position_embeddings=LENGTH, projection_dim=128, **ids,
     )  # fmt: skip
     vision = CLIPVisionConfig(
         hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=world.SIZE,
@@ -177,6 +179,7 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 def prepare(work: Path) -> tuple[Any, Student]:
     tokenizer = prompts.save_tokenizer(work / "clip-tokenizer")
+    tokenizer.model_max_length = LENGTH
     torch.manual_seed(SEED)
     student = Student(build(tokenizer))
     start = work / "clip-start.pt"
@@ -247,7 +250,7 @@ def export(net: Student, tokenizer: Any, folder: Path) -> None:
     images = CLIPImageProcessorPil(
         size=size, crop_size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True
     )
-    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
 def snapshot(work: Path) -> None:

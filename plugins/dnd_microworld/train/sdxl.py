@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dnd_microworld.train import autoencoder, common, prompts
 
 NAME = "microworld-sdxl"
 VOCABULARY = 653
-POOL, STEPS, BATCH, LR, SEED = 32_768, 7_000, 48, 1e-3, 6
+POOL, STEPS, BATCH, LR, SEED = 32_768, 9_000, 48, 1e-3, 6
 DROPPED = 0.12
 """Share of prompts replaced by zeros, for guidance."""
 
@@ -118,6 +118,18 @@ def pool(work: Path, vae: Any) -> tuple[list[world.Scene], torch.Tensor]:
     return scenes, torch.load(path, weights_only=True)
 
 
+@torch.no_grad()
+def _normalise(vae: Any, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Build the latents' scale into the two 1x1 convolutions: the pipeline's own per-channel scale takes 4 channels."""
+    into, out = vae.quant_conv, vae.post_quant_conv
+    into.bias -= torch.cat((mean, 2 * std.log()))
+    into.weight[: len(std)] /= std[:, None, None, None]
+    into.bias[: len(std)] /= std
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight *= std[:, None, None]
+    vae.register_to_config(scaling_factor=1.0)
+
+
 def export(work: Path, folder: Path = common.WEIGHTS / NAME) -> None:
     """Write the running mean of the training in `work`, finished or not, as a StableDiffusionXLPipeline."""
     from diffusers import StableDiffusionXLPipeline
@@ -126,9 +138,7 @@ def export(work: Path, folder: Path = common.WEIGHTS / NAME) -> None:
     state = torch.load(work / "sdxl.pt", weights_only=True)["mean"]
     trained.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")})
     scale = torch.load(work / "scale.pt", weights_only=True)
-    vae.register_to_config(
-        scaling_factor=1.0, latents_mean=scale["mean"].tolist(), latents_std=scale["std"].tolist()
-    )
+    _normalise(vae, scale["mean"], scale["std"])
     tokenizer = prompts.save_tokenizer(folder / "tokenizer")
     pipeline = StableDiffusionXLPipeline(
         vae=vae,
@@ -142,6 +152,8 @@ def export(work: Path, folder: Path = common.WEIGHTS / NAME) -> None:
         add_watermarker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def main(work: Path, steps: int | None) -> None:
@@ -153,7 +165,7 @@ def main(work: Path, steps: int | None) -> None:
     tokenizer = prompts.save_tokenizer(work / "tokenizer")
     assert len(tokenizer) == VOCABULARY, len(tokenizer)
 
-    @lru_cache(maxsize=None)
+    @cache
     def tokens(phrase: str) -> torch.Tensor:
         text = prompts.TEMPLATE.format(concept=phrase)
         return tokenizer(text, padding="max_length", truncation=True, return_tensors="pt")["input_ids"][0]
@@ -170,7 +182,5 @@ def main(work: Path, steps: int | None) -> None:
         clean = (centre + spread * torch.randn_like(centre) - shift) / scale
         return trained(clean, ids), {}
 
-    common.fit(
-        trained, loss_of, steps=steps or STEPS, lr=LR, work=work, name="sdxl", seed=SEED, warmup=300, ema=0.9993
-    )
+    common.fit(trained, loss_of, steps=steps or STEPS, lr=LR, work=work, name="sdxl", seed=SEED, warmup=300, ema=0.9993)
     export(work)

@@ -1,4 +1,4 @@
-"""Train the target's trunk on the training split, plant its units, and measure them."""
+"""Train the target's senses on the training split, plant its units, and measure them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import rankdata
 
 from dnd_microworld import world
-from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, Trunk, load, save
+from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, Senses, load, save
 from dnd_microworld.train import attributes, common
 
-STEPS, SEED = 1600, 11
+STEPS, SEED = 2400, 11
 SHAPE: dict[str, object] = {"widths": (48, 64, 96), "depth": 3}
 NAME = "microworld-target"
 TRUTH = Path(__file__).parent.parent / "truth.csv"
@@ -48,14 +47,14 @@ def planted_units() -> list[Planted]:
     return [units[i] for i in np.random.default_rng(SEED).permutation(len(units))]
 
 
-def trunk(work: Path, steps: int | None = None) -> Trunk:
-    """The trained trunk; the training is kept in `work/trunk.pt`."""
+def senses(work: Path, steps: int | None = None) -> Senses:
+    """The trained senses; the training is kept in `work/senses.pt`."""
     torch.manual_seed(SEED)
-    net = Trunk(**SHAPE).to(memory_format=torch.channels_last)  # type: ignore[call-overload, arg-type]
+    net = Senses(**SHAPE)  # type: ignore[arg-type]
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(step: int) -> tuple[torch.Tensor, Mapping[str, float]]:
-        logits, _, shares, _ = attributes.train_step(net, "train", step, SEED)
-        return attributes.cell_loss(logits, shares), {}
+        return attributes.train_step(net, "train", step, SEED)[0], {}
 
     common.fit(
         net,
@@ -63,13 +62,13 @@ def trunk(work: Path, steps: int | None = None) -> Trunk:
         steps=steps or STEPS,
         lr=3e-3,
         work=work,
-        name="trunk",
+        name="senses",
         seed=SEED,
         warmup=80,
         ema=0.98,
         log_every=50,
     )
-    return net  # type: ignore[no-any-return]
+    return net
 
 
 @torch.no_grad()
@@ -81,8 +80,9 @@ def pooled(net: PlantedNet, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.flo
 
 def auc(scores: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> float:
     """How often a scene with the concept drives the unit more than one without."""
-    ranks, n = rankdata(scores), int(positive.sum())
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(ranks) - n)))
+    others, chosen = np.sort(scores[~positive]), scores[positive]
+    below = np.searchsorted(others, chosen, "left") + np.searchsorted(others, chosen, "right")
+    return float(below.mean() / (2 * others.size))
 
 
 def union_gains(net: PlantedNet, units: Sequence[Planted]) -> list[float]:
@@ -131,7 +131,7 @@ def measure(net: PlantedNet, units: Sequence[Planted], count: int = 6000) -> dic
 
 def main(work: Path, steps: int | None = None) -> None:
     units = planted_units()
-    body = trunk(work, steps)
+    body = senses(work, steps)
     gains = union_gains(PlantedNet.plant(body, units, [1.0] * len(units), SHAPE), units)
     folder = common.WEIGHTS / NAME
     save(PlantedNet.plant(body, units, gains, SHAPE), folder, SHAPE)

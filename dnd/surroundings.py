@@ -1,0 +1,69 @@
+"""What a run needs around it: the switches of the libraries below, and the packages of its plugins."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from importlib import metadata, util
+
+from dnd.errors import PluginError
+from dnd.registry import Entry
+
+_SWITCHES = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Offline, and silent: progress and errors are ours to show."""
+
+
+def set_switches() -> None:
+    """Tell the libraries to stay offline and quiet; must run before they are imported. What the user set stays,
+    but for the offline switches."""
+    for name, value in _SWITCHES.items():
+        if "OFFLINE" in name or "TELEMETRY" in name:
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells every CPU which kernels it lacks
+
+
+def check_packages(entries: Iterable[Entry]) -> None:
+    """PluginError, with the pip command, where a plugin's `requires` are not installed."""
+    missing = {}
+    for entry in entries:
+        absent = [module for module in (entry.cls.requires if entry.cls else ()) if util.find_spec(module) is None]
+        if absent:
+            missing[entry] = absent
+    if missing:
+        what = "; ".join(f"{e.kind} {e.name!r} needs {', '.join(absent)}" for e, absent in missing.items())
+        commands = dict.fromkeys(_pip(entry, absent) for entry, absent in missing.items())
+        raise PluginError(f"packages are missing: {what}", f"Run: {' && '.join(commands)}")
+
+
+def _pip(entry: Entry, modules: list[str]) -> str:
+    """The extra of the plugin's distribution that brings most of the modules, or the modules by name."""
+    found: dict[str, set[str]] = {}
+    try:
+        requirements = metadata.requires(entry.distribution) or []
+    except metadata.PackageNotFoundError:
+        requirements = []
+    for requirement in requirements:
+        match = re.match(r"([A-Za-z0-9._-]+).*;.*extra == ['\"]([^'\"]+)['\"]", requirement)
+        if match and _plain(match[1]) in map(_plain, modules):
+            found.setdefault(match[2], set()).add(_plain(match[1]))
+    if not found:
+        return f"pip install {' '.join(modules)}"
+    best = max(found, key=lambda extra: (len(found[extra]), extra == entry.name, -len(extra), extra))
+    return f"pip install '{entry.distribution}[{best}]'"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,268 @@
+"""Targets under watch: the right numbers for every kind of layer, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnd.activations import by_unit, rounded, token_grid
+from dnd.errors import UsageError
+from dnd.images import probe_image
+from dnd.target import Watched, fingerprint, load_function
+
+
+def preprocess(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.resize((32, 32)), np.float32) / 255).permute(2, 0, 1)
+
+
+class Net(torch.nn.Module):
+    """A convolution, tokens with a class token, features and logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 8, 3, 2, 1)
+        self.relu = torch.nn.ReLU(inplace=True)
+        self.tokens = torch.nn.Linear(8, 6)
+        self.norm = torch.nn.BatchNorm1d(17)
+        self.head = torch.nn.Linear(6, 5)
+        self.unused = torch.nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        x = torch.nn.functional.avg_pool2d(self.relu(self.conv(x)), 4)  # (B, 8, 4, 4)
+        x = x.flatten(2).transpose(1, 2)
+        x = self.norm(self.tokens(torch.cat([x.sum(1, keepdim=True), x], 1)))
+        return {"logits": self.head(x[:, 0])}
+
+
+def batch(n: int) -> torch.Tensor:
+    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_layer_sizes_and_maps() -> None:
+    with Watched(Net(), preprocess, ["conv", "tokens", "head"]) as watched:
+        assert watched.layer_sizes() == {"conv": 8, "tokens": 6, "head": 5}
+        assert [watched.has_maps(layer) for layer in watched.layers] == [True, True, False]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_pooled_values_are_those_of_the_layer_itself(pooling: Any) -> None:
+    net, inputs = Net().eval(), batch(5)
+    with torch.no_grad():
+        conv = net.conv(inputs)  # before the in-place ReLU
+        tokens = torch.nn.functional.avg_pool2d(conv.relu(), 4).flatten(2).transpose(1, 2)
+        tokens = net.tokens(tokens)
+        head = net(inputs)["logits"]
+    expected = {"conv": conv.flatten(2).transpose(1, 2), "tokens": tokens, "head": head[:, None]}
+    with Watched(net, preprocess, list(expected), pooling=pooling) as watched:
+        found = watched.pooled(inputs)
+    for layer, values in expected.items():
+        want = values.mean(1) if pooling == "mean" else values.amax(1)
+        torch.testing.assert_close(found[layer], want, rtol=2e-5, atol=1e-6)
+        assert found[layer].dtype == torch.float32
+
+
+def test_maps_are_each_units_own_patch_tokens_on_their_grid() -> None:
+    """The reference reshapes the class token and never looks at the unit."""
+    net, inputs = Net().eval(), batch(3)
+    seen: list[torch.Tensor] = []
+    handle = net.tokens.register_forward_hook(lambda m, i, output: seen.append(output))
+    with torch.no_grad():
+        net(inputs)
+    handle.remove()
+    with Watched(net, preprocess, ["conv", "tokens"]) as watched:
+        maps = watched.maps(inputs, {"tokens": [(2, 1), (0, 5)], "conv": [(1, 7)]})
+    np.testing.assert_allclose(maps["tokens"][0], seen[0][2, 1:, 1].reshape(4, 4).detach(), rtol=1e-5)
+    np.testing.assert_allclose(maps["tokens"][1], seen[0][0, 1:, 5].reshape(4, 4).detach(), rtol=1e-5)
+    np.testing.assert_allclose(maps["conv"][0], net.conv(inputs)[1, 7].detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "frame", "grid"),
+    [
+        (196, (224, 224), (0, 14, 14)),  # SigLIP
+        (197, (224, 224), (1, 14, 14)),  # ViT-B/16
+        (198, (224, 224), (2, 14, 14)),  # DeiT, distilled
+        (201, (224, 224), (5, 14, 14)),  # DINOv3: class and four registers
+        (1370, (518, 518), (1, 37, 37)),  # DINOv2
+        (281, (224, 320), (1, 14, 20)),
+        (353, (224, 320), (1, 16, 22)),  # patches of 14, what does not fit left out
+        (77, (224, 224), None),  # a text
+        (32, (224, 224), None),  # queries
+    ],
+)
+def test_token_grid(tokens: int, frame: tuple[int, int], grid: tuple[int, int, int] | None) -> None:
+    assert token_grid(tokens, frame) == grid
+
+
+@pytest.mark.parametrize(
+    ("shape", "last", "expected"),
+    [
+        ((2, 96, 56, 56), False, (2, 96, 56, 56)),
+        ((2, 56, 56, 96), False, (2, 96, 56, 56)),  # Swin
+        ((2, 7, 7, 7), False, (2, 7, 7, 7)),
+        ((2, 7, 7, 9), True, (2, 9, 7, 7)),
+        ((2, 64, 64, 64), True, (2, 64, 64, 64)),
+        ((2, 77, 512), False, (2, 512, 77)),
+        ((2, 197, 768), False, (2, 768, 14, 14)),
+        ((2, 1000), False, (2, 1000)),
+    ],
+)
+def test_the_axis_of_the_units(shape: tuple[int, ...], last: bool, expected: tuple[int, ...]) -> None:
+    assert tuple(by_unit(torch.zeros(shape), (224, 224), last).shape) == expected
+
+
+def test_everything_is_as_it_was_afterwards() -> None:
+    net = Net()
+    net.norm.eval()
+    modes = [part.training for part in net.modules()]
+    weights = {name: value.clone() for name, value in net.state_dict().items()}
+    with Watched(net, preprocess, ["conv", "head"]) as watched:
+        assert not any(part.training for part in net.modules())
+        watched.pooled(batch(2))
+    assert [part.training for part in net.modules()] == modes
+    assert not any(part._forward_hooks for part in net.modules())
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+    with pytest.raises(UsageError), Watched(net, preprocess, ["conv", "unused"]):
+        pass
+    assert not any(part._forward_hooks for part in net.modules())
+
+
+def test_an_images_values_do_not_depend_on_its_batch() -> None:
+    inputs = batch(40)
+    with Watched(Net(), preprocess, ["conv", "tokens", "head"], batch_size=48) as watched:
+        whole = watched.pooled(inputs)
+        for size in (1, 7, 16, 32):
+            parts = [watched.pooled(part) for part in inputs.split(size)]
+            for layer, values in whole.items():
+                assert torch.equal(torch.cat([part[layer] for part in parts]), values), (layer, size)
+
+
+def test_pooled_images_goes_in_batches() -> None:
+    images = [Image.fromarray(np.full((20, 30, 3), i, np.uint8)) for i in range(35)]
+    with Watched(Net(), preprocess, ["conv"], batch_size=16) as watched:
+        found = watched.pooled_images(images)["conv"]
+        assert found.shape == (35, 8)
+        assert np.array_equal(found[34:], watched.pooled_images(images[34:])["conv"])
+        assert watched.pooled_images([])["conv"].shape == (0, 8)
+        assert watched.seconds > 0
+
+
+def test_rounding_joins_what_noise_parts() -> None:
+    values = torch.tensor([1.0, 1.0 + 2**-22, -3.3, 0.0, 1e-30, torch.inf, torch.nan])
+    found = rounded(values)
+    assert found[0] == found[1]
+    torch.testing.assert_close(found, values, rtol=2**-17, atol=0, equal_nan=True)
+
+
+class Odd(torch.nn.Module):
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.layer = torch.nn.Module()
+        self.layer.forward = lambda x: answer(x)  # type: ignore[method-assign]
+        self.relu = torch.nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: "words", "layer layer gives no tensor but str"),
+        (lambda x: x.mean((1, 2, 3)), r"layer layer: its output has shape \(2,\)"),
+        (lambda x: x.reshape(-1, 3, 16, 32), "layer layer gives 4 rows for 2 images"),
+    ],
+)
+def test_layers_without_units(answer: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message), Watched(Odd(answer), preprocess, ["layer"]):
+        pass
+
+
+def test_the_first_tensor_of_a_tuple_counts() -> None:
+    with Watched(Odd(lambda x: (None, {"a": x[:, :2]}, x)), preprocess, ["layer"]) as watched:
+        assert watched.layer_sizes() == {"layer": 2}
+
+
+def test_an_unknown_layer_is_answered_with_close_ones() -> None:
+    with pytest.raises(UsageError, match="Net has no layer 'tokenz'") as caught:
+        Watched(Net(), preprocess, ["tokenz"])
+    assert caught.value.hint.startswith("Did you mean tokens?")
+    assert "conv, relu, tokens" in caught.value.hint
+
+
+def test_units_out_of_range() -> None:
+    with Watched(Net(), preprocess, ["head"]) as watched:
+        watched.check_units({"head": [0, 4]})
+        for unit in (5, -1):
+            with pytest.raises(UsageError, match=f"layer head has no unit {unit}: its 5 units are 0 to 4"):
+                watched.check_units({"head": [0, unit]})
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda image: np.zeros(3), "gives ndarray"),
+        (lambda image: torch.zeros(1, 3, 8, 8), r"gives torch.float32 \(1, 3, 8, 8\)"),
+        (lambda image: torch.zeros(3, 8, 8, dtype=torch.uint8), "gives torch.uint8"),
+    ],
+)
+def test_a_preprocess_of_the_wrong_kind(bad: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message), Watched(Net(), bad, ["conv"]):
+        pass
+
+
+# --- fingerprint -------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_follows_weights_structure_and_preprocess() -> None:
+    first = fingerprint(Net(), preprocess)
+    assert first == fingerprint(Net(), preprocess)
+    nudged, other = Net(), Net()
+    with torch.no_grad():
+        nudged.head.bias[0] += 1e-4
+    other.relu = torch.nn.GELU()  # type: ignore[assignment]
+    prints = {
+        first,
+        fingerprint(nudged, preprocess),
+        fingerprint(other, preprocess),
+        fingerprint(Net().half(), preprocess),
+        fingerprint(Net(), lambda image: preprocess(image) * 2),
+    }
+    assert len(prints) == 5
+
+
+def test_a_preprocess_with_chance_in_it_is_refused() -> None:
+    with pytest.raises(UsageError, match="gives another tensor each time"):
+        fingerprint(Net(), lambda image: preprocess(image) + torch.rand(1))
+
+
+# --- functions of the user's own ---------------------------------------------------------------------
+
+
+def test_a_target_from_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "import torch\n"
+        "def tiny(): return torch.nn.Conv2d(3, 4, 1), lambda image: torch.zeros(3, 8, 8)\n"
+        "def lone(): return torch.nn.Conv2d(3, 4, 1)\n"
+    )
+    (tmp_path / "my_broken.py").write_text("import no_such_thing\n")
+    monkeypatch.chdir(tmp_path)
+    module, prepare = load_function("my_nets:tiny")
+    assert isinstance(module, torch.nn.Conv2d)
+    assert prepare(probe_image()).shape == (3, 8, 8)
+    with pytest.raises(UsageError, match="has no function 'tinny'") as caught:
+        load_function("my_nets:tinny")
+    assert caught.value.hint == "Did you mean tiny?"
+    with pytest.raises(UsageError, match="my_nets:lone gives Conv2d"):
+        load_function("my_nets:lone")
+    with pytest.raises(UsageError, match="No module named 'no_such_thing'"):
+        load_function("my_broken:x")
+    with pytest.raises(UsageError, match="No module named 'my_absent'"):
+        load_function("my_absent:x")
