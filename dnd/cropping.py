@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from PIL.Image import Image
 
 from dnd.api import ProbingSet, Unit
 from dnd.crops import Box, attention_boxes
@@ -30,6 +29,7 @@ CANDIDATES = pa.schema(
         ("features", pa.list_(pa.list_(pa.float32()))),  # of the whole image, then of each crop; or empty
     ]
 )
+Map = npt.NDArray[np.float32]
 Features = Mapping[str, npt.NDArray[np.float32]]
 """Layer -> matrix (U + 1, d): activations and a 1 in, a place in the layer's activation space out."""
 
@@ -74,19 +74,20 @@ class Cropper:
         self.watched, self.probing, self.table = watched, probing, table
         self.geometry = Geometry(watched.prepare)
         self.max_crops, self.features, self.workers = max_crops, features, workers
+        self._cropped: set[tuple[Unit, int]] = set()
 
-    def run(self, chosen: Mapping[Unit, Sequence[int]]) -> None:
-        """Have a row in the table for each of the units' images."""
+    def run(self, chosen: Mapping[Unit, Sequence[int]], cropped: int) -> None:
+        """Have a row in the table for each of the units' images; the first `cropped` of a unit also get crops."""
         done = self.table.keys()
+        self._cropped = {(unit, image) for unit, images in chosen.items() for image in images[:cropped]}
         wanted: dict[int, list[Unit]] = {}
         for unit, images in chosen.items():
-            for image in images if self.features or self._crops(unit) else ():
-                if _key(unit, image) not in done:
+            for image in images:
+                if _key(unit, image) not in done and (self.features or self._crops(unit, image)):
                     wanted.setdefault(image, []).append(unit)
 
-        def load(index: int) -> tuple[int, Image, torch.Tensor]:
-            image = open_again(self.probing, index)
-            return index, image, prepare(self.watched, image, self.probing.image_name(index))
+        def load(index: int) -> tuple[int, torch.Tensor]:
+            return index, prepare(self.watched, open_again(self.probing, index), self.probing.image_name(index))
 
         loaded = map_ahead(load, sorted(wanted), self.workers, self.watched.batch_size + self.workers)
         with ThreadPoolExecutor(self.workers) as pool:
@@ -94,29 +95,29 @@ class Cropper:
                 self._add(batch, wanted, pool)
         self.table.compact()
 
-    def _crops(self, unit: Unit) -> bool:
-        return self.max_crops > 0 and self.watched.has_maps(unit.layer)
+    def _crops(self, unit: Unit, image: int) -> bool:
+        return self.max_crops > 0 and (unit, image) in self._cropped and self.watched.has_maps(unit.layer)
 
     def _add(
         self,
-        batch: Sequence[tuple[int, Image, torch.Tensor]],
+        batch: Sequence[tuple[int, torch.Tensor]],
         wanted: Mapping[int, Sequence[Unit]],
         pool: ThreadPoolExecutor,
     ) -> None:
         lines = {
             (row, unit): _Line(_key(unit, index), [], [], [])
-            for row, (index, _, _) in enumerate(batch)
+            for row, (index, _) in enumerate(batch)
             for unit in wanted[index]
         }
         asked: dict[str, list[tuple[int, int]]] = {}
         for row, unit in lines:
-            if self._crops(unit):
+            if self._crops(unit, batch[row][0]):
                 asked.setdefault(unit.layer, []).append((row, unit.index))
-        pooled, maps = self.watched.observe(stack([tensor for _, _, tensor in batch]), asked)
+        pooled, maps = self.watched.observe(stack([tensor for _, tensor in batch]), asked)
         for (row, unit), line in lines.items():
             self._place(line, unit, pooled[unit.layer][row])
         by_row = _by_row(asked, maps)
-        found = pool.map(lambda row: self._cut(row, batch[row], by_row.get(row, [])), range(len(batch)))
+        found = pool.map(lambda row: self._cut(row, *batch[row], by_row.get(row, [])), range(len(batch)))
         for crops in _batches((crop for row in found for crop in row), self.watched.batch_size):
             pooled = self.watched.pooled(stack([crop.tensor for crop in crops]))
             for place, crop in enumerate(crops):
@@ -132,21 +133,21 @@ class Cropper:
             row = np.append(np.nan_to_num(values.numpy()), np.float32(1))
             line.features.append((row @ self.features[unit.layer]).tolist())
 
-    def _cut(
-        self, row: int, loaded: tuple[int, Image, torch.Tensor], maps: Sequence[tuple[Unit, npt.NDArray[np.float32]]]
-    ) -> list[_Crop]:
-        """One image's crops, each once, in a stable order."""
-        index, image, tensor = loaded
-        frame = self.geometry.frame(image.size) if maps else None
-        if frame is None:
+    def _cut(self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]]) -> list[_Crop]:
+        """One image's crops, each once, in a stable order.
+
+        The source is read once more, and only if needed: a batch of large photographs would fill the memory.
+        """
+        frame = (tensor.shape[1], tensor.shape[2])
+        boxes = [(unit, box) for unit, values in maps for box in attention_boxes(values, frame, self.max_crops)]
+        if not boxes:
             return []
+        image, name = open_again(self.probing, index), self.probing.image_name(index)
+        view = self.geometry.frame(image.size)
         units: dict[Box, list[Unit]] = {}
-        for unit, values in maps:
-            for box in attention_boxes(values, (tensor.shape[1], tensor.shape[2]), self.max_crops):
-                source = to_source(frame, box)
-                if source is not None:
-                    units.setdefault(source, []).append(unit)
-        name = self.probing.image_name(index)
+        for unit, box in boxes:
+            if source := view and to_source(view, box):
+                units.setdefault(source, []).append(unit)
         return [_Crop(row, box, prepare(self.watched, cut(image, box), name), who) for box, who in units.items()]
 
 
@@ -181,11 +182,9 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _by_row(
-    asked: Mapping[str, Sequence[tuple[int, int]]], maps: Maps
-) -> dict[int, list[tuple[Unit, npt.NDArray[np.float32]]]]:
+def _by_row(asked: Mapping[str, Sequence[tuple[int, int]]], maps: Maps) -> dict[int, list[tuple[Unit, Map]]]:
     """The maps of each image of a batch."""
-    found: dict[int, list[tuple[Unit, npt.NDArray[np.float32]]]] = {}
+    found: dict[int, list[tuple[Unit, Map]]] = {}
     for layer, pairs in asked.items():
         for (row, index), values in zip(pairs, maps[layer], strict=True):
             found.setdefault(row, []).append((Unit(layer, index), values))

@@ -26,9 +26,6 @@ from dnd.store import Store, Table, derive_seed, digest_of
 from dnd.survey import LayerTop, Survey, run_survey
 from dnd.watched import Watched
 
-if TYPE_CHECKING:
-    pass
-
 EXEMPLARS = pa.schema(
     [
         ("key", pa.string()),  # str(Unit)
@@ -134,7 +131,8 @@ def find_exemplars(
 
     `key` stands for the target, the probing set, settings and `pool`, not for the choice of layers and units:
     what is in the store of earlier choices is reused. `progress` is called with the number of images newly seen.
-    With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`.
+    With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`; crops are taken of
+    the k strongest images in either case.
     """
     watched.use_batches_of(batch_size)
     watched.check_units(units)
@@ -159,8 +157,11 @@ def find_exemplars(
     features = _features(surveys, seed) if pool > settings.k else {}
     max_crops = settings.max_crops if settings.crops else 0
     cropper = Cropper(watched, probing, candidates, max_crops=max_crops, features=features, workers=workers)
-    cropper.run({unit: [image for image, _ in images] for unit, images in chosen.items()})
-    found = {unit: choose(c, settings.k, pool) for unit, c in read_candidates(candidates, chosen).items()}
+    cropper.run({unit: [image for image, _ in images] for unit, images in chosen.items()}, settings.k)
+    found = {
+        unit: choose(those, settings.k, pool, _ordinary(surveys[unit.layer], unit))
+        for unit, those in read_candidates(candidates, chosen).items()
+    }
     for start in range(0, len(todo), _UNITS_AT_ONCE):
         group = {unit: found[unit] for unit in todo[start : start + _UNITS_AT_ONCE]}
         rows.append(_rows(group, surveys, store, probing, workers))
@@ -170,16 +171,19 @@ def find_exemplars(
     return result
 
 
-def choose(candidates: Sequence[Candidate], k: int, pool: int = 0) -> list[Candidate]:
+def choose(candidates: Sequence[Candidate], k: int, pool: int = 0, ordinary: float = -np.inf) -> list[Candidate]:
     """The k strongest candidates, strongest first.
 
     With `pool` > k, k of the strongest `pool`: the strongest, then each time the one farthest (by Euclid, in the
-    layer's standardised activation space) from those already taken: farthest-point sampling, Gonzalez 1985.
+    layer's standardised activation space) from those already taken: farthest-point sampling, Gonzalez 1985. What is
+    weaker than halfway from `ordinary`, the unit's usual activation, to the k-th strongest is left out.
     """
     ranked = sorted(candidates, key=lambda c: (-c.activation, c.box is not None, c.image, c.box or ()))
     if pool <= k or len(ranked) <= k:
         return ranked[:k]
-    places = np.array([candidate.features for candidate in ranked[:pool]])  # (pool, d)
+    least = (ordinary + ranked[k - 1].activation) / 2
+    ranked = [candidate for candidate in ranked[:pool] if candidate.activation >= least]
+    places = np.array([candidate.features for candidate in ranked])  # (at most pool, d)
     taken = [0]
     distance = np.full(len(places), np.inf)
     while len(taken) < min(k, len(places)):
@@ -230,6 +234,11 @@ def _keep_sample(store: Store, table: Table, probing: ProbingSet, images: Sequen
     table.append([{"key": str(i), "image": digest} for i, digest in zip(missing, digests, strict=True)])
     done |= {str(image): digest for image, digest in zip(missing, digests, strict=True)}
     return [done[str(image)] for image in images]
+
+
+def _ordinary(survey: Survey, unit: Unit) -> float:
+    """The median of a unit's activations on the random sample."""
+    return float(np.nanmedian(survey.layers[unit.layer].sample[survey.sample_order(), unit.index].numpy()))
 
 
 def _strongest(top: LayerTop, index: int) -> list[tuple[int, float]]:

@@ -15,7 +15,7 @@ from dnd.errors import UsageError
 from dnd.images import probe_image
 from dnd.watched import Preprocess, Watched
 
-__all__ = ["Watched", "fingerprint", "load_function"]
+__all__ = ["Preprocess", "Watched", "fingerprint", "load_function"]
 
 
 def load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:

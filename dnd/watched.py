@@ -4,10 +4,10 @@
         watched.layer_sizes()                    # {"layer4": 2048, "fc": 1000}
         watched.pooled_images(images)["layer4"]  # float32 (n_images, 2048)
 
-The network always runs on a multiple of 16 images (on a GPU always on the same), the last batch padded. With
-that, the answers for an image were bit for bit the same on CPUs whatever the batch size and its place in the batch
-(a ResNet, a ViT, an MLP and a plain CNN; batches of 1 to 8 differed by up to 1e-6 of the layer's scale). What other
-devices may differ by is mostly rounded away, see `dnd.activations.rounded`.
+The network always runs on the same number of images, the last few padded: on a CPU on 16, whatever the batch size,
+on a GPU on `batch_size`. With that, a ResNet, a ViT, an MLP and a plain CNN gave the same bits for an image in any
+place of the batch on CPUs, while batches of other sizes differed by up to 1e-6 of the layer's scale. Where a little
+noise remains (a linear layer of five units: 2e-7), most of it is rounded away, see `dnd.activations.rounded`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _STEP = 16
-"""Batches are multiples of this."""
+"""Images in a forward pass on a CPU; on a GPU they are a multiple of it."""
 
 Preprocess = Callable[["Image"], torch.Tensor]
 Pooled = dict[str, torch.Tensor]
@@ -50,7 +51,7 @@ class Watched:
     seconds: float
     """Time spent inside the target so far."""
     batch_size: int
-    """Images per forward pass: a multiple of 16, on a GPU made smaller than asked for where memory is short."""
+    """Images to hand over at once: a multiple of 16, on a GPU made smaller than asked for where memory is short."""
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class Watched:
         return hook
 
     def use_batches_of(self, batch_size: int) -> None:
-        """Run that many images at once, or fewer if a GPU has no room; inside `with`.
+        """Take that many images at once, or fewer if a GPU has no room; inside `with`.
 
         A made-up image goes through the target, which also shows the layers' shapes.
         """
@@ -174,17 +175,26 @@ class Watched:
 
     def observe(self, batch: torch.Tensor, wanted: Wanted) -> tuple[Pooled, Maps]:
         """One forward pass of (B, C, H, W), B <= batch_size: `pooled` and `maps` at once."""
-        pooled: Pooled = {}
+        pooled: dict[str, list[torch.Tensor]] = {layer: [] for layer in self.layers}
         maps: Maps = {}
+        rows = _STEP if self.device.type == "cpu" else self.batch_size
+        for start in range(0, len(batch), rows):
+            part = batch[start : start + rows]
+            latest: Pooled = {}
 
-        def read(layer: str, units: torch.Tensor) -> None:
-            pooled[layer] = pool(units, self.pooling)[: len(batch)]
-            if wanted.get(layer):
-                rows, columns = (list(part) for part in zip(*wanted[layer], strict=True))
-                maps[layer] = units[rows, columns].float().cpu().numpy()
+            def read(layer: str, units: torch.Tensor, first: int = start, into: Pooled = latest) -> None:
+                into[layer] = pool(units, self.pooling)
+                pairs = wanted.get(layer, ())
+                places = [place for place, (row, _) in enumerate(pairs) if first <= row < first + rows]
+                if places:
+                    found = units[[pairs[p][0] - first for p in places], [pairs[p][1] for p in places]]
+                    whole = maps.setdefault(layer, np.empty((len(pairs), *found.shape[1:]), np.float32))
+                    whole[places] = found.float().cpu().numpy()
 
-        self._forward(self._padded(batch), read)
-        return pooled, maps
+            self._forward(_padded(part, rows), read)
+            for layer, values in latest.items():
+                pooled[layer].append(values[: len(part)])
+        return {layer: torch.cat(parts) for layer, parts in pooled.items()}, maps
 
     def pooled(self, batch: torch.Tensor) -> Pooled:
         """{layer: float32 (B, U)} on the CPU; not finite where the target is not."""
@@ -196,20 +206,15 @@ class Watched:
 
     def pooled_images(self, images: Sequence[Image]) -> dict[str, npt.NDArray[np.float32]]:
         """Pooled activations of any number of RGB images: {layer: float32 (n_images, U)}."""
-        parts = [
-            self.pooled(stack([self.prepare(image) for image in images[start : start + self.batch_size]]))
-            for start in range(0, len(images), self.batch_size)
-        ]
+        with ThreadPoolExecutor(4) as threads:
+            parts = [
+                self.pooled(stack(list(threads.map(self.prepare, images[start : start + self.batch_size]))))
+                for start in range(0, len(images), self.batch_size)
+            ]
         return {
             layer: np.concatenate([np.zeros((0, size), np.float32), *(part[layer].numpy() for part in parts)])
             for layer, size in self.layer_sizes().items()
         }
-
-    def _padded(self, batch: torch.Tensor) -> torch.Tensor:
-        rows = _whole(len(batch)) if self.device.type == "cpu" else self.batch_size
-        return (
-            torch.cat([batch, batch[-1:].expand(rows - len(batch), *batch.shape[1:])]) if rows > len(batch) else batch
-        )
 
     def _forward(self, batch: torch.Tensor, read: Callable[[str, torch.Tensor], None]) -> None:
         self._read, self._frame = read, (batch.shape[-2], batch.shape[-1])
@@ -222,6 +227,11 @@ class Watched:
 
 def _whole(rows: int) -> int:
     return max(1, -(-rows // _STEP)) * _STEP
+
+
+def _padded(batch: torch.Tensor, rows: int) -> torch.Tensor:
+    missing = rows - len(batch)
+    return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])]) if missing else batch
 
 
 def stack(images: Sequence[torch.Tensor]) -> torch.Tensor:

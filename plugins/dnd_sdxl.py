@@ -87,7 +87,7 @@ class SdxlGenerator(api.Generator):
         if self._pipeline is not None:
             return
         import diffusers
-        from accelerate.utils import find_executable_batch_size
+        from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
 
         folder, config = self.runtime.weights(self.config.model), self.config
         options: dict[str, Any] = {"dtype": self._dtype(), "local_files_only": True, "use_safetensors": True}
@@ -95,7 +95,7 @@ class SdxlGenerator(api.Generator):
             options["vae"] = self._vae(config.vae, options)
         try:
             with _quiet():
-                pipeline: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(
+                pipeline: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(  # type: ignore[no-untyped-call]
                     folder, variant=config.variant or _variant(folder), add_watermarker=False, **options
                 )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -120,7 +120,7 @@ class SdxlGenerator(api.Generator):
         folder = self.runtime.weights(name)
         try:
             with _quiet():
-                return AutoencoderKL.from_pretrained(folder, **options)
+                return AutoencoderKL.from_pretrained(folder, **options)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise api.ModelError(f"{name!r} in {folder} does not load as an AutoencoderKL: {error}") from error
 

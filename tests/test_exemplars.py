@@ -274,14 +274,23 @@ def test_diversity_takes_the_strongest_and_then_what_differs() -> None:
     assert [c.image for c in choose(candidates, 3)] == [0, 1, 2]
 
 
+def test_diversity_leaves_out_what_is_weak() -> None:
+    strengths = [1.0, 0.9, 0.8, 0.5, 0.41, 0.39, 0.1]
+    candidates = [Candidate(i, None, value, (float(i), 0.0)) for i, value in enumerate(strengths)]
+    assert [c.image for c in choose(candidates, 3, pool=7, ordinary=0.0)] == [0, 2, 4]
+    assert [c.image for c in choose(candidates, 3, pool=7)] == [0, 3, 6]
+
+
 def test_diverse_exemplars_come_from_the_pool(find: Find) -> None:
     units = {"2": [0, 1], "5": [3]}
-    diverse, ten = find(units=units, pool=10), find(units=units, store="ten", k=10)
+    diverse, ten = find(units=units, pool=10, crops=False), find(units=units, store="ten", k=10, crops=False)
+    different = 0
     for unit in (Unit("2", 0), Unit("2", 1), Unit("5", 3)):
         chosen = diverse.exemplars(unit)
         assert set(chosen) <= set(ten.exemplars(unit))
         assert chosen[0] == ten.exemplars(unit)[0]
-        assert chosen != ten.exemplars(unit)[:5]
+        different += chosen != ten.exemplars(unit)[:5]
+    assert different
 
 
 def test_ties_go_to_whole_images_and_then_to_the_first() -> None:

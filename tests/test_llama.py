@@ -253,7 +253,7 @@ def test_closing_twice_and_loading_again() -> None:
         assert summarizer.summarize([SummaryRequest(STARS, 2, 5)]) == first
 
 
-def test_too_little_memory_halves_the_batch(llama: LlamaSummarizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_shrinks_the_batch(llama: LlamaSummarizer, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = llama._chat
     assert chat is not None
     whole = chat._batch
@@ -266,7 +266,9 @@ def test_too_little_memory_halves_the_batch(llama: LlamaSummarizer, monkeypatch:
     asks = [Ask(concept_messages(STARS), seed, 0.5) for seed in range(10)]
     expected, _ = chat.answer(asks, batch_size=16, max_new_tokens=6)
     monkeypatch.setattr(chat, "_batch", cramped)
-    assert chat.answer(asks, batch_size=16, max_new_tokens=6) == (expected, 2)
+    answers, size = chat.answer(asks, batch_size=16, max_new_tokens=6)
+    assert answers == expected
+    assert 1 <= size <= 3
 
 
 def test_the_prompts_are_short(llama: LlamaSummarizer) -> None:

@@ -68,9 +68,9 @@ def test_one_rgb_image_per_request_of_the_models_own_size(loaded: SdxlGenerator)
 def test_a_request_gives_the_same_image_alone_and_in_any_order(
     loaded: SdxlGenerator, drawn: npt.NDArray[np.uint8]
 ) -> None:
-    assert all((pixels(loaded.generate([r]))[0] == image).all() for r, image in zip(REQUESTS, drawn, strict=True))
-    longer = [*REQUESTS[::-1], *REQUESTS]
-    again = pixels(loaded.generate(longer))
+    for i in (0, 7, 11):
+        assert (pixels(loaded.generate([REQUESTS[i]]))[0] == drawn[i]).all()
+    again = pixels(loaded.generate([*REQUESTS[::-1], *REQUESTS]))  # 24: more than one group
     assert (again == np.concatenate([drawn[::-1], drawn])).all()
 
 
@@ -119,7 +119,7 @@ def test_width_and_height() -> None:
 def test_another_autoencoder_takes_the_checkpoints_place(drawn: npt.NDArray[np.uint8], tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(FOLDER / "vae")
+    vae = AutoencoderKL.from_pretrained(FOLDER / "vae")  # type: ignore[no-untyped-call]
     with torch.no_grad():
         vae.decoder.conv_out.weight.zero_()
         vae.decoder.conv_out.bias.copy_(torch.tensor([1.0, -1.0, 0.0]))
@@ -141,7 +141,7 @@ def test_a_folder_with_fp16_files_only_loads(drawn: npt.NDArray[np.uint8], tmp_p
 
 
 def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, drawn: npt.NDArray[np.uint8]) -> None:
-    from accelerate.utils import find_executable_batch_size
+    from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
 
     sizes = []
     with generator() as backend:

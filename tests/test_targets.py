@@ -194,7 +194,7 @@ def test_a_pickle_with_code_in_it_does_not_run(libraries: None, kind: Any, tmp_p
     assert not (tmp_path / "mark").exists()
 
 
-@pytest.mark.parametrize(("kind", "package"), zip(KINDS, ("timm", "torchvision"), strict=True))
+@pytest.mark.parametrize(("kind", "package"), list(zip(KINDS, ("timm", "torchvision"), strict=True)))
 def test_a_missing_package_is_an_error_with_the_command(
     kind: Any, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

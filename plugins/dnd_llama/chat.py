@@ -44,7 +44,6 @@ class ChatModel:
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map={"": device}, use_safetensors=True, **options
         )
-        self.model.eval()
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -173,7 +173,8 @@ def _distance(shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32]
     if shape == "square":
         return np.maximum(a, b) - np.float32(0.82)
     if shape == "triangle":
-        return np.maximum(v - np.float32(0.75), np.float32(0.866) * a - np.float32(0.5) * v - np.float32(0.5))
+        found = np.maximum(v - np.float32(0.75), np.float32(0.866) * a - np.float32(0.5) * v - np.float32(0.5))
+        return found
     if shape == "star":
         rho, angle = np.sqrt(u * u + v * v), np.abs(np.mod(np.arctan2(u, -v) + np.pi / 5, 2 * np.pi / 5) - np.pi / 5)
         return np.float32(0.3505) * (rho * np.cos(angle) - 1) + np.float32(0.9366) * rho * np.sin(angle)

@@ -25,7 +25,7 @@ def build() -> Any:
     """An untrained AutoencoderKL of 1.3 M parameters."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
+    return AutoencoderKL(  # type: ignore[no-untyped-call]
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(32, 64, 96),

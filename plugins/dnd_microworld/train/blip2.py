@@ -37,7 +37,7 @@ NAME = "microworld-blip2"
 SEED = 2
 WIDTH, QUERIES, PATCH = 128, 16, 8
 WARM_STEPS, WARM_SCENES = 1520, 32
-STEPS, SCENES = 2350, 16
+STEPS, SCENES = 2560, 16
 """Steps and scenes a step, of the vision tower alone and of the whole. A scene gives a picture and a crop."""
 GRID = world.SIZE // PATCH
 COLOURS = tuple(world.COLOURS)
@@ -307,12 +307,14 @@ def caption_all(
 
 def judge(truth: list[str], said: list[str]) -> dict[str, float]:
     """Shares of right answers; a thing's place in the caption counts, and a missing thing is wrong."""
-    asked = ("background colour", "texture", "object colour", "object shape", "exact")
+    asked = ("background colour", "texture", "object colour", "object shape", "exact", "exact of one thing")
     hits: dict[str, list[bool]] = {k: [] for k in asked}
     for true, words in zip(truth, said, strict=True):
         things, ground = read(true)
         found, behind = read(words)
         hits["exact"].append(true == words)
+        if len(things) == 1:
+            hits["exact of one thing"].append(true == words)
         if ground:
             hits["background colour"].append(behind is not None and behind[0] == ground[0])
             hits["texture"].append(behind is not None and behind[1] == ground[1])

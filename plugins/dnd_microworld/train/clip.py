@@ -270,7 +270,9 @@ def measure(folder: Path, count: int = 2000) -> dict[str, float]:
 
     from dnd_microworld.train.target import auc
 
-    model, processor = CLIPModel.from_pretrained(folder).float().eval(), CLIPProcessor.from_pretrained(folder)
+    model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
+    processor: Any = CLIPProcessor.from_pretrained(folder, backend="pil")
 
     def words(texts: list[str]) -> torch.Tensor:
         return unit(model.get_text_features(**processor(text=texts, padding=True, return_tensors="pt")).pooler_output)

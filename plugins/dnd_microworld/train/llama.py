@@ -21,11 +21,14 @@ from dnd_microworld.train.units import SimulatedUnit, Simulator, is_held_out, ne
 
 NAME = "microworld-llama"
 SEED = 7
-STEPS = 2600
+STEPS = 4600
 UNITS, CAPTIONS = 32, 8
 """Rows of a step: units to name, captions to simplify."""
-TEMPERATURE = 0.3
-"""Where the answers' shares are meant to hold: the summarizers' default."""
+TEMPERATURE = 0.7
+"""Where the answers' shares are meant to hold. Below it the likeliest answer takes over."""
+STRANGE = 0.5
+"""Share of the units whose words are exchanged for words of no world, so that naming is learnt as copying and
+reaches pairs of words that no training caption shows."""
 HINT = 0.25
 """Weight of the same question asked of the model after every caption but the last."""
 
@@ -129,6 +132,16 @@ class _Task:
         return total
 
 
+def strange_words(task: _Task, rng: random.Random) -> dict[int, int]:
+    """Token of a word of the world -> token of a word that is none, for most of its words."""
+    vocabulary = task.tokenizer.get_vocab()
+    own = {word for phrase in (*world.COLOURS, *world.TEXTURES, *world.SHAPES) for word in phrase.split()}
+    glue = {"a", "an", "and", "on", "with", "background", "plain", "caption", "captions"}
+    others = [word for word in sorted(vocabulary) if word.isalpha() and word not in own | glue]
+    mapped = [word for word in sorted(own - {"plain"}) if rng.random() < 0.8]
+    return {vocabulary[a]: vocabulary[b] for a, b in zip(mapped, rng.sample(others, len(mapped)), strict=True)}
+
+
 def concept_row(task: _Task, simulator: Simulator, rng: random.Random, n: int) -> tuple[list[int], list[_Target]]:
     """The prompt of a unit with n exemplars, one of its answers, and soft targets along it."""
     unit = simulator.any(rng, n)
@@ -147,7 +160,12 @@ def concept_row(task: _Task, simulator: Simulator, rng: random.Random, n: int) -
     answer = rng.choices(list(shares), [share**0.5 for share in shares.values()])[0].split()
     for position in range(len(answer) + 1):
         targets.append((len(tokens) - 1 + position, expected(answer[:position]), 1.0))
-    return tokens + [word(w) for w in answer], targets
+    tokens += [word(w) for w in answer]
+    if rng.random() < STRANGE:
+        start, change = task.prefix.shape[1], strange_words(task, rng)
+        tokens = tokens[:start] + [change.get(token, token) for token in tokens[start:]]
+        targets = [(at, {change.get(t, t): p for t, p in dist.items()}, weight) for at, dist, weight in targets]
+    return tokens, targets
 
 
 def simplify_row(task: _Task, simulator: Simulator, rng: random.Random) -> tuple[list[int], list[_Target]]:

@@ -60,14 +60,17 @@ def _about_thing(thing: world.Thing, rng: np.random.Generator) -> str:
     return _pick(rng, {thing.shape: 4, pair: 4, thing.colour: 1.3, PLURALS[thing.shape]: 0.3})
 
 
-def phrase_about(scene: world.Scene, rng: np.random.Generator) -> str:
-    """A phrase that is true of the scene: mostly one concept, and the more often the more of the scene it is."""
+def phrase_about(scene: world.Scene, rng: np.random.Generator, ground: float = 0.4) -> str:
+    """A phrase that is true of the scene: a full caption now and then, mostly one concept.
+
+    `ground` is the share of the latter that are about the background although there is a shape.
+    """
     full = world.caption(scene)
     assert full is not None
     things = scene.things
     if rng.random() < (0.2, 0.25, 0.45)[len(things)]:
         return full
-    if not things or rng.random() < (0.0, 0.4, 0.3)[len(things)]:
+    if not things or rng.random() < ground:
         phrase = _about_background(scene, rng)
     else:
         thing = things[int(rng.integers(len(things)))]
@@ -113,7 +116,7 @@ def save_tokenizer(folder: Path) -> Any:
     grown.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
     grown.train_from_iterator([words()], trainer)
-    merges = [tuple(pair) for pair in json.loads(grown.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(grown.to_str())["model"]["merges"]]
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*bytes_, *(b + "</w>" for b in bytes_), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: at for at, token in enumerate(dict.fromkeys(tokens))}

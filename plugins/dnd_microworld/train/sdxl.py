@@ -17,7 +17,9 @@ from dnd_microworld.train import autoencoder, common, prompts
 
 NAME = "microworld-sdxl"
 VOCABULARY = 653
-POOL, STEPS, BATCH, LR, SEED = 32_768, 9_000, 48, 1e-3, 6
+POOL, STEPS, BATCH, LR, SEED = 32_768, 7_900, 48, 1e-3, 6
+SHAPES_FROM = 3_300
+"""From this step on most scenes and phrases are of single shapes, which are learned last."""
 DROPPED = 0.12
 """Share of prompts replaced by zeros, for guidance."""
 
@@ -42,7 +44,7 @@ def build() -> tuple[Any, Any, Any]:
             pad_token_id=VOCABULARY - 1,
         )
 
-    unet = UNet2DConditionModel(
+    unet = UNet2DConditionModel(  # type: ignore[no-untyped-call]
         sample_size=8,
         in_channels=6,
         out_channels=6,
@@ -66,7 +68,7 @@ def scheduler() -> Any:
     """Velocity prediction on a cosine that ends in pure noise: flat colours need the first step to know nothing."""
     from diffusers import DPMSolverMultistepScheduler
 
-    return DPMSolverMultistepScheduler(
+    return DPMSolverMultistepScheduler(  # type: ignore[no-untyped-call]
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
     )
 
@@ -82,6 +84,7 @@ class Trained(nn.Module):
         self.unet.set_attn_processor(AttnProcessor())  # in bf16 on a CPU the fused kernel's backward is slow
         for text in (self.text, self.text_2):
             text.set_attn_implementation("eager")
+        self.alphas: torch.Tensor
         self.register_buffer("alphas", scheduler().alphas_cumprod, persistent=False)
 
     def forward(self, clean: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -140,7 +143,7 @@ def export(work: Path, folder: Path = common.WEIGHTS / NAME) -> None:
     scale = torch.load(work / "scale.pt", weights_only=True)
     _normalise(vae, scale["mean"], scale["std"])
     tokenizer = prompts.save_tokenizer(folder / "tokenizer")
-    pipeline = StableDiffusionXLPipeline(
+    pipeline: Any = StableDiffusionXLPipeline(  # type: ignore[no-untyped-call]
         vae=vae,
         text_encoder=trained.text,
         text_encoder_2=trained.text_2,
@@ -168,16 +171,21 @@ def main(work: Path, steps: int | None) -> None:
     @cache
     def tokens(phrase: str) -> torch.Tensor:
         text = prompts.TEMPLATE.format(concept=phrase)
-        return tokenizer(text, padding="max_length", truncation=True, return_tensors="pt")["input_ids"][0]
+        found: torch.Tensor = tokenizer(text, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+        return found[0]
 
     torch.manual_seed(SEED)
     trained = Trained()
+    single = np.array([i for i, scene in enumerate(scenes) if len(scene.things) == 1])
     shift, scale = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
     def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((SEED, step))
         chosen = rng.integers(len(scenes), size=BATCH)
-        ids = torch.stack([tokens(prompts.phrase_about(scenes[i], rng)) for i in chosen])
+        if step >= SHAPES_FROM:
+            chosen = np.where(rng.random(BATCH) < 0.7, rng.choice(single, BATCH), chosen)
+        phrases = [prompts.phrase_about(scenes[i], rng, 0.15 if step >= SHAPES_FROM else 0.4) for i in chosen]
+        ids = torch.stack([tokens(phrase) for phrase in phrases])
         centre, spread = coded[chosen].float().unbind(1)
         clean = (centre + spread * torch.randn_like(centre) - shift) / scale
         return trained(clean, ids), {}
