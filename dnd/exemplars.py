@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -159,7 +159,7 @@ def find_exemplars(
     cropper = Cropper(watched, probing, candidates, max_crops=max_crops, features=features, workers=workers)
     cropper.run({unit: [image for image, _ in images] for unit, images in chosen.items()}, settings.k)
     found = {
-        unit: choose(those, settings.k, pool, _ordinary(surveys[unit.layer], unit))
+        unit: choose(those, settings.k, pool, _ordinary(surveys[unit.layer], unit)) if those else []
         for unit, those in read_candidates(candidates, chosen).items()
     }
     for start in range(0, len(todo), _UNITS_AT_ONCE):

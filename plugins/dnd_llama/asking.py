@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from abc import abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -44,8 +45,24 @@ class _Unit:
     request: SummaryRequest
     captions: list[str]
     found: Counter[str] = field(default_factory=Counter)
+    second: Counter[str] = field(default_factory=Counter)
+    """Concepts of the captions that the commonest of `found` does not account for."""
     asked: int = 0
     last: str = ""
+
+    def rest(self) -> list[str]:
+        """Those captions, repeated to the usual number; none where one concept accounts for all or for nothing."""
+        first = self.found.most_common(1)
+        rest = [caption for caption in self.captions if first and not accounts_for(first[0][0], caption)]
+        if not 0 < len(rest) < len(self.captions):
+            return []
+        return (rest * len(self.captions))[: len(self.captions)]
+
+    def candidates(self) -> list[str]:
+        """At most as many as asked for, commonest first; up to a quarter of them from `second`."""
+        n = self.request.n_concepts
+        more = [concept for concept, _ in self.second.most_common() if concept not in self.found][: max(1, n // 4)]
+        return [*[concept for concept, _ in self.found.most_common(n)][: n - len(more) or 1], *more][:n]
 
 
 class AskingConfig(Config):
@@ -56,6 +73,9 @@ class AskingConfig(Config):
     """Have the model rewrite every caption first, without unnecessary detail."""
     asks: int = pydantic.Field(10, ge=1, le=100)
     """At most so many asks per unit for its distinct candidates; an answer that cannot be read spends one."""
+    second_asks: int = pydantic.Field(8, ge=0, le=100)
+    """Further asks about just the captions that the commonest answer does not account for, word by word: a unit may
+    respond to two unrelated things."""
     max_new_tokens: int = pydantic.Field(48, ge=8, le=512)
     batch_size: int = pydantic.Field(32, ge=1)
     """Chats in one forward pass."""
@@ -76,7 +96,7 @@ class AskingSummarizer(Summarizer):
         """The model's answer to each chat. It depends on the ask alone, not on the others around it."""
 
     def summarize(self, requests: Sequence[SummaryRequest]) -> list[list[str]]:
-        """Candidates that came up most often first. Raises ItemError if any unit has no readable answer."""
+        """Candidates that came up most often first, then those of a second meaning. Raises ItemError if any unit has no readable answer."""
         if self.config.simplify:
             self._simplify({caption for request in requests for caption in request.captions})
         units = []
@@ -85,31 +105,40 @@ class AskingSummarizer(Summarizer):
                 raise ItemError("a unit without captions cannot be summarized")
             units.append(_Unit(request, [self._simplified.get(caption, caption) for caption in request.captions]))
         while waiting := [unit for unit in units if self._missing(unit)]:
-            self._ask(waiting)
+            self._ask(waiting, [self._missing(unit) for unit in waiting])
         for unit in units:
             if not unit.found:
                 raise ItemError(
                     f"no concept in {unit.asked} answers of the language model; the last was {unit.last[:80]!r}",
                     hint="raise the summarizer's asks or temperature, or use a larger language model",
                 )
-        return [[concept for concept, _ in unit.found.most_common(unit.request.n_concepts)] for unit in units]
+        self._ask_again(units)
+        return [unit.candidates() for unit in units]
 
     def _missing(self, unit: _Unit) -> int:
         asks: int = self.config.asks
         return max(0, min(unit.request.n_concepts - len(unit.found), asks - unit.asked))
 
-    def _ask(self, units: Sequence[_Unit]) -> None:
-        """One wave: every unit asks as often as it misses candidates, so that a wave is one large batch."""
+    def _ask_again(self, units: Sequence[_Unit]) -> None:
+        """A last wave for units with captions that their commonest concept does not account for."""
+        rests = [_Unit(unit.request, unit.rest(), asked=unit.asked) for unit in units]
+        self._ask([rest for rest in rests if rest.captions], [self.config.second_asks for r in rests if r.captions])
+        for unit, rest in zip(units, rests, strict=True):
+            unit.second = rest.found
+
+    def _ask(self, units: Sequence[_Unit], times: Sequence[int]) -> None:
+        """One wave: every unit asks so many times, all in one large batch."""
         asks: list[tuple[_Unit, Ask]] = []
-        for unit in units:
-            for _ in range(self._missing(unit)):
+        for unit, count in zip(units, times, strict=True):
+            for _ in range(count):
                 seed = _derive(unit.request.seed, "concept", unit.asked)
                 captions = list(unit.captions)
                 random.Random(seed).shuffle(captions)
                 asks.append((unit, Ask(concept_messages(captions), seed, self.config.temperature)))
                 unit.asked += 1
         lists: list[tuple[_Unit, Ask]] = []
-        for (unit, ask), text in zip(asks, self.answer([ask for _, ask in asks]), strict=True):
+        answers = self.answer([ask for _, ask in asks]) if asks else []
+        for (unit, ask), text in zip(asks, answers, strict=True):
             if self._read(unit, text):
                 again = choose_messages(ask.messages, text)
                 lists.append((unit, Ask(again, _derive(ask.seed, "choose"), ask.temperature)))
@@ -141,6 +170,15 @@ class AskingSummarizer(Summarizer):
                 self._simplified[caption] = caption
         while len(self._simplified) > max(_REMEMBERED, len(captions)):
             self._simplified.popitem(last=False)
+
+
+def accounts_for(concept: str, caption: str) -> bool:
+    """Whether the caption has every word of the concept, endings for the plural aside."""
+
+    def words(text: str) -> set[str]:
+        return {word[:-1] if len(word) > 3 and word.endswith("s") else word for word in re.findall(r"\w+", text.lower())}
+
+    return words(concept) <= words(caption)
 
 
 def _derive(seed: int, *parts: object) -> int:

@@ -53,8 +53,8 @@ def figures(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".train"))
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--per-kind", type=int, default=150)
     asked = parser.parse_args()
     measured = figures(asked.work, common.WEIGHTS / NAME, asked.per_kind, steps=asked.steps, guidance=asked.guidance)
