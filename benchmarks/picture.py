@@ -1,6 +1,6 @@
 """The picture in the README: some units of a finished run, exemplars on the left, images of the label on the right.
 
-    python benchmarks/picture.py runs/demo docs/units.png --units 4,7,1,14
+python benchmarks/picture.py runs/demo docs/units.png --units 4,7,1,14
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -68,14 +67,16 @@ def make_images(folder: Path, n: int, side: int, suffix: str) -> None:
 
 def throughput(folder: Path, scratch: Path) -> dict[str, float]:
     """Images per second of the pass and of the bare loop."""
-    probing, rates = FolderSet(folder), {"bare": [0.0], "pass": [0.0]}
+    probing = FolderSet(folder)
+    rates: dict[str, list[float]] = {"bare": [], "pass": []}
+    work: dict[str, list[float]] = {"bare": [], "pass": []}
     with Watched(network(32), preprocess(128), ["3", "9"], batch_size=BATCH) as watched:
         inputs = [watched.prepare(probing.open(index)) for index in range(len(probing))]
         batches = [stack(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)]
         module = network(32)
         for turn in range(ROUNDS):
             for name in ("bare", "pass")[:: 1 if turn % 2 else -1]:
-                began = time.perf_counter()
+                began, worked = time.perf_counter(), time.process_time()
                 if name == "bare":
                     with torch.no_grad():
                         for batch in batches:
@@ -84,8 +85,10 @@ def throughput(folder: Path, scratch: Path) -> dict[str, float]:
                     survey = Survey(watched.layer_sizes(), len(probing), 10, 256, 0)
                     run_survey(survey, watched, probing, scratch / "state.npz", 2, lambda n: None)
                 rates[name].append(len(probing) / (time.perf_counter() - began))
-    bare, whole = (statistics.median(rates[name][1:]) for name in ("bare", "pass"))
-    return {"bare_images_per_s": bare, "pass_images_per_s": whole, "ratio": whole / bare}
+                work[name].append((time.process_time() - worked) / len(probing) * 1000)
+    found = {f"{name}_images_per_s": statistics.median(values) for name, values in rates.items()}
+    found |= {f"{name}_cpu_ms_per_image": statistics.median(values) for name, values in work.items()}
+    return {"ratio": found["pass_images_per_s"] / found["bare_images_per_s"], **found}
 
 
 def peak(folder: Path, n: int) -> float:
@@ -103,7 +106,9 @@ def probe(folder: Path, n: int) -> None:
     ):
         survey = Survey(watched.layer_sizes(), len(probing), 10, 256, 0)
         run_survey(survey, watched, probing, Path(scratch) / "state.npz", 2, lambda n: None)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not ru_maxrss, which a child inherits from the process that started it.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def main() -> None:

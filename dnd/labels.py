@@ -3,7 +3,7 @@
 A unit is called uninterpretable unless the synthetic images of its best candidate drive it clearly more
 than ordinary probing images do. The measure is `drive`, the area under the ROC curve: the chance that a
 synthetic image of the candidate moves the unit more than a random probing image, 0.5 where there is no
-difference. docs/method.md says how the threshold was found.
+difference. A run file may ask for a least score too. docs/method.md says how the thresholds were found.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def choose(
     drives: Sequence[float],
     *,
     min_drive: float,
+    min_score: float | None = None,
 ) -> Label:
     """The unit's best concepts by score (ties: the earlier candidate), or why it has none.
 
-    `min_drive` is what the best candidate's `drive` must reach.
+    `min_drive` is what the best candidate's `drive` must reach, `min_score` what its score must.
     """
     if not concepts:
         return Label(unit, "uninterpretable", (), "no candidate concept")
@@ -49,6 +50,11 @@ def choose(
     best = tuple((concepts[i], float(scores[i])) for i in order[:N_LABELS])
     top = order[0]
     if drives[top] < min_drive:
-        reason = f"images of {concepts[top]!r} drive it little more than random ones: {drives[top]:.2f} < {min_drive:.2f}"
+        reason = (
+            f"images of {concepts[top]!r} drive it little more than random ones: {drives[top]:.2f} < {min_drive:.2f}"
+        )
+        return Label(unit, "uninterpretable", best, reason)
+    if min_score is not None and scores[top] < min_score:
+        reason = f"{concepts[top]!r} explains too little of what drives it: score {scores[top]:.2f} < {min_score:.2f}"
         return Label(unit, "uninterpretable", best, reason)
     return Label(unit, "labelled", best)

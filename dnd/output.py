@@ -123,4 +123,9 @@ def _hardware() -> dict[str, Any]:
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"machine": platform.machine(), "processor": platform.processor(), "cpus": os.cpu_count(), "devices": devices}
+    return {
+        "machine": platform.machine(),
+        "processor": platform.processor(),
+        "cpus": os.cpu_count(),
+        "devices": devices,
+    }

@@ -33,6 +33,7 @@ from dnd.weights import Weights, model_names
 if TYPE_CHECKING:
     import torch
 
+
 @dataclass(frozen=True)
 class Result:
     """A finished run."""
@@ -157,7 +158,12 @@ def _exemplar_stage(
     key = stage_key(
         "exemplars",
         1,
-        {"target": identity, "probing": probing.digest(), "settings": settings.model_dump(mode="json"), "seed": job.run.seed},
+        {
+            "target": identity,
+            "probing": probing.digest(),
+            "settings": settings.model_dump(mode="json"),
+            "seed": job.run.seed,
+        },
     )
     tally = job.tally("exemplars", key)
     wanted: dict[str, list[int]] = {}

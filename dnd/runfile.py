@@ -57,6 +57,8 @@ class Images(Config):
 class Labels(Config):
     min_drive: float = pydantic.Field(0.7, ge=0, le=1)
     """What the best candidate's `drive` must reach, else the unit is uninterpretable (dnd/labels.py)."""
+    min_score: float | None = None
+    """What its score must reach besides: depends on the scorer, so there is none unless a run file says so."""
 
 
 class General(Config):

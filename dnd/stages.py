@@ -123,7 +123,10 @@ def concept_stage(job: Job, captions: Mapping[Unit, tuple[str, ...]]) -> dict[Un
     items = {keys[unit]: request for unit, request in requests.items()}
 
     def summarize(batch: list[SummaryRequest]) -> list[list[str]]:
-        return [_concepts(answer, request.n_concepts) for answer, request in zip(backend.summarize(batch), batch, strict=True)]
+        return [
+            _concepts(answer, request.n_concepts)
+            for answer, request in zip(backend.summarize(batch), batch, strict=True)
+        ]
 
     job.map(tally, table, items, backend, summarize, lambda done: [{"key": k, "concepts": c} for k, _, c in done])
     concepts = {row["key"]: tuple(row["concepts"]) for row in table.read(set(items))}
@@ -251,7 +254,9 @@ def score_stage(job: Job, evidence: Mapping[Unit, Evidence]) -> dict[Unit, tuple
     return {unit: scores[item] for unit, item in keys.items() if item in scores}
 
 
-def find_labels(job: Job, watched: Watched, identity: str, result: ExemplarResult, units: Sequence[Unit]) -> Iterator[Finding]:
+def find_labels(
+    job: Job, watched: Watched, identity: str, result: ExemplarResult, units: Sequence[Unit]
+) -> Iterator[Finding]:
     """Stages 2 to 5 over the exemplars of all units, then each unit's label, in the order of `units`."""
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
     silent = {unit for unit in units if result.is_silent(unit)}
@@ -273,9 +278,19 @@ def find_labels(job: Job, watched: Watched, identity: str, result: ExemplarResul
         else:
             one = evidence[unit]
             drives = tuple(drive(row, one.sample_activations) for row in one.activations)
-            label = choose(unit, one.concepts, scores[unit], drives, min_drive=job.run.labels.min_drive)
+            least = job.run.labels
+            label = choose(
+                unit, one.concepts, scores[unit], drives, min_drive=least.min_drive, min_score=least.min_score
+            )
             yield Finding(
-                label, result.exemplars(unit), captions[unit], one.concepts, scores[unit], drives, one.images, one.activations
+                label,
+                result.exemplars(unit),
+                captions[unit],
+                one.concepts,
+                scores[unit],
+                drives,
+                one.images,
+                one.activations,
             )
 
 

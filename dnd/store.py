@@ -3,8 +3,9 @@
     <store>/<stage>-<key>/part-*.parquet   rows of a finished batch each; a column `key` names the item
     <store>/images/ab/cdef....png          named by the sha256 of mode, size and pixels
 
-Every file is written beside its place, flushed to disk and renamed into it, so that a kill at any moment
-leaves whole files only. Parts are only ever added, under names that cannot clash: any number of processes
+Every file is written beside its place and renamed into it, so that a kill at any moment leaves whole files
+only; tables are flushed to disk first, images are not (there are thousands, and a flush each takes longer than
+drawing some). Parts are only ever added, under names that cannot clash: any number of processes
 may share a store.
 """
 
@@ -42,15 +43,19 @@ def derive_seed(*parts: object) -> int:
     return int(digest_of([str(p) for p in parts])[:16], 16) >> 1
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing; raises StoreError where the disk will not have it."""
+def write_atomic(path: Path, data: bytes, *, flush: bool = True) -> None:
+    """Write a whole file or nothing; raises StoreError where the disk will not have it.
+
+    Without `flush` a power cut, though not a kill, may lose what was written in the last seconds.
+    """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
@@ -141,7 +146,7 @@ class Store:
         if not path.exists():
             buffer = io.BytesIO()
             image.save(buffer, "PNG", compress_level=1)
-            write_atomic(path, buffer.getvalue())
+            write_atomic(path, buffer.getvalue(), flush=False)
         return self.picture(digest)
 
     def image_path(self, digest: str) -> Path:
@@ -159,9 +164,7 @@ class Store:
             with Image.open(path) as image:
                 return image.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
-            raise StoreError(
-                f"cannot read {path}: {error}", "Delete that file and run again with --fresh."
-            ) from error
+            raise StoreError(f"cannot read {path}: {error}", "Delete that file and run again with --fresh.") from error
 
 
 def stage_key(stage: str, version: int, parts: Mapping[str, Any]) -> str:

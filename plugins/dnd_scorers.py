@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pydantic
 
 from dnd import api
+from dnd.labels import drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,15 +50,6 @@ def topk_squared(activations: npt.NDArray[np.float32], top: int) -> Floats:
     best = ranks(activations)[:, :top] / (activations.size - 1)
     found: Floats = 1 - (best**2).mean(axis=1)
     return found
-
-
-def auc(positive: npt.NDArray[Any], negative: npt.NDArray[Any]) -> float:
-    """How often a value of `positive` is above one of `negative`; ties count half. 0.5 where either is empty."""
-    if not positive.size or not negative.size:
-        return 0.5
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, "left") + np.searchsorted(ordered, positive, "right")
-    return float(below.mean() / (2 * ordered.size))
 
 
 class TopKConfig(api.Config):
@@ -283,7 +275,7 @@ class Coverage(_ClipScorer):
         points = self.images([*one.sample, *one.exemplars])
         texts = self.texts(self.config.prompt.replace("{concept}", one.concepts[i]) for i in order)
         activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
-        drives = np.array([auc(one.activations[i], one.sample_activations) for i in order])
+        drives = np.array([drive(one.activations[i], one.sample_activations) for i in order])
         found = coverage(
             likeness(texts @ points.T, len(one.sample)), activations, np.minimum(drives / self.config.enough_drive, 1)
         )

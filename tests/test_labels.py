@@ -32,6 +32,13 @@ def test_a_candidate_that_does_not_drive_the_unit_is_no_label() -> None:
     assert "'red'" in label.reason and "0.60 < 0.70" in label.reason
 
 
+def test_a_score_can_be_too_low_as_well() -> None:
+    assert choose(UNIT, ["red"], [0.1], [0.9], min_drive=0.7).status == "labelled"
+    label = choose(UNIT, ["red"], [0.1], [0.9], min_drive=0.7, min_score=0.2)
+    assert label.status == "uninterpretable"
+    assert "0.10 < 0.20" in label.reason
+
+
 def test_only_labelled_units_show_concepts_in_the_table() -> None:
     shown = labels_csv(
         [

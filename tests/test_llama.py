@@ -145,6 +145,19 @@ def test_a_list_is_fed_back_once() -> None:
     assert len(summarizer.asked[2].messages) == len(summarizer.asked[0].messages)
 
 
+def test_captions_that_the_first_answer_leaves_out_are_asked_about_too() -> None:
+    captions = ("red dots", "blue dots", "green dots", "a plain cyan background")
+    summarizer = Scripted("dots", "dots", "cyan", "cyan", asks=2, second_asks=2)
+    assert summarizer.summarize([SummaryRequest(captions, 4, 1)]) == [["dots", "cyan"]]
+    assert all(set(ask.messages[-1]["content"].split("\n")[1:]) == {f"- {captions[3]}"} for ask in summarizer.asked[2:])
+
+
+def test_a_second_meaning_takes_a_quarter_of_the_places_at_most() -> None:
+    captions = ("red dots", "blue dots", "white dots", "a cyan ring")
+    summarizer = Scripted("dots", "red dots", "blue dots", "white dots", "ring", "cyan", asks=4, second_asks=2)
+    assert summarizer.summarize([SummaryRequest(captions, 4, 1)]) == [["dots", "red dots", "blue dots", "ring"]]
+
+
 def test_unreadable_answers_are_an_error_and_never_data() -> None:
     summarizer = Scripted(*["I cannot say."] * 4, asks=4)
     with pytest.raises(ItemError, match="4 answers"):

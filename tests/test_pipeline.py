@@ -141,9 +141,9 @@ def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_pat
         from dnd import store
         from dnd.pipeline import execute
         plain = store.write_atomic
-        def slow(path, data):
+        def slow(path, data, **options):
             time.sleep(0.03)
-            plain(path, data)
+            plain(path, data, **options)
             print("w", flush=True)
         store.write_atomic = slow
         run = toys.toy_run(Path({str(photos)!r}))

@@ -97,7 +97,12 @@ def test_seeds_fit_everywhere(parts: list[str]) -> None:
 
 def test_keys_ignore_order_but_not_values() -> None:
     assert stage_key("s", 1, {"a": 1, "b": 2}) == stage_key("s", 1, {"b": 2, "a": 1})
-    keys = {stage_key("s", 1, {"a": 1}), stage_key("s", 2, {"a": 1}), stage_key("t", 1, {"a": 1}), stage_key("s", 1, {"a": 2})}
+    keys = {
+        stage_key("s", 1, {"a": 1}),
+        stage_key("s", 2, {"a": 1}),
+        stage_key("t", 1, {"a": 1}),
+        stage_key("s", 1, {"a": 2}),
+    }
     assert len(keys) == 4
     with pytest.raises(ValueError, match="JSON"):
         digest_of(float("nan"))

@@ -176,7 +176,9 @@ def accounts_for(concept: str, caption: str) -> bool:
     """Whether the caption has every word of the concept, endings for the plural aside."""
 
     def words(text: str) -> set[str]:
-        return {word[:-1] if len(word) > 3 and word.endswith("s") else word for word in re.findall(r"\w+", text.lower())}
+        return {
+            word[:-1] if len(word) > 3 and word.endswith("s") else word for word in re.findall(r"\w+", text.lower())
+        }
 
     return words(concept) <= words(caption)
 

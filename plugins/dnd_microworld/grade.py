@@ -56,6 +56,26 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 """The world's word -> what else it may be called."""
 
 
+HEADLINES = {
+    "microworld-target": ("single AUC mean", "conjunction AUC mean", "held-out AUC mean", "union AUC mean"),
+    "microworld-blip2": (
+        "scenes: object colour",
+        "scenes: texture",
+        "scenes: object shape",
+        "scenes: exact",
+        "crops: exact",
+    ),
+    "microworld-llama": ("exact, clean", "exact, 2 off topic, noise", "among, 2 off topic, noise", "simplify exact"),
+    "microworld-sdxl": (
+        *("colour", "colour_shuffled", "texture", "texture_shuffled", "shape", "shape_shuffled"),
+        *("colour_shape", "colour_shape_shuffled"),
+    ),
+    "microworld-clip": ("retrieval@1 of 100", "zero-shot colour", "zero-shot texture", "zero-shot shape"),
+    "naming with true captions": KINDS,
+}
+"""What of figures.json is shown beside a run's labels."""
+
+
 class Truth(NamedTuple):
     kind: str
     concepts: tuple[str, ...]
@@ -103,8 +123,13 @@ def read_truth(path: Path) -> dict[api.Unit, Truth]:
 
 
 def read_figures(path: Path) -> dict[str, dict[str, float]]:
-    """figures.json: model -> figure -> value; nothing where it does not exist."""
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    """The headlines of figures.json: model -> figure -> value; nothing where it does not exist."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return {
+        model: {figure: known[model][figure] for figure in figures if figure in known[model]}
+        for model, figures in HEADLINES.items()
+        if model in known
+    }
 
 
 def grade(
