@@ -70,7 +70,8 @@ def main() -> None:
         TrueCaptions.known, TrueCaptions.scratch = true_captions(lines), Store(Path(folder) / "scratch")
         entry = Entry("captioner", TrueCaptions.name, TrueCaptions, "benchmark", "1", "ok")
         true = run_with(Registry([*installed.entries, entry]), Path(folder) / "true", options.set, TrueCaptions.name)
-    assert plain.grading and true.grading
+    assert plain.grading
+    assert true.grading
     shares = {grade.kind: grade.right / grade.total for grade in true.grading.grades}
     for before, after in zip(plain.grading.grades, true.grading.grades, strict=True):
         print(f"{before.kind}: {before.right} of {before.total}; with true captions {after.right}")

@@ -31,8 +31,9 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     stages = record["stages"]
     inside = sum(stage["backend_seconds"] for stage in stages.values())
     truth = record.get("truth", {})
+    devices = ", ".join(record["hardware"]["devices"]) or "no GPU"
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {', '.join(record['hardware']['devices']) or 'no GPU'}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {devices}",
         "versions": record["versions"],
         "models": record["models"],
         "wall_seconds": round(wall, 1),

@@ -15,7 +15,6 @@ from rich.console import Console
 from dnd.api import Grading, Label, ProbingSet, Runtime, Target, Unit
 from dnd.errors import StoreError, UsageError
 from dnd.exemplars import ExemplarResult, find_exemplars
-from dnd.mapping import Tally
 from dnd.output import write_findings, write_provenance
 from dnd.probing import FolderSet, UnionSet
 from dnd.progress import Meter

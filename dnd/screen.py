@@ -50,8 +50,8 @@ def show_grading(console: Console, grading: Grading) -> None:
     for grade in grading.grades:
         share = f"{grade.right / grade.total:.0%}" if grade.total else "-"
         table.add_row(escape(grade.kind), str(grade.right), str(grade.total), share)
-    for name, share in grading.controls.items():
-        table.add_row(escape(name), "", "", f"{share:.0%}", style="dim")
+    for name, chance in grading.controls.items():
+        table.add_row(escape(name), "", "", f"{chance:.0%}", style="dim")
     console.print(table)
     if grading.figures:
         console.print("each model's own held-out figures:", style="bold")

@@ -26,7 +26,7 @@ ANSWERS = {0: "red", 1: "green", 2: "blue"}
 @pytest.fixture(autouse=True)
 def mood() -> Iterator[toys.Mood]:
     toys.MOOD.__init__()  # type: ignore[misc]
-    yield toys.MOOD
+    return toys.MOOD
 
 
 @pytest.fixture
@@ -52,12 +52,14 @@ def test_every_unit_gets_its_colour(photos: Path, tmp_path: Path) -> None:
     result = label(photos, tmp_path / "run")
     rows = list(csv.DictReader(table(tmp_path / "run").splitlines()))
     assert {int(r["unit"]): r["label"] for r in rows if r["status"] == "labelled"} == ANSWERS
-    assert rows[3]["status"] == "uninterpretable" and not rows[3]["label"]
+    assert rows[3]["status"] == "uninterpretable"
+    assert not rows[3]["label"]
     assert result.exit_code == 0
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"run.toml", "run.json", "labels.csv", "labels.jsonl"}
     line = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[0])
     assert {e["caption"] for e in line["exemplars"]} == {"a red thing"}
-    assert len(line["candidates"]) == 3 and len(line["candidates"][0]["images"]) == 4
+    assert len(line["candidates"]) == 3
+    assert len(line["candidates"][0]["images"]) == 4
 
 
 def test_batch_size_order_and_company_change_nothing(photos: Path, tmp_path: Path) -> None:
@@ -98,12 +100,14 @@ def test_a_failing_item_fails_its_unit_alone(photos: Path, tmp_path: Path, mood:
     mood.fail_on = {"green"}
     result = label(photos, tmp_path / "run", concepts={"n": 1})
     by_unit = {one.unit.index: one for one in result.labels}
-    assert by_unit[1].status == "failed" and "cannot do green" in by_unit[1].reason
+    assert by_unit[1].status == "failed"
+    assert "cannot do green" in by_unit[1].reason
     assert [by_unit[u].labels[0][0] for u in (0, 2)] == ["red", "blue"]
     assert result.exit_code == 3
     mood.fail_on = set()
     again = label(photos, tmp_path / "run", concepts={"n": 1})
-    assert again.exit_code == 0 and again.labels[1].labels[0][0] == "green"
+    assert again.exit_code == 0
+    assert again.labels[1].labels[0][0] == "green"
 
 
 def test_too_few_answers_are_a_failure_not_a_shift(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:

@@ -96,7 +96,10 @@ class AskingSummarizer(Summarizer):
         """The model's answer to each chat. It depends on the ask alone, not on the others around it."""
 
     def summarize(self, requests: Sequence[SummaryRequest]) -> list[list[str]]:
-        """Candidates that came up most often first, then those of a second meaning. Raises ItemError if any unit has no readable answer."""
+        """Candidates that came up most often first, then those of a second meaning.
+
+        Raises ItemError if any unit has no readable answer.
+        """
         if self.config.simplify:
             self._simplify({caption for request in requests for caption in request.captions})
         units = []
