@@ -70,7 +70,9 @@ def run(runfile: str | None, out: str | None, fresh: bool, dry_run: bool, **give
 
     from dnd.registry import Registry
     from dnd.runfile import read_run
+    from dnd.surroundings import set_switches
 
+    set_switches()  # before anything imports torch
     settings = given.pop("settings")
     _import_from_here()
     registry = Registry.load()

@@ -113,6 +113,14 @@ def test_a_simplified_caption_is_one_line_no_longer_than_its_caption(answer: str
     assert len(text) <= len(caption) + 8
 
 
+def test_a_simplified_caption_adds_nothing() -> None:
+    caption = "there is a brown dog lying on the grass by two fences"
+    assert parse_simplified("Brown dog, grass, fence.", caption) == "brown dog, grass, fence"
+    for answer in ("brown cat, grass", "brown dog, grass, house", "red dog"):
+        with pytest.raises(BadAnswer, match="adds"):
+            parse_simplified(answer, caption)
+
+
 # --- the conversation --------------------------------------------------------------------------------
 
 
@@ -210,12 +218,12 @@ def test_it_names_what_the_captions_share(llama: LlamaSummarizer) -> None:
 
 
 def test_it_simplifies(llama: LlamaSummarizer) -> None:
-    asks = [Ask(simplify_messages(caption), 0, 0.0) for caption in STARS[:4]]
+    asks = [Ask(simplify_messages(caption), 0, 0.0) for caption in STARS[2:6]]
     assert llama.answer(asks) == [
-        "red star, blue ring, green background with dots",
-        "red star, white background",
         "purple star, yellow cross, cyan background with grid",
         "white star",
+        "yellow star, green square, red background with dots",
+        "orange star, purple background with horizontal stripes",
     ]
 
 

@@ -124,10 +124,16 @@ def parse_concept(answer: str) -> str:
 
 def parse_simplified(answer: str, caption: str) -> str:
     """The simplified caption, on one line in lower case. Raises BadAnswer where it cannot be one: empty,
-    several lines, or longer than the caption it was made from."""
+    several lines, longer than the caption it was made from, or with a word whose beginning the caption lacks."""
     text = answer.strip().removesuffix(".").lower()
     if len(text.splitlines()) != 1 or not _WORD.search(text):
         raise BadAnswer("not one line of words")
     if len(text) > len(caption.strip()) + 8:
         raise BadAnswer("longer than the caption")
+    told = _WORD.findall(caption.lower())
+    if not all(
+        any(word[: max(3, len(word) - 2)] == other[: max(3, len(word) - 2)] for other in told)
+        for word in _WORD.findall(text)
+    ):
+        raise BadAnswer("it adds to the caption")
     return _one_line(text)
