@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -126,7 +126,7 @@ class Cropper:
                     line.boxes.append(list(crop.box))
                     line.activations.append(float(values[unit.index]))
                     self._place(line, unit, values)
-        self.table.append([asdict(line) for line in lines.values()])
+        self.table.append([vars(line) for line in lines.values()])
 
     def _place(self, line: _Line, unit: Unit, values: torch.Tensor) -> None:
         if self.features:

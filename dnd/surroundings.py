@@ -20,10 +20,10 @@ _SWITCHES = {
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
-    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "20000",
 }
-"""Offline; silent, as progress and errors are ours to show; and torch's idle threads leave the cores to those that
-decode images instead of spinning (benchmarks/probing.py: the probing pass at 1.1 of a bare loop instead of 0.6)."""
+"""Offline; silent, as progress and errors are ours to show; and torch's idle threads soon leave the cores to those that
+decode images instead of spinning (benchmarks/probing.py: the probing pass at 1.0 of a bare loop instead of 0.6)."""
 
 
 def set_switches() -> None:
