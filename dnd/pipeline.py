@@ -75,7 +75,7 @@ def execute(
     began = time.perf_counter()
     console = console or Console(quiet=True)
     registry = registry or Registry.load()
-    _claim(out, run, fresh)
+    _check_folder(out, run, fresh)
     set_switches()
     check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
     weights = Weights.default()
@@ -89,6 +89,7 @@ def execute(
     watched = Watched(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
     with watched:
         units = _units(run, watched.layer_sizes())
+    write_atomic(out / "run.toml", run.to_toml().encode())
     identity = fingerprint(module, preprocess)
     with Meter(console) as meter:
         job = Job(run, registry, store, runtime, meter, weights.digest, fresh)
@@ -114,8 +115,8 @@ def execute(
     return Result(out, findings, grading)
 
 
-def _claim(out: Path, run: Run, fresh: bool) -> None:
-    """Make the run folder this run's own: UsageError where it is another's."""
+def _check_folder(out: Path, run: Run, fresh: bool) -> None:
+    """UsageError where the run folder is another run's."""
     file, text = out / "run.toml", run.to_toml()
     try:
         old = file.read_text("utf-8") if file.exists() else None
@@ -126,7 +127,6 @@ def _claim(out: Path, run: Run, fresh: bool) -> None:
             f"{out} holds a run with other settings ({file})",
             "Choose another folder with --out (stages that agree are shared), or --fresh to replace it.",
         )
-    write_atomic(file, text.encode())
 
 
 def _target(run: Run, registry: Registry, runtime: Runtime) -> Target | None:

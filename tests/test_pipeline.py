@@ -62,6 +62,30 @@ def test_every_unit_gets_its_colour(photos: Path, tmp_path: Path) -> None:
     assert len(line["candidates"][0]["images"]) == 4
 
 
+def test_a_live_module_is_described_from_python(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dnd
+
+    monkeypatch.setattr("dnd.live.Registry.load", toys.registry)
+    toy = {kind: "toy" for kind in ("captioner", "summarizer", "generator", "scorer")}
+    settings = {"exemplars.k": 4, "exemplars.sample": 12, "images.n": 4}
+    network = toys.Net().train()
+    run = dnd.describe(
+        network,
+        layer="units",
+        images=photos,
+        preprocess=toys.preprocess,
+        units=[2, 0],
+        settings=settings,
+        out=tmp_path / "run",
+        device="cpu",
+        **toy,
+    )
+    assert [(one.unit.index, one.labels[0][0]) for one in run.labels] == [(0, "red"), (2, "blue")]
+    assert network.training
+    with pytest.raises(UsageError, match="preprocess"):
+        dnd.describe(network, layer="units", images=photos)
+
+
 def test_batch_size_order_and_company_change_nothing(photos: Path, tmp_path: Path) -> None:
     label(photos, tmp_path / "a" / "run")
     backends = {k: {"backend": "toy", "batch_size": 1} for k in ("captioner", "summarizer", "generator", "scorer")}
@@ -132,6 +156,12 @@ def test_a_folder_of_another_run_is_refused(photos: Path, tmp_path: Path) -> Non
     assert "--out" in caught.value.hint
     assert table(tmp_path / "run") == before
     label(photos, tmp_path / "run", fresh=True, seed=1)
+
+
+def test_a_run_that_never_began_leaves_its_folder_free(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no layer"):
+        label(photos, tmp_path / "run", target={"name": "Net", "layers": ["unit"]})
+    label(photos, tmp_path / "run")
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_path: Path) -> None:
