@@ -54,7 +54,7 @@ def main() -> None:
     for number, one in enumerate(rows):
         whole.paste(one, (0, number * one.height))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(options.out, optimize=True)
+    whole.quantize(256).save(options.out, optimize=True)
 
 
 if __name__ == "__main__":
