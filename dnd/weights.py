@@ -138,16 +138,6 @@ class Weights:
             raise ModelError(f"{len(problems)} models cannot be used:{''.join(lines)}")
 
 
-def resolve(name: str) -> Path:
-    """`Weights.resolve` with the lock file in use: what backends get as `Runtime.weights`."""
-    return Weights.default().resolve(name)
-
-
-def model_digest(name: str) -> str:
-    """`Weights.digest` with the lock file in use."""
-    return Weights.default().digest(name)
-
-
 def model_names(config: pydantic.BaseModel) -> list[str]:
     """The models that a plugin's settings name: values of type `dnd.api.ModelName`, optional or not."""
     found = []

@@ -43,16 +43,23 @@ def colour_of(image: Image.Image) -> str:
     return min(COLOURS, key=lambda name: float(np.abs(mean - COLOURS[name]).sum()))
 
 
-class Captioner(api.Captioner):
-    name = "toy"
+class BatchConfig(api.Config):
+    batch_size: int = 4
 
-    class Config(api.Config):
-        batch_size: int = 4
-        suffix: str = ""
 
-    def __init__(self, config: Config, runtime: api.Runtime) -> None:
+class Batched(api.Backend):
+    """Takes as many items at once as its settings say."""
+
+    def __init__(self, config: BatchConfig, runtime: api.Runtime) -> None:
         super().__init__(config, runtime)
         self.batch_size = config.batch_size
+
+
+class Captioner(Batched, api.Captioner):
+    name = "toy"
+
+    class Config(BatchConfig):
+        suffix: str = ""
 
     def caption(self, images: Sequence[Image.Image]) -> list[str]:
         words = [colour_of(image) for image in images]
@@ -62,15 +69,9 @@ class Captioner(api.Captioner):
         return [f"a {word} thing{self.config.suffix}" for word in words]
 
 
-class Summarizer(api.Summarizer):
+class Summarizer(Batched, api.Summarizer):
     name = "toy"
-
-    class Config(api.Config):
-        batch_size: int = 4
-
-    def __init__(self, config: Config, runtime: api.Runtime) -> None:
-        super().__init__(config, runtime)
-        self.batch_size = config.batch_size
+    Config = BatchConfig
 
     def summarize(self, requests: Sequence[api.SummaryRequest]) -> list[list[str]]:
         MOOD.note("concepts", [request.captions[0].split()[1] for request in requests])
@@ -83,30 +84,18 @@ class Summarizer(api.Summarizer):
         return answers
 
 
-class Generator(api.Generator):
+class Generator(Batched, api.Generator):
     name = "toy"
-
-    class Config(api.Config):
-        batch_size: int = 4
-
-    def __init__(self, config: Config, runtime: api.Runtime) -> None:
-        super().__init__(config, runtime)
-        self.batch_size = config.batch_size
+    Config = BatchConfig
 
     def generate(self, requests: Sequence[api.ImageRequest]) -> list[Image.Image]:
         MOOD.note("images", [request.concept for request in requests])
         return [flat(request.concept, request.seed) for request in requests]
 
 
-class Scorer(api.Scorer):
+class Scorer(Batched, api.Scorer):
     name = "toy"
-
-    class Config(api.Config):
-        batch_size: int = 4
-
-    def __init__(self, config: Config, runtime: api.Runtime) -> None:
-        super().__init__(config, runtime)
-        self.batch_size = config.batch_size
+    Config = BatchConfig
 
     def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
         MOOD.note("scores", [str(one.unit) for one in evidence])
