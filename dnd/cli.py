@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from dnd.commands import make_console
+from dnd.commands.models import models
+from dnd.commands.plugins import plugins
 from dnd.errors import DndError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -41,7 +41,8 @@ def cli() -> None:
     """Label the units of a vision network in plain language, with models on this machine."""
 
 
-# --- dnd run -----------------------------------------------------------------------------------------
+for command in (plugins, models):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -80,13 +81,13 @@ def run(runfile: str | None, out: str | None, fresh: bool, dry_run: bool, **give
     if dry_run:
         from dnd.plan import show_plan
 
-        show_plan(_console(), wanted, registry)
+        show_plan(make_console(), wanted, registry)
         return 0
     from dnd.pipeline import execute
 
     folder = Path(out) if out else _new_folder()
     try:
-        return execute(wanted, folder, fresh=fresh, console=_console(), registry=registry).exit_code
+        return execute(wanted, folder, fresh=fresh, console=make_console(), registry=registry).exit_code
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What is finished is kept: the same command goes on from there.", err=True)
         return 1
@@ -118,109 +119,3 @@ def _new_folder() -> Any:
     stem = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     names = (stem if n == 1 else stem.with_name(f"{stem.name}-{n}") for n in count(1))
     return next(name for name in names if not name.exists())
-
-
-def _console() -> Console:
-    """Standard output; where that is not a terminal, wide enough that no table is cut."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
-
-
-# --- dnd plugins -------------------------------------------------------------------------------------
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
-def plugins(as_json: bool) -> None:
-    """List backends, targets and probing sets.
-
-    Those that cannot be used say why.
-    """
-    from dnd.registry import Registry
-
-    fields = ("kind", "name", "distribution", "version", "state", "reason")
-    entries = sorted(Registry.load().entries, key=lambda e: (e.kind, e.name, e.distribution))
-    rows = [{field: getattr(entry, field) for field in fields} for entry in entries]
-    if as_json:
-        import json
-
-        click.echo(json.dumps(rows, indent=1))
-        return
-    _print_table(fields, [list(row.values()) for row in rows])
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column == "MB" else "left")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    _console().print(table)
-
-
-# --- dnd models --------------------------------------------------------------------------------------
-
-
-@cli.group()
-def models() -> None:
-    """What models.lock names: list, verify, lock."""
-
-
-@models.command("list")
-def models_list() -> None:
-    """List them: role, size, licence, here or not."""
-    from dnd.weights import Weights
-
-    weights = Weights.default()
-    rows = [
-        [m.name, m.role, f"{m.size / 1e6:,.1f}", m.licence, weights.state(m.name), m.source]
-        for m in weights.by_name.values()
-    ]
-    _print_table(("name", "role", "MB", "licence", "state", "source"), rows)
-
-
-@models.command("verify")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
-def models_verify(names: tuple[str, ...]) -> int:
-    """Compare files with models.lock.
-
-    Without names: those of all models that are here.
-    """
-    from dnd.errors import ModelError
-    from dnd.weights import Weights
-
-    weights = Weights.default()
-    wrong = 0
-    for name in names or [name for name in weights.by_name if weights.state(name) == "here"]:
-        try:
-            click.echo(f"{name}: ok, {weights.resolve(name, again=True)}")
-        except ModelError as error:
-            wrong += 1
-            click.echo(f"Error: {error}", err=True)
-            click.echo(f"Hint: {error.hint}", err=True)
-    return 1 if wrong else 0
-
-
-@models.command("lock")
-@click.argument("name")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False))
-@click.option("--role", help="What it is for: captioner, summarizer, generator, scorer, target or encoder.")
-@click.option("--licence", help="SPDX name.  [default: Apache-2.0]")
-def models_lock(name: str, folder: str, role: str | None, licence: str | None) -> None:
-    """Pin the files in FOLDER as the model NAME.
-
-    FOLDER is package data, or a copy of a hub's model some of whose digests models.lock does not know.
-    """
-    from pathlib import Path
-
-    from dnd.pinning import lock_folder
-    from dnd.weights import Weights
-
-    weights = Weights.default()
-    model = lock_folder(weights, name, Path(folder), role=role, licence=licence)
-    click.echo(f"{model.name}: {len(model.files)} files, {model.size / 1e6:.1f} MB, {model.source} in {weights.lock}")

@@ -1,0 +1,29 @@
+"""The commands besides `run`, one file each, and what they share. Nothing heavy is imported at the top of any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_console() -> Console:
+    """Standard output; where that is not a terminal, wide enough that no table is cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column == "MB" else "left")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    make_console().print(table)
