@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterable
-from importlib import metadata, util
+from typing import TYPE_CHECKING
 
 from dnd.errors import PluginError
-from dnd.registry import Entry
 
-_SWITCHES = {
+if TYPE_CHECKING:
+    from dnd.registry import Entry
+
+OFFLINE = {
     "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",  # its native downloader would pass by `dnd.offline`
+    "DO_NOT_TRACK": "1",  # the hub, vLLM
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_HOST_IP": "127.0.0.1",  # or it asks which of the machine's addresses leads to a public one
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What libraries read before they reach out. These win over what the user has set."""
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
-    "VLLM_NO_USAGE_STATS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
     "GOMP_SPINCOUNT": "20000",
 }
-"""Offline; silent, as progress and errors are ours to show; and torch's idle threads soon leave the cores to those that
-decode images instead of spinning (benchmarks/probing.py: the probing pass at 1.0 of a bare loop instead of 0.6)."""
+"""Progress and errors are ours to show; processes of one machine talk over loopback; and torch's idle threads soon
+leave the cores to those that decode images instead of spinning (benchmarks/probing.py: the probing pass at 1.0 of a
+bare loop instead of 0.6)."""
 
 
 def set_switches() -> None:
     """Tell the libraries to stay offline and quiet; must run before they are imported. What the user set stays,
     but for the offline switches."""
-    for name, value in _SWITCHES.items():
-        if "OFFLINE" in name or "TELEMETRY" in name:
-            os.environ[name] = value
-        else:
-            os.environ.setdefault(name, value)
+    import logging
+
+    os.environ.update(OFFLINE)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells every CPU which kernels it lacks
 
 
 def check_packages(entries: Iterable[Entry]) -> None:
     """PluginError, with the pip command, where a plugin's `requires` are not installed."""
+    from importlib import util
+
     missing = {}
     for entry in entries:
         absent = [module for module in (entry.cls.requires if entry.cls else ()) if util.find_spec(module) is None]
@@ -52,6 +66,8 @@ def check_packages(entries: Iterable[Entry]) -> None:
 
 def _pip(entry: Entry, modules: list[str]) -> str:
     """The extra of the plugin's distribution that brings most of the modules, or the modules by name."""
+    from importlib import metadata
+
     found: dict[str, set[str]] = {}
     try:
         requirements = metadata.requires(entry.distribution) or []

@@ -1,0 +1,1 @@
+"""What refuses the network inside a process: see docs/offline.md."""
