@@ -1,61 +1,113 @@
-"""`dnd run --dry-run`: what a run would do, with no model loaded and nothing written."""
+"""`dnd run --dry-run`: what a run would do and how long it would take, with no backend loaded and nothing written."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dnd.api import ProbingSet, Runtime
-from dnd.errors import DndError, ModelError
+from dnd.api import ProbingSet, Runtime, Target
+from dnd.errors import DndError, ModelError, UsageError
+from dnd.rates import BACKEND_OF, Rate, devices_of, find_rate, rates_path, read_benchmark, read_rates
 from dnd.registry import Registry
-from dnd.runfile import BACKENDS, Choice, Run
+from dnd.runfile import BACKENDS, OWN_METHOD, Choice, Run
+from dnd.settings import parse_units
 from dnd.weights import Weights, model_names
 
+_MOST_UNITS = 1_000_000
+"""An index beyond it is not a choice of units that can be counted without the target."""
 
-def show_plan(console: Console, run: Run, registry: Registry) -> None:
-    """Print targets, probing sets, backends and their models, then the stages."""
+
+def stage_items(run: Run, units: int, images: int | None) -> dict[str, int]:
+    """How many items each stage has at most; the probing pass is left out where its images are not known."""
+    k, n, m = run.exemplars.k, run.concepts.n, run.images.n
+    found = {} if images is None else {"exemplars": images}
+    if run.exemplars.crops:
+        found["crops"] = units
+    drawn = units * n * m
+    return found | {
+        "captions": units * k,
+        "concepts": units * run.concepts.clusters,
+        "images": drawn,
+        "activations": drawn,
+        "scores": units,
+    }
+
+
+def show_plan(console: Console, run: Run, registry: Registry, rates: str | None = None) -> None:
+    """Print targets, probing sets, backends and their models, then the stages. `rates`: a benchmark's file."""
+    benchmarks = read_benchmark(Path(rates)) if rates else []
     weights = Weights.default()
     runtime = Runtime("cpu", weights.resolve)
+    sizes = {choice.name: _size(choice, registry, runtime) for choice in run.probing}
+    units = count_units(run, registry, runtime)
     table = _table("", "choice", "details")
-    table.add_row(
-        "target", escape(run.target.name), escape(f"{', '.join(run.target.layers)}; units {run.target.units}")
-    )
-    for choice in run.probing:
-        table.add_row("probing", escape(choice.name), _size(choice, registry, runtime))
-    for section in BACKENDS:
-        choice = getattr(run, section)
-        given = choice.config.model_dump(mode="json", exclude_unset=True)
-        table.add_row(section, escape(choice.name), escape(", ".join(f"{k} = {v}" for k, v in given.items())))
+    layers = f"{', '.join(run.target.layers)}; units {run.target.units}"
+    counted = f" ({units:,} in all)" if isinstance(units, int) else f" (not counted: {units})"
+    table.add_row("target", escape(run.target.name), escape(layers + counted))
+    for name, size in sizes.items():
+        table.add_row("probing", escape(name), f"{size:,} images" if isinstance(size, int) else escape(size))
+    for section, choice in run.choices().items():
+        if section in (*BACKENDS, "method"):
+            given = choice.config.model_dump(mode="json", exclude_unset=True)
+            table.add_row(section, escape(choice.name), escape(", ".join(f"{k} = {v}" for k, v in given.items())))
     console.print(table)
     _show_models(console, run, weights)
-    console.print(_stages(run))
+    images = [size for size in sizes.values() if isinstance(size, int)]
+    whole = sum(images) if len(images) == len(sizes) else None
+    plans = plan_stages(run, units if isinstance(units, int) else None, whole, read_rates(rates_path()), benchmarks)
+    _show_stages(console, run, plans)
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column == "MB" else "left")
+        table.add_column(column, overflow="fold", justify="right" if column in ("MB", "items at most") else "left")
     return table
 
 
-def _size(choice: Choice, registry: Registry, runtime: Runtime) -> str:
-    """How many images, where asking is cheap; what is wrong with the set otherwise."""
+def _size(choice: Choice, registry: Registry, runtime: Runtime) -> int | str:
+    """How many images, or what is wrong with the set."""
     try:
-        probing: ProbingSet
         if choice.kind == "folder":
             from dnd.probing import FolderSet
 
-            probing = FolderSet(Path(choice.name))
-        else:
-            made = registry.make(choice.kind, choice.name, choice.config, runtime)
-            assert isinstance(made, ProbingSet)
-            probing = made
-        return f"{len(probing):,} images"
+            return len(FolderSet(Path(choice.name)))
+        made = registry.make(choice.kind, choice.name, choice.config, runtime)
+        assert isinstance(made, ProbingSet)
+        return len(made)
     except DndError as error:
-        return escape(f"problem: {error}")
+        return f"problem: {error}"
+
+
+def count_units(run: Run, registry: Registry, runtime: Runtime) -> int | str:
+    """How many units the run is about, or why that is not known. For "all" the target is built, on the CPU."""
+    try:
+        if run.target.units.strip() != "all":
+            return len(parse_units(run.target.units, _MOST_UNITS)) * len(run.target.layers)
+        return sum(_layer_sizes(run, registry, runtime))
+    except DndError as error:
+        return str(error)
+    except Exception as error:  # the user's own code
+        return f"{run.target.name} cannot be built: {type(error).__name__}: {error}"
+
+
+def _layer_sizes(run: Run, registry: Registry, runtime: Runtime) -> list[int]:
+    from dnd.target import load_function
+    from dnd.watched import Watched
+
+    if run.target.kind == "target":
+        target = registry.make("target", run.target.name, run.target.config, runtime)
+        assert isinstance(target, Target)
+        module, preprocess = target.build()
+    else:
+        module, preprocess = load_function(run.target.name)
+    with Watched(module, preprocess, run.target.layers, pooling=run.exemplars.pooling) as watched:
+        return list(watched.layer_sizes().values())
 
 
 def _show_models(console: Console, run: Run, weights: Weights) -> None:
@@ -72,17 +124,82 @@ def _show_models(console: Console, run: Run, weights: Weights) -> None:
         console.print(table)
 
 
-def _stages(run: Run) -> str:
-    """One line per stage with what is known of its items beforehand."""
+# --- stages ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What is known of a stage beforehand."""
+
+    name: str
+    items: int | None
+    """At most; None where it hangs on something that is not known."""
+    rate: Rate | None
+
+    @property
+    def seconds(self) -> float | None:
+        """At most, if the rate holds; None where no rate is known."""
+        return None if self.items is None or self.rate is None else self.rate.seconds(self.items)
+
+
+def plan_stages(
+    run: Run, units: int | None, images: int | None, own: Sequence[Rate], benchmarks: Sequence[Rate]
+) -> list[StagePlan]:
+    """The stages that this run has, in order."""
+    try:
+        device = devices_of(run)
+    except UsageError:  # not here: nothing was measured on it either
+        device = ""
+    items = stage_items(run, units or 0, images or 0)
+    own_method = run.method.name == OWN_METHOD  # what another one asks its backends is not known
+    known = {name: units is not None and (own_method or name == "crops") for name in items}
+    known["exemplars"] = images is not None
+    has = run.choices()
+    return [
+        StagePlan(name, count if known[name] else None, find_rate(run, name, device, own, benchmarks))
+        for name, count in items.items()
+        if BACKEND_OF.get(name, "target") in has and (name != "activations" or (own_method and "generator" in has))
+    ]
+
+
+def _show_stages(console: Console, run: Run, plans: Sequence[StagePlan]) -> None:
     k, n, m = run.exemplars.k, run.concepts.n, run.images.n
-    crops = f", up to {run.exemplars.max_crops} crops of each" if run.exemplars.crops else ""
-    return escape(
-        f"""
-Stages, each over all units; what an earlier run has stored is reused
-  exemplars    every probing image through the target once; {k} per unit{crops}
-  captions     {run.captioner.name}: each distinct exemplar once, {k} per unit at most
-  concepts     {run.summarizer.name}: up to {n} candidates per unit
-  images       {run.generator.name}: {m} of each distinct candidate, {n * m} per unit at most
-  activations  those images through the target once
-  scores       {run.scorer.name}: every candidate of every unit"""
-    )
+    what = {
+        "exemplars": f"every probing image through the target once; {k} per unit",
+        "crops": f"up to {run.exemplars.max_crops} crops of each exemplar",
+        "captions": f"each distinct exemplar once, {k} per unit at most",
+        "concepts": f"up to {n} candidates per unit",
+        "images": f"{m} of each distinct candidate, {n * m} per unit at most",
+        "activations": "those images through the target once",
+        "scores": "every candidate of every unit",
+    }
+    choices = run.choices()
+    table = _table("stage", "with", "items at most", "time at most", "what")
+    for plan in plans:
+        count = "?" if plan.items is None else f"{plan.items:,}"
+        choice = choices[BACKEND_OF.get(plan.name, "target")]
+        time = "no rate known yet" if plan.rate is None else "?" if plan.seconds is None else duration(plan.seconds)
+        table.add_row(plan.name, escape(choice.name), count, time, what[plan.name])
+    console.print("\nStages, each over all units; what an earlier run has stored is reused")
+    console.print(table)
+    console.print(escape(_total(plans)))
+
+
+def _total(plans: Sequence[StagePlan]) -> str:
+    """One line on the whole run's time and where it was learnt."""
+    unknown = [plan.name for plan in plans if plan.seconds is None]
+    sources = {plan.rate.origin for plan in plans if plan.rate and plan.seconds is not None}
+    if not sources:
+        return "How long it takes is not known yet: a run leaves its rates, and --rates FILE reads a benchmark's."
+    total = duration(sum(plan.seconds or 0 for plan in plans))
+    words = ["earlier runs on this machine" if source == "here" else source for source in sorted(sources)]
+    rest = f", without {', '.join(unknown)}, of which it is not known" if unknown else " in all"
+    return f"At most {total}{rest}, by the rates of {' and '.join(words)}."
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,80 @@
+"""What `run` and `doctor` share, so that the same words speak of the same run: the run file and its options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CHOICES = (
+    click.argument("runfile", required=False),
+    click.option("--target", metavar="NAME", help="Network to study: a plugin's, or your own MODULE:FUNCTION."),
+    click.option("--layer", "layers", metavar="LAYER", multiple=True, help="Dotted name; may be repeated."),
+    click.option("--units", metavar="0-9,12|all", help="Units of each layer."),
+    click.option("--probe", "probes", metavar="NAME|FOLDER", multiple=True, help="Probing images; may be repeated."),
+    click.option("--captioner", metavar="NAME"),
+    click.option("--summarizer", metavar="NAME"),
+    click.option("--generator", metavar="NAME"),
+    click.option("--scorer", metavar="NAME"),
+    click.option("--method", metavar="NAME", help="How labels are found.  [default: dnd]"),
+    click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any setting: captioner.num_beams=5."),
+    click.option(
+        "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Run folder.  [default: runs/<time>]"
+    ),
+    click.option("--seed", metavar="N", type=int),
+    click.option("--device", metavar="D", help="cpu, cuda (every GPU), cuda:1, cuda:0,cuda:1 or auto."),
+    click.option("--fresh", is_flag=True, help="Ignore what is stored of earlier runs."),
+)
+_KEYS = {
+    "target": "target.name",
+    "layers": "target.layers",
+    "units": "target.units",
+    "probes": "probing.sets",
+    "method": "method.name",
+    "captioner": "captioner.backend",
+    "summarizer": "summarizer.backend",
+    "generator": "generator.backend",
+    "scorer": "scorer.backend",
+}
+
+
+def run_options(command: F) -> F:
+    """RUNFILE and the options of `dnd run`; the choosing ones arrive as `**given`, see `chosen_options`."""
+    for decorate in reversed(_CHOICES):
+        command = decorate(command)
+    return command
+
+
+def chosen_options(given: dict[str, Any]) -> dict[str, Any]:
+    """What was given on the command line, under its dotted key in a run file."""
+    return {
+        _KEYS.get(name, name): list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value not in (None, ())
+    }
+
+
+def import_from_here() -> None:
+    """Let `module:function` targets lie in the current folder, as `python -m` does."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def run_folder(out: str | None) -> Path:
+    """What --out says, or runs/<time>, with a number where two runs begin in the same second."""
+    import time
+    from itertools import count
+    from pathlib import Path
+
+    if out:
+        return Path(out)
+    stem = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    names = (stem if n == 1 else stem.with_name(f"{stem.name}-{n}") for n in count(1))
+    return next(name for name in names if not name.exists())
