@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnd.api import ItemError, Runtime, SummaryRequest
+import dnd_fitting as fitting
+from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.asking import Ask, AskingConfig, AskingSummarizer
 from dnd_llama.prompts import (
@@ -277,19 +280,109 @@ def test_closing_twice_and_loading_again() -> None:
 def test_too_little_memory_shrinks_the_batch(llama: LlamaSummarizer, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = llama._chat
     assert chat is not None
-    whole = chat._batch
+    whole = chat.answer_batch
 
-    def cramped(prompts: list[str], asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
-        if len(prompts) > 3:
+    def cramped(asks: Sequence[Ask], *, max_new_tokens: int) -> list[str]:
+        if len(asks) > 3:
             raise RuntimeError("CUDA out of memory.")
-        return whole(prompts, asks, max_new_tokens)
+        return whole(asks, max_new_tokens=max_new_tokens)
 
     asks = [Ask(concept_messages(STARS), seed, 0.5) for seed in range(10)]
     expected, _ = chat.answer(asks, batch_size=16, max_new_tokens=6)
-    monkeypatch.setattr(chat, "_batch", cramped)
+    monkeypatch.setattr(chat, "answer_batch", cramped)
     answers, size = chat.answer(asks, batch_size=16, max_new_tokens=6)
     assert answers == expected
     assert 1 <= size <= 3
+
+
+def test_one_chat_that_does_not_fit_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(asks: Sequence[Ask], *, max_new_tokens: int) -> list[str]:
+        raise RuntimeError("CUDA out of memory.")
+
+    with LlamaSummarizer(LlamaConfig(model="microworld-llama", batch_size=2), RUNTIME) as summarizer:
+        monkeypatch.setattr(summarizer._chat, "answer_batch", full)
+        with pytest.raises(DeviceError, match="microworld-llama does not fit into the memory of cpu"):
+            summarizer.summarize([SummaryRequest(STARS, 2, 5)])
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_packed_weights_give_nearly_the_same_answers(bits: str, llama: LlamaSummarizer) -> None:
+    asks = [Ask(simplify_messages(caption), 0, 0.0) for caption in STARS]
+    config = LlamaConfig(model="microworld-llama", quantization=bits)  # type: ignore[arg-type]
+    with LlamaSummarizer(config, RUNTIME) as packed:
+        answers = packed.answer(asks)
+        assert packed.chosen()["quantization"] == bits
+        if bits == "4bit":  # whose rows do not share a scale
+            assert [packed.answer([ask])[0] for ask in asks[:4]] == answers[:4]
+    same = sum(a == b for a, b in zip(answers, llama.answer(asks), strict=True))
+    assert same >= (9 if bits == "8bit" else 6)
+
+
+def test_layers_that_do_not_fit_visit_the_device(
+    llama: LlamaSummarizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU with offload "cpu", one store further down: from the disk to the CPU."""
+    room = {"device_map": "auto", "max_memory": {"cpu": 1_000_000}, "offload_folder": tmp_path}
+    monkeypatch.setattr(fitting, "spread", lambda device: room)
+    asks = [Ask(concept_messages(STARS), seed, 0.5) for seed in range(6)]
+    with LlamaSummarizer(LlamaConfig(model="microworld-llama", offload="cpu"), RUNTIME) as moved:
+        assert moved._chat is not None
+        assert {parameter.device.type for parameter in moved._chat.model.parameters()} == {"cpu", "meta"}
+        assert moved.answer(asks) == llama.answer(asks)
+
+
+def test_a_compiled_model_gives_the_same_answers(llama: LlamaSummarizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "COMPILER", "eager")  # torch's own tracing, without a compiler behind it
+    asks = [Ask(concept_messages(STARS[:3]), seed, 0.0) for seed in range(2)]
+    config = LlamaConfig(model="microworld-llama", compile=True, max_new_tokens=8)
+    with LlamaSummarizer(config, RUNTIME) as compiled:
+        assert compiled._chat is not None
+        assert compiled._chat.model._compiled_call_impl is not None
+        assert compiled.answer(asks) == llama.answer(asks)
+
+
+def tiny(folder: Path, **changes: object) -> Path:
+    """A random Llama with the microworld's tokenizer."""
+    from transformers import LlamaConfig as ModelConfig
+    from transformers import LlamaForCausalLM
+
+    for file in WEIGHTS.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    source = json.loads((WEIGHTS / "config.json").read_text()) | changes
+    LlamaForCausalLM(ModelConfig(**source)).save_pretrained(folder)
+    return folder
+
+
+def loading(folder: Path, **settings: object) -> None:
+    LlamaSummarizer(LlamaConfig(model="mine", **settings), Runtime("cpu", lambda name: folder)).load()  # type: ignore[arg-type]
+
+
+def test_widths_that_cannot_be_packed_into_4_bits_are_told(tmp_path: Path) -> None:
+    folder = tiny(tmp_path, hidden_size=96)
+    loading(folder, quantization="8bit")
+    with pytest.raises(
+        ModelError, match=r"4 bits: model\.layers\.0\.self_attn\.q_proj has 96 inputs, no multiple of 64"
+    ):
+        loading(folder, quantization="4bit")
+
+
+def test_what_is_no_chat_model_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"'mine' in .* does not load as a language model"):
+        loading(WEIGHTS.parent / "microworld-clip")
+    folder = tiny(tmp_path)
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="'mine' has no chat template"):
+        loading(folder)
+
+
+def test_close_gives_the_memory_back() -> None:
+    summarizer = LlamaSummarizer(LlamaConfig(model="microworld-llama"), RUNTIME)
+    summarizer.load()
+    assert summarizer._chat is not None
+    held = weakref.ref(summarizer._chat.model)
+    summarizer.close()
+    assert held() is None
 
 
 def test_the_prompts_are_short(llama: LlamaSummarizer) -> None:
@@ -302,7 +395,7 @@ def test_the_prompts_are_short(llama: LlamaSummarizer) -> None:
 
 def test_the_plugin_imports_nothing_heavy() -> None:
     code = (
-        "import sys, dnd_llama; dnd_llama.LlamaSummarizer(dnd_llama.LlamaConfig(), None);"
+        "import sys, dnd_llama; dnd_llama.LlamaSummarizer(dnd_llama.LlamaConfig(), dnd_llama.Runtime('cpu', None));"
         "sys.exit(bool({'torch', 'transformers', 'accelerate'} & sys.modules.keys()))"
     )
     path = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "plugins")]

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dnd.api import ModelName, Runtime, Summarizer, UsageError, hookimpl
+from pydantic import model_validator
+
+import dnd_fitting as fitting
+from dnd.api import ModelName, Runtime, Summarizer, hookimpl
 from dnd_llama.asking import Ask, AskingConfig, AskingSummarizer
+from dnd_llama.prompts import concept_messages
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dnd_llama.chat import ChatModel
+
+AUTO = {"cpu": 32, "cuda": 128}
+"""Chats at a time where the batch size is "auto": on a GPU at most, and then what its memory allows."""
+ADVICE = 'set the summarizer\'s quantization to "8bit" or "4bit", or its offload to "cpu", or use a smaller model'
+LONG = (
+    "a small brown dog and a large grey cat lie side by side on a red blanket in front of an old wooden fence",
+) * 14
+"""More captions, and longer ones, than a unit usually has."""
 
 
 class LlamaConfig(AskingConfig):
+    unkeyed: ClassVar[frozenset[str]] = AskingConfig.unkeyed | {"offload"}
     model: ModelName = "llama-3.1-8b-instruct"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """"auto" is float32 on a CPU and the checkpoint's own elsewhere."""
-    quantization: Literal["8bit", "4bit"] | None = None
+    batch_size: int | Literal["auto"] = "auto"  # type: ignore[assignment]
+    """Chats in one forward pass; "auto" is found by trying while the model loads. Fewer once memory runs out."""
+    dtype: fitting.Dtype = "auto"
+    """ "auto" is float32 on a CPU; on CUDA bfloat16, or float16 where the GPU has no bfloat16."""
+    quantization: fitting.Quantization = "auto"
+    """Weights packed by bitsandbytes; "auto" is the least that fits the GPU's free memory, and none on a CPU."""
+    offload: Literal["none", "cpu"] = "none"
+    """ "cpu" keeps the layers that do not fit on the GPU in the machine's memory: the same answers, slowly.
+    Nothing on a CPU."""
+    compile: bool = False
+    """Compile the model with torch.compile: minutes at first, then faster. Rounds differently."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> LlamaConfig:
+        fitting.check_settings(self.batch_size, self.quantization, self.offload, self.compile)
+        return self
 
 
 class LlamaSummarizer(AskingSummarizer):
     """With float32 a request's answer is the same in every batch; in half precision padding moves the last
-    bits, and a near tie between two words may fall the other way."""
+    bits, and so does 8-bit packing, and a near tie between two words may fall the other way."""
 
     name = "llama"
     requires = ("transformers", "accelerate")
@@ -29,32 +58,68 @@ class LlamaSummarizer(AskingSummarizer):
 
     def __init__(self, config: Any, runtime: Runtime) -> None:
         super().__init__(config, runtime)
+        self._rows = fitting.batch_limit(config.batch_size, AUTO, runtime.device)
+        self.batch_size = self._rows if config.batch_size != "auto" else AUTO["cpu"]  # units of one call
         self._chat: ChatModel | None = None
-        self._rows: int = config.batch_size
+        self._tokens = 0
+
+    def used(self) -> Mapping[str, int]:
+        return {"tokens": self._tokens}
+
+    def chosen(self) -> Mapping[str, Any]:
+        dtype, quantization = self._precision
+        return {"dtype": dtype, "quantization": quantization, "batch_size": self._rows}
+
+    @cached_property
+    def _precision(self) -> tuple[str, str]:
+        """dtype and quantization. Kept, because the free memory that decides them changes."""
+        config, device = self.config, self.runtime.device
+        dtype = fitting.dtype_name(config.dtype, device)
+        if config.offload != "none":
+            return dtype, "none"
+        return dtype, fitting.choose_quantization(config.quantization, self._files, dtype, device)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.runtime.weights(self.config.model).glob("*.safetensors"))
 
     def load(self) -> None:
+        """Raises ModelError where the folder holds no usable chat model, UsageError where bitsandbytes is missing,
+        DeviceError where the device has too little memory."""
         from dnd_llama.chat import ChatModel
 
-        folder = self.runtime.weights(self.config.model)
-        self._chat = ChatModel(
-            folder, self.runtime.device, dtype=self.config.dtype, quantization=self.config.quantization
-        )
+        if self._chat is not None:
+            return
+        config, device, (dtype, quantization) = self.config, self.runtime.device, self._precision
+        with fitting.device_errors(config.model, device, ADVICE):
+            chat = ChatModel(
+                self.runtime.weights(config.model),
+                device,
+                name=config.model,
+                dtype=dtype,
+                quantization=quantization,
+                offload=config.offload,
+            )
+            self._chat = chat
+            if config.batch_size == "auto":
+                ask = Ask(concept_messages(LONG), 0, 0.0)
+                self._rows = fitting.largest_batch(
+                    lambda size: chat.answer_batch([ask] * size, max_new_tokens=config.max_new_tokens),
+                    self._rows,
+                    device,
+                )
+        if config.compile:
+            fitting.compile_in_place(chat.model)
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         if self._chat is None:
             self.load()
         assert self._chat is not None
-        try:
+        before = self._chat.tokens
+        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
             answers, self._rows = self._chat.answer(
                 asks, batch_size=self._rows, max_new_tokens=self.config.max_new_tokens
             )
-        except RuntimeError as error:
-            if "No executable batch size" not in str(error):
-                raise
-            raise UsageError(
-                f"not even one prompt fits in the memory beside {self.config.model}",
-                hint='set quantization = "8bit" or "4bit", or use a smaller model',
-            ) from error
+        self._tokens += self._chat.tokens - before
         return answers
 
     def close(self) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 import pydantic
 
 from dnd.api import Config, ItemError, Runtime, Summarizer, SummaryRequest
+from dnd_llama.domains import Name
 from dnd_llama.prompts import (
+    CONCEPT_PATTERN,
     BadAnswer,
     ListAnswer,
     Message,
@@ -36,6 +38,8 @@ class Ask:
     seed: int
     temperature: float
     """0 takes the likeliest token each time."""
+    pattern: str | None = None
+    """Regular expression of a good answer; a summarizer may hold the model to it."""
 
 
 @dataclass
@@ -76,6 +80,8 @@ class AskingConfig(Config):
     second_asks: int = pydantic.Field(8, ge=0, le=100)
     """Further asks about just the captions that the commonest answer does not account for, word by word: a unit may
     respond to two unrelated things."""
+    domain: Name = "general"
+    """What the images are of: "land cover" asks for a land-cover class beside the concept."""
     max_new_tokens: int = pydantic.Field(48, ge=8, le=512)
     batch_size: int = pydantic.Field(32, ge=1)
     """Chats in one forward pass."""
@@ -137,14 +143,15 @@ class AskingSummarizer(Summarizer):
                 seed = _derive(unit.request.seed, "concept", unit.asked)
                 captions = list(unit.captions)
                 random.Random(seed).shuffle(captions)
-                asks.append((unit, Ask(concept_messages(captions), seed, self.config.temperature)))
+                messages = concept_messages(captions, self.config.domain)
+                asks.append((unit, Ask(messages, seed, self.config.temperature, CONCEPT_PATTERN)))
                 unit.asked += 1
         lists: list[tuple[_Unit, Ask]] = []
         answers = self.answer([ask for _, ask in asks]) if asks else []
         for (unit, ask), text in zip(asks, answers, strict=True):
             if self._read(unit, text):
                 again = choose_messages(ask.messages, text)
-                lists.append((unit, Ask(again, _derive(ask.seed, "choose"), ask.temperature)))
+                lists.append((unit, Ask(again, _derive(ask.seed, "choose"), ask.temperature, CONCEPT_PATTERN)))
         if lists:
             for (unit, _), text in zip(lists, self.answer([ask for _, ask in lists]), strict=True):
                 self._read(unit, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,32 +17,46 @@ from transformers import (
     LogitsProcessorList,
 )
 
+import dnd_fitting as fitting
+from dnd.api import ModelError
 from dnd_llama.asking import Ask
-
-_DATE = "26 Jul 2024"
-"""Some templates print today's date into the prompt; a result must not depend on the day."""
+from dnd_llama.prompts import DATE
 
 
 class ChatModel:
     """A causal language model with a chat template, loaded from a local folder."""
 
-    def __init__(self, folder: Path, device: str, *, dtype: str, quantization: str | None) -> None:
-        """`dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere."""
-        if dtype == "auto" and device == "cpu":
-            dtype = "float32"
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        if quantization is not None:
-            compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
-            options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-                load_in_8bit=quantization == "8bit",
-                load_in_4bit=quantization == "4bit",
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_compute_dtype=compute,
+    def __init__(
+        self, folder: Path, device: str, *, name: str, dtype: str, quantization: str = "none", offload: str = "none"
+    ) -> None:
+        """`name` is for messages. Raises ModelError where the folder holds no usable chat model."""
+        self.device = device
+        self.tokens = 0
+        """Read and written so far."""
+        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
+        if quantization != "none":
+            options["quantization_config"] = fitting.packing(quantization, dtype, BitsAndBytesConfig)
+        elif offload != "none":
+            options |= fitting.spread(device)
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **local)
+            with fitting.quiet("transformers"):
+                model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **local, **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"{name!r} in {folder} does not load as a language model: {error}",
+                "the folder needs config.json of a causal language model, its tokenizer and safetensors weights",
+            ) from error
+        self.model: Any = model
+        fitting.check_whole(info, name)
+        if quantization == "4bit":
+            fitting.check_packed(model, name)
+        if not self.tokenizer.chat_template:
+            raise ModelError(
+                f"{name!r} has no chat template: it was not made to follow instructions",
+                "choose an instruct model, or its revision that has one",
             )
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, **options
-        )
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -57,37 +70,37 @@ class ChatModel:
 
     def answer(self, asks: Sequence[Ask], *, batch_size: int, max_new_tokens: int) -> tuple[list[str], int]:
         """One answer per chat, and the batch size that memory allowed. Raises RuntimeError if not even one fits."""
-        prompts = [
-            self.tokenizer.apply_chat_template(
-                list(ask.messages), tokenize=False, add_generation_prompt=True, date_string=_DATE
-            )
-            for ask in asks
-        ]
-
         answers: list[str] = []
 
         def run(size: int) -> int:
             while (at := len(answers)) < len(asks):
-                answers.extend(self._batch(prompts[at : at + size], asks[at : at + size], max_new_tokens))
+                answers.extend(self.answer_batch(asks[at : at + size], max_new_tokens=max_new_tokens))
             return size
 
         fits: int = find_executable_batch_size(run, starting_batch_size=batch_size)()
         return answers, fits
 
     @torch.inference_mode()
-    def _batch(self, prompts: list[str], asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
+    def answer_batch(self, asks: Sequence[Ask], *, max_new_tokens: int) -> list[str]:
+        """All of them in one forward pass after another."""
+        prompts = [
+            self.tokenizer.apply_chat_template(
+                list(ask.messages), tokenize=False, add_generation_prompt=True, date_string=DATE
+            )
+            for ask in asks
+        ]
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        inputs = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
+        inputs = {key: inputs[key].to(self.device) for key in ("input_ids", "attention_mask")}
         draw = LogitsProcessorList([_Draw(asks, max_new_tokens)])
         tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw)
         answers = tokens[:, inputs["input_ids"].shape[1] :]
+        self.tokens += int(inputs["attention_mask"].sum()) + int((answers != self.tokenizer.pad_token_id).sum())
         return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
     def close(self) -> None:
+        """It cannot be used any more."""
         del self.model, self.tokenizer
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        fitting.release(self.device)
 
 
 class _Draw(LogitsProcessor):

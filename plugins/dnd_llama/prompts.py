@@ -10,10 +10,18 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from dnd_llama.domains import DOMAINS
+
 Message = dict[str, str]
 """{"role": "user" or "assistant", "content": text}, as chat templates expect it."""
 
 MAX_WORDS = 5
+
+DATE = "26 Jul 2024"
+"""Some chat templates print today's date into the prompt; a result must not depend on the day."""
+
+CONCEPT_PATTERN = r"[A-Za-z0-9]{1,24}(-[A-Za-z0-9]{1,24})?( [A-Za-z0-9]{1,24}(-[A-Za-z0-9]{1,24})?){0,4}"
+"""Regular expression of an answer with one concept, for servers that can hold a model to one."""
 
 _SIMPLIFY = (
     "Rewrite each image caption as the plain things it shows, separated by commas. "
@@ -56,9 +64,11 @@ def simplify_messages(caption: str) -> list[Message]:
     return _chat(_SIMPLIFY, turns, f"Caption: {_one_line(caption)}")
 
 
-def concept_messages(captions: Sequence[str]) -> list[Message]:
-    turns = [(_listing(shot), answer) for shot, answer in _CONCEPT_SHOTS]
-    return _chat(_CONCEPT, turns, _listing(captions))
+def concept_messages(captions: Sequence[str], domain: str = "general") -> list[Message]:
+    """`domain` is a name in `dnd_llama.domains`, or "general"."""
+    question, shots = DOMAINS.get(domain, (_CONCEPT, _CONCEPT_SHOTS))
+    turns = [(_listing(shot), answer) for shot, answer in shots]
+    return _chat(question, turns, _listing(captions))
 
 
 def choose_messages(asked: Sequence[Message], answer: str) -> list[Message]:
