@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+import dnd_fitting as fitting
 from dnd import api
 
 if TYPE_CHECKING:
-    import torch
+    from pathlib import Path
+
     from PIL.Image import Image
+
+AUTO = {"cpu": 16, "cuda": 64}
+"""Images at a time where the batch size is "auto": on a GPU at most, and then what its memory allows."""
+ADVICE = 'set the captioner\'s quantization to "8bit" or "4bit", or its offload to "cpu"'
 
 
 class Blip2Config(api.Config):
     """Settings of the captioner "blip2"."""
 
+    unkeyed: ClassVar[frozenset[str]] = api.Config.unkeyed | {"offload"}
     model: api.ModelName = "blip2-opt-2.7b"
     """A `Blip2ForConditionalGeneration` with its processor."""
     prompt: str | None = None
@@ -26,12 +33,22 @@ class Blip2Config(api.Config):
     max_new_tokens: int = Field(32, ge=1)
     num_beams: int = Field(1, ge=1)
     """1 is greedy decoding; more is beam search. Nothing is ever sampled."""
-    batch_size: int = Field(16, ge=1)
-    """Images at a time; fewer once the device's memory has run out."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    """Images at a time; "auto" is found by trying while the model loads. Fewer once the device's memory runs out."""
+    dtype: fitting.Dtype = "auto"
     """ "auto" is float32 on the CPU; on CUDA bfloat16, or float16 where the GPU has no bfloat16."""
-    quantization: Literal["8bit", "4bit"] | None = None
-    """Weights packed by bitsandbytes, for a GPU too small for the model."""
+    quantization: fitting.Quantization = "auto"
+    """Weights packed by bitsandbytes; "auto" is the least that fits the GPU's free memory, and none on a CPU."""
+    offload: Literal["none", "cpu"] = "none"
+    """ "cpu" keeps the layers that do not fit on the GPU in the machine's memory: the same captions, slowly.
+    Nothing on a CPU."""
+    compile: bool = False
+    """Compile the language model with torch.compile: minutes at first, then faster. Rounds differently."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Blip2Config:
+        fitting.check_settings(self.batch_size, self.quantization, self.offload, self.compile)
+        return self
 
 
 class Blip2Captioner(api.Captioner):
@@ -42,62 +59,80 @@ class Blip2Captioner(api.Captioner):
 
     def __init__(self, config: Blip2Config, runtime: api.Runtime) -> None:
         super().__init__(config, runtime)
-        self.batch_size = config.batch_size
+        self.batch_size = fitting.batch_limit(config.batch_size, AUTO, runtime.device)
         self._model: Any = None
         self._processor: Any = None
-        self._fits = config.batch_size
+        self._fits = self.batch_size
+
+    def chosen(self) -> Mapping[str, Any]:
+        dtype, quantization = self._precision
+        return {"dtype": dtype, "quantization": quantization, "batch_size": self._fits}
+
+    @cached_property
+    def _precision(self) -> tuple[str, str]:
+        """dtype and quantization. Kept, because the free memory that decides them changes."""
+        config, device = self.config, self.runtime.device
+        dtype = fitting.dtype_name(config.dtype, device)
+        if config.offload != "none":
+            return dtype, "none"
+        return dtype, fitting.choose_quantization(config.quantization, self._files, dtype, device)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.runtime.weights(self.config.model).glob("*.safetensors"))
 
     def load(self) -> None:
-        """Raises ModelError where the folder holds no usable BLIP-2, UsageError where bitsandbytes is missing."""
-        from transformers import Blip2ForConditionalGeneration, Blip2Processor
-
+        """Raises ModelError where the folder holds no usable BLIP-2, UsageError where bitsandbytes is missing,
+        DeviceError where the device has too little memory."""
         if self._model is not None:
             return
-        folder, config = self.runtime.weights(self.config.model), self.config
-        options: dict[str, Any] = {"dtype": self._dtype()}
-        if config.quantization is not None:
-            options |= {"quantization_config": self._quantization(), "device_map": {"": self.runtime.device}}
+        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+            self._load()
+            if self.config.batch_size == "auto":
+                self.batch_size = self._fits = fitting.largest_batch(self._try, self.batch_size, self.runtime.device)
+        if self.config.compile:
+            fitting.compile_in_place(self._model.language_model)
+
+    def _load(self) -> None:
+        from transformers import BitsAndBytesConfig, Blip2ForConditionalGeneration, Blip2Processor
+
+        folder, name, device = self.runtime.weights(self.config.model), self.config.model, self.runtime.device
+        fitting.check_architecture(folder / "config.json", name, "Blip2ForConditionalGeneration")
+        dtype, quantization = self._precision
+        options: dict[str, Any] = {"dtype": fitting.torch_dtype(dtype), "device_map": {"": device}}
+        if quantization != "none":
+            options["quantization_config"] = fitting.packing(quantization, dtype, BitsAndBytesConfig)
+        elif self.config.offload != "none":
+            options |= fitting.spread(device)
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
             processor: Any = Blip2Processor.from_pretrained(folder, backend="pil", **local)
-            model: Any = Blip2ForConditionalGeneration.from_pretrained(folder, use_safetensors=True, **local, **options)
+            with fitting.quiet("transformers"):
+                model, info = Blip2ForConditionalGeneration.from_pretrained(
+                    folder, use_safetensors=True, output_loading_info=True, **local, **options
+                )
         except (OSError, ValueError, KeyError) as error:
             raise api.ModelError(
-                f"{config.model!r} in {folder} does not load as a BLIP-2: {error}",
+                f"{name!r} in {folder} does not load as a BLIP-2: {error}",
                 "the folder needs config.json, the processor's files and safetensors weights",
             ) from error
+        fitting.check_whole(info, name)
+        if quantization == "4bit":
+            fitting.check_packed(model, name)
         if model.config.image_token_index is None:
             raise api.ModelError(
-                f"{config.model!r} has no image_token_index in its config.json",
+                f"{name!r} has no image_token_index in its config.json",
                 "use a revision of the checkpoint made for transformers 4.46 or later",
             )
         processor.num_query_tokens = model.config.num_query_tokens
         processor.tokenizer.padding_side = "left"
-        self._processor = processor
-        self._model = (model if config.quantization else model.to(self.runtime.device)).eval()
+        self._processor, self._model = processor, model.eval()
 
-    def _dtype(self) -> torch.dtype:
-        import torch
+    def _try(self, size: int) -> None:
+        """The most that a batch of this size can take: every caption of full length."""
+        from PIL import Image
 
-        if self.config.dtype != "auto":
-            return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.config.dtype]
-        if not self.runtime.device.startswith("cuda"):
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-    def _quantization(self) -> Any:
-        from importlib.util import find_spec
-
-        from transformers import BitsAndBytesConfig
-
-        if find_spec("bitsandbytes") is None:
-            raise api.UsageError(
-                f"quantization {self.config.quantization!r} needs bitsandbytes", "pip install bitsandbytes"
-            )
-        if self.config.quantization == "8bit":
-            return BitsAndBytesConfig(load_in_8bit=True)
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self._dtype())
+        self._generate([Image.new("RGB", (64, 64))] * size, at_least=self.config.max_new_tokens)
 
     def caption(self, images: Sequence[Image]) -> list[str]:
         """One caption per RGB image, in one line. Raises ItemError where the model has nothing to say."""
@@ -108,7 +143,8 @@ class Blip2Captioner(api.Captioner):
             if self.runtime.device != "cpu":
                 # A GPU rounds differently at another batch shape, and one near tie then changes a caption.
                 part += part[-1:] * (self._fits - count)
-            said = self._generate_or_shrink(part)
+            with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+                said = self._generate_or_shrink(part)
             captions += [] if said is None else said[:count]
         empty = [str(i) for i, words in enumerate(captions) if not words]
         if empty:
@@ -116,46 +152,57 @@ class Blip2Captioner(api.Captioner):
             raise api.ItemError(f"{self.config.model} gave an empty caption for image {which}")
         return captions
 
+    def log_probabilities(self, asked: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
+        """How likely each image is captioned by each text. The words are those of greedy decoding, one image at a time:
+        no batch can change an answer."""
+        from dnd_likelihood import log_probabilities
+
+        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+            return [
+                log_probabilities(self._model, self._processor, image, texts, self._prompt()) for image, texts in asked
+            ]
+
     def _generate_or_shrink(self, images: list[Image]) -> list[str] | None:
         """None after the device's memory ran out: from now on half as many images at a time."""
-        from accelerate.utils.memory import should_reduce_batch_size
-
         try:
             return self._generate(images)
         except RuntimeError as error:
-            if len(images) == 1 or not should_reduce_batch_size(error):
+            if len(images) == 1 or not fitting.is_out_of_memory(error):
                 raise
         # Past the handler, so that the traceback no longer holds the failed batch's tensors.
         self._fits = len(images) // 2
-        self._release()
+        fitting.release(self.runtime.device)
         return None
 
-    def _generate(self, images: list[Image]) -> list[str]:
-        model, tokenizer = self._model, self._processor.tokenizer
-        prompt = self.config.prompt
-        if prompt is None and getattr(model.config.text_config, "bos_token_id", None) is None:
-            prompt = ""  # generate() would start from a token that the language model does not have
+    def _prompt(self) -> str | None:
+        if self.config.prompt is None and getattr(self._model.config.text_config, "bos_token_id", None) is None:
+            return ""  # generate() would start from a token that the language model does not have
+        return self.config.prompt
+
+    def _generate(self, images: list[Image], *, at_least: int = 0, draw: Any = None) -> list[str]:
+        """`draw`: a LogitsProcessor that decides on each token."""
+        model, tokenizer, config = self._model, self._processor.tokenizer, self.config
+        prompt = self._prompt()
         text = None if prompt is None else [prompt] * len(images)
-        inputs = self._processor(images=images, text=text, return_tensors="pt").to(model.device)
-        ids = model.generate(
-            **inputs, max_new_tokens=self.config.max_new_tokens, num_beams=self.config.num_beams, do_sample=False
-        )
+        inputs = self._processor(images=images, text=text, return_tensors="pt").to(self.runtime.device)
+        limits = {"max_new_tokens": config.max_new_tokens, "min_new_tokens": at_least or None}
+        beams = config.num_beams if draw is None else 1
+        processors = None if draw is None else [draw]
+        ids = model.generate(**inputs, **limits, num_beams=beams, do_sample=False, logits_processor=processors)
         if model.config.use_decoder_only_language_model:  # it repeats what it was given: queries, <s>, prompt
             given = model.config.num_query_tokens + 1 if text is None else inputs["input_ids"].shape[1]
             ids = ids[:, given:]
         return [" ".join(words.split()) for words in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    def describe(self, images: list[Image], draw: Any) -> list[str]:
+        """A text for each, whose tokens the LogitsProcessor `draw` decides on; all in one batch."""
+        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+            return self._generate(images, draw=draw)
+
     def close(self) -> None:
         if self._model is not None:
             self._model = self._processor = None
-            self._release()
-
-    def _release(self) -> None:
-        gc.collect()
-        if self.runtime.device.startswith("cuda"):
-            import torch
-
-            torch.cuda.empty_cache()
+            fitting.release(self.runtime.device)
 
 
 @api.hookimpl

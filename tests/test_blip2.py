@@ -17,6 +17,7 @@ from transformers import Blip2Config as ModelConfig
 from transformers import Blip2ForConditionalGeneration, Blip2Processor, T5Config
 
 import dnd_blip2
+import dnd_fitting as fitting
 from dnd import api
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_microworld import world
@@ -167,12 +168,61 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_quantized_weights_give_the_same_answers(bits: str, loaded: Blip2Captioner, images: list[Image.Image]) -> None:
-    bnb = pytest.importorskip("bitsandbytes")
+    import bitsandbytes as bnb
+
     with captioner(quantization=bits) as packed:
         kind = bnb.nn.Linear8bitLt if bits == "8bit" else bnb.nn.Linear4bit
         assert any(isinstance(module, kind) for module in packed._model.modules())
-        pairs = zip(packed.caption(images), loaded.caption(images), strict=True)
-        assert sum(a == b for a, b in pairs) >= (20 if bits == "8bit" else 12)
+        said = packed.caption(images)
+        assert sum(a == b for a, b in zip(said, loaded.caption(images), strict=True)) >= 20
+        assert [packed.caption([image])[0] for image in images[:4]] == said[:4]
+        assert packed.chosen() == {"dtype": "float32", "quantization": bits, "batch_size": 16}
+
+
+def test_layers_that_do_not_fit_visit_the_device(
+    loaded: Blip2Captioner, images: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU with offload "cpu", one store further down: from the disk to the CPU."""
+    room = {"device_map": "auto", "max_memory": {"cpu": 3_500_000}, "offload_folder": tmp_path}
+    monkeypatch.setattr(fitting, "spread", lambda device: room)
+    with captioner(offload="cpu") as backend:
+        assert {parameter.device.type for parameter in backend._model.parameters()} == {"cpu", "meta"}
+        assert backend.caption(images) == loaded.caption(images)
+        assert backend.caption(images[:1]) == loaded.caption(images[:1])
+        held = weakref.ref(backend._model)
+    assert held() is None
+
+
+def test_one_image_that_does_not_fit_is_a_device_error(
+    images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with captioner() as backend:
+
+        def generate(**inputs: Any) -> Any:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        monkeypatch.setattr(backend._model, "generate", generate)
+        with pytest.raises(api.DeviceError, match="microworld-blip2 does not fit into the memory of cpu") as caught:
+            backend.caption(images[:5])
+    assert "quantization" in caught.value.hint
+
+
+def test_another_architecture_is_named() -> None:
+    backend = captioner(FOLDER.parent / "microworld-llama")
+    with pytest.raises(api.ModelError, match="is a LlamaForCausalLM, not a Blip2ForConditionalGeneration"):
+        backend.load()
+
+
+def test_weights_that_are_not_whole_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for file in FOLDER.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["query_tokens"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(api.ModelError, match="not whole: query_tokens is missing"):
+        captioner(tmp_path).load()
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +278,37 @@ def test_the_plugin_offers_the_captioner_and_imports_nothing_heavy() -> None:
     script = f"import sys; sys.path[:0] = {paths!r}; {code}"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+# --- the probability of a caption --------------------------------------------------------------------
+
+
+def test_the_probability_of_a_caption_is_that_of_its_generation(
+    loaded: Blip2Captioner, images: list[Image.Image]
+) -> None:
+    shown = images[:4]
+    captions = loaded.caption(shown)
+    table = torch.tensor(loaded.log_probabilities([(image, captions) for image in shown]))
+    inputs = loaded._processor(images=shown[:1], return_tensors="pt")
+    made = loaded._model.generate(**inputs, max_new_tokens=32, output_scores=True, return_dict_in_generate=True)
+    tokens = made.sequences[0, -len(made.scores) :]
+    scores = [float(step[0].log_softmax(-1)[token]) for step, token in zip(made.scores, tokens, strict=True)]
+    assert table[0, 0] == pytest.approx(sum(scores), abs=1e-3)
+    assert table.argmax(1).tolist() == [0, 1, 2, 3]
+    assert loaded.log_probabilities([(shown[1], captions[2:3])])[0][0] == pytest.approx(float(table[1, 2]), abs=1e-3)
+
+
+@pytest.mark.parametrize("prompt", [None, "a photo of"])
+def test_the_probability_of_a_caption_by_an_encoder_decoder(
+    t5_folder: Path, images: list[Image.Image], prompt: str | None
+) -> None:
+    texts = ["a red star", "dots"]
+    with captioner(t5_folder, prompt=prompt) as backend:
+        found = backend.log_probabilities([(images[0], texts)])[0]
+        for text, value in zip(texts, found, strict=True):
+            inputs = backend._processor(images=images[:1], text=[prompt or ""], return_tensors="pt")
+            words = backend._processor.tokenizer(f" {text}" if prompt else text, add_special_tokens=False).input_ids
+            labels = torch.tensor([[*words, backend._model.generation_config.eos_token_id]])
+            with torch.inference_mode():
+                mean = float(backend._model(**inputs, labels=labels).loss)
+            assert value == pytest.approx(-mean * labels.shape[1], abs=1e-3)

@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,10 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-import dnd_sdxl
 from dnd import api
 from dnd_microworld import world
 from dnd_microworld.train import prompts
-from dnd_sdxl import SdxlConfig, SdxlGenerator
+from dnd_sdxl import SdxlConfig, SdxlGenerator, parts
 
 FOLDER = Path(world.__file__).parent / "weights" / "microworld-sdxl"
 REQUESTS = [api.ImageRequest(concept, seed) for seed in range(3) for concept in ("red", "star", "blue dots", "zebra")]
@@ -93,7 +93,9 @@ def test_seed_and_concept_both_matter(drawn: npt.NDArray[np.uint8]) -> None:
         {"negative_prompt": "red"},
         {"prompt": "{concept} on a plain blue background"},
         {"dtype": "bfloat16"},
-        *({"scheduler": name} for name in dnd_sdxl._SCHEDULERS if name != "dpm++"),
+        {"timestep_spacing": "leading"},
+        {"vae_tiling": "on"},
+        *({"scheduler": name} for name in parts.SCHEDULERS if name != "dpm++"),
     ],
     ids=str,
 )
@@ -109,6 +111,96 @@ def test_every_setting_changes_the_image_and_keeps_the_batch_out_of_it(
 def test_default_scheduler_is_the_checkpoints_own(drawn: npt.NDArray[np.uint8]) -> None:
     with generator(scheduler="dpm++") as backend:  # what the microworld's checkpoint says of itself
         assert (pixels(backend.generate(REQUESTS)) == drawn).all()
+
+
+@pytest.mark.parametrize("settings", [{"vae_slicing": "on"}, {"attention_slicing": True}], ids=str)
+def test_slices_change_no_pixel(settings: dict[str, Any], drawn: npt.NDArray[np.uint8]) -> None:
+    with generator(**settings) as backend:
+        unet, vae = backend._pipeline.unet, backend._pipeline.vae
+        sliced = [type(one).__name__ == "SlicedAttnProcessor" for one in unet.attn_processors.values()]
+        assert (vae.use_slicing, any(sliced)) == ("vae_slicing" in settings, "attention_slicing" in settings)
+        assert np.abs(pixels(backend.generate(REQUESTS)).astype(int) - drawn).max() <= 1  # rounding
+
+
+def test_parts_that_move_between_stores_change_no_pixel(drawn: npt.NDArray[np.uint8]) -> None:
+    from dnd_sdxl.placing import Placement, place
+
+    with generator() as backend:
+        pipeline = backend._pipeline
+        place(pipeline, Placement("model", slicing=True, tiling=False, attention=False), "cpu")
+        assert {type(hook).__name__ for hook in pipeline._all_hooks} == {"UserCpuOffloadHook"}
+        assert (pixels(backend.generate(REQUESTS)) == drawn).all()
+        held = weakref.ref(pipeline.unet)
+        del pipeline
+    assert held() is None
+
+
+def test_a_few_steps_without_guidance_as_lightning_is_drawn() -> None:
+    """Euler over trailing timesteps from a lone UNet file: what SDXL-Lightning's card asks for, and diffusers does."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    few = {"steps": 2, "guidance": 0.0, "scheduler": "euler", "timestep_spacing": "trailing", "unet": "lightning"}
+    with TemporaryDirectory() as folder:
+        lone = Path(folder)
+        shutil.copy(
+            FOLDER / "unet" / "diffusion_pytorch_model.safetensors", lone / "sdxl_lightning_2step_unet.safetensors"
+        )
+        folders = {"microworld-sdxl": FOLDER, "lightning": lone}
+        config = SdxlConfig(model="microworld-sdxl", **few)  # type: ignore[arg-type]
+        with SdxlGenerator(config, api.Runtime("cpu", folders.__getitem__)) as backend:
+            assert backend._pipeline.scheduler.config.timestep_spacing == "trailing"
+            made = pixels(backend.generate(REQUESTS[:2]))
+    pipeline: Any = StableDiffusionXLPipeline.from_pretrained(FOLDER, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")  # type: ignore[no-untyped-call]
+    pipeline.set_progress_bar_config(disable=True)
+    alone = pipeline(
+        prompt=[f"a picture of {request.concept}" for request in REQUESTS[:2]],
+        num_inference_steps=2,
+        guidance_scale=0,
+        generator=[torch.Generator("cpu").manual_seed(request.seed) for request in REQUESTS[:2]],
+    ).images
+    assert np.abs(pixels(alone).astype(int) - made).max() <= 2  # another batch shape
+
+
+def test_a_unet_of_another_shape_is_refused(tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "unet.safetensors")
+    folders = {"microworld-sdxl": FOLDER, "mine": tmp_path}
+    config = SdxlConfig(model="microworld-sdxl", unet="mine")
+    with pytest.raises(api.ModelError, match=r"unet.safetensors is no UNet of the architecture"):
+        SdxlGenerator(config, api.Runtime("cpu", folders.__getitem__)).load()
+
+
+def test_float16_decodes_in_float32_where_the_autoencoder_would_overflow(tmp_path: Path) -> None:
+    """SDXL's own VAE says `force_upcast`; its numbers pass float16's largest, here by a decoder made to do so."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(FOLDER / "vae")  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        vae.decoder.conv_in.weight.mul_(1e5).clamp_(-6e4, 6e4)  # the group norms after it bring the sums back
+    folders = {"microworld-sdxl": FOLDER, "mine": tmp_path}
+    for upcast in (True, False):
+        vae.register_to_config(force_upcast=upcast)
+        vae.save_pretrained(tmp_path)
+        config = SdxlConfig(model="microworld-sdxl", vae="mine", steps=1, guidance=0, dtype="float16")
+        with SdxlGenerator(config, api.Runtime("cpu", folders.__getitem__)) as backend:
+            if upcast:
+                assert backend.generate(REQUESTS[:1])[0].size == (32, 32)
+            else:
+                with pytest.raises(api.ItemError, match="no finite pixels") as caught:
+                    backend.generate(REQUESTS[:1])
+                assert "sdxl-vae-fp16-fix" in caught.value.hint
+
+
+def test_another_pipeline_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(api.ModelError, match="is a StableDiffusionPipeline, not a StableDiffusionXLPipeline"):
+        generator(tmp_path).load()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it works on a GPU")
+def test_a_packed_unet_wants_a_gpu() -> None:
+    with pytest.raises(api.UsageError, match="on a GPU only"):
+        generator(quantization="4bit").load()
 
 
 def test_width_and_height() -> None:
@@ -131,10 +223,11 @@ def test_another_autoencoder_takes_the_checkpoints_place(drawn: npt.NDArray[np.u
     assert np.asarray(image).reshape(-1, 3).tolist() == [[255, 0, 128]] * 1024
 
 
-def test_a_folder_with_fp16_files_only_loads(drawn: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", ["none", "vae"])
+def test_a_folder_with_fp16_files_only_loads(plain: str, drawn: npt.NDArray[np.uint8], tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(FOLDER, folder)
-    for file in list(folder.rglob("*.safetensors")):
+    for file in [file for file in folder.rglob("*.safetensors") if file.parent.name != plain]:
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     with generator(folder) as backend:
         assert (pixels(backend.generate(REQUESTS)) == drawn).all()
@@ -147,7 +240,7 @@ def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, drawn: 
     with generator() as backend:
         draw = backend._draw
 
-        def small(requests: list[api.ImageRequest]) -> list[Image.Image]:
+        def small(requests: list[api.ImageRequest], **rest: Any) -> list[Image.Image]:
             sizes.append(len(requests))
             if len(requests) > 3:
                 raise RuntimeError("CUDA out of memory.")
@@ -160,7 +253,7 @@ def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, drawn: 
         assert sizes[0] == 12
         assert np.abs(made.astype(int) - drawn).max() <= 2  # another batch shape: up to rounding
         monkeypatch.setattr(backend, "_draw", lambda requests: small([*requests, *requests, *requests, *requests]))
-        with pytest.raises(api.UsageError, match="does not fit into the memory"):
+        with pytest.raises(api.DeviceError, match="does not fit into the memory"):
             backend.generate(REQUESTS)
 
 

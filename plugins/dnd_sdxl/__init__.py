@@ -1,0 +1,146 @@
+"""The generator "sdxl": Stable Diffusion XL and its few-step relatives, through diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import dnd_fitting as fitting
+from dnd import api
+from dnd_sdxl.config import TEMPLATE, SdxlConfig
+from dnd_sdxl.parts import build
+from dnd_sdxl.placing import Placement, choose, place
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+__all__ = ["TEMPLATE", "SdxlConfig", "SdxlGenerator"]
+
+SMALL = 50_000_000
+"""A UNet of fewer parameters is run on a CPU many images at a time."""
+GROUP = 16
+"""Images that a small UNet draws together on a CPU, never more or fewer: rounding depends on the batch's shape."""
+AUTO = {"cpu": GROUP, "cuda": 16}
+"""Images at a time where the batch size is "auto": on a GPU at most, and then what its memory allows."""
+ADVICE = (
+    'set the generator\'s offload to "model" or "sequential", its vae_tiling to "on", or its width and height lower'
+)
+
+
+class SdxlGenerator(api.Generator):
+    name = "sdxl"
+    requires = ("diffusers", "transformers", "accelerate")
+    Config = SdxlConfig
+    config: SdxlConfig
+
+    def __init__(self, config: SdxlConfig, runtime: api.Runtime) -> None:
+        super().__init__(config, runtime)
+        self.batch_size = fitting.batch_limit(config.batch_size, AUTO, runtime.device)
+        self._pipeline: Any = None
+        self._generate: Callable[[Sequence[api.ImageRequest]], list[Image]] | None = None
+        self._rows = self.batch_size
+
+    def chosen(self) -> Mapping[str, Any]:
+        placed = self._placement
+        return {
+            "dtype": self._dtype,
+            "offload": placed.offload,
+            "vae_slicing": "on" if placed.slicing else "off",
+            "vae_tiling": "on" if placed.tiling else "off",
+            "batch_size": self._rows,
+        }
+
+    @property
+    def _dtype(self) -> str:
+        if self.config.dtype != "auto":
+            return self.config.dtype
+        return "float16" if self.runtime.device.startswith("cuda") else "float32"
+
+    @cached_property
+    def _placement(self) -> Placement:
+        """Kept, because the free memory that decides it changes."""
+        return choose(self.config, self.runtime, self._dtype)
+
+    def load(self) -> None:
+        """Raises ModelError where the folder holds no usable SDXL, DeviceError where the device has too little
+        memory."""
+        if self._pipeline is not None:
+            return
+        from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
+
+        config, device, placement = self.config, self.runtime.device, self._placement
+        with fitting.device_errors(config.model, device, ADVICE):
+            self._pipeline = build(config, self.runtime.weights, self._dtype)
+            place(self._pipeline, placement, device)
+            if config.batch_size == "auto":
+                self.batch_size = self._rows = fitting.largest_batch(self._try, self.batch_size, device)
+        if config.compile:
+            fitting.compile_in_place(self._pipeline.unet)
+        if device == "cpu":
+            self._rows = GROUP if self._pipeline.unet.num_parameters() < SMALL else 1
+            self._generate = lambda requests: self._generate_by(self._rows, requests)
+        else:  # remembers what fits: after an out-of-memory it starts from the smaller size for good
+            self._generate = find_executable_batch_size(self._generate_by, starting_batch_size=self._rows)
+
+    def _try(self, size: int) -> None:
+        """A batch of this size in as few steps as there can be: each takes the same memory."""
+        self._draw([api.ImageRequest("thing", 0)] * size, steps=min(2, self.config.steps))
+
+    def generate(self, requests: Sequence[api.ImageRequest]) -> list[Image]:
+        """One RGB image per request. Exact on a CPU whatever the batch; on a GPU up to rounding of another batch size.
+
+        Raises ItemError where the model's numbers overflow (float16 and a VAE that was not made for it).
+        """
+        if self._generate is None:
+            raise RuntimeError("generate() before load()")
+        with fitting.device_errors(f"{self.config.model}, one image at a time,", self.runtime.device, ADVICE):
+            return self._generate(requests) if requests else []
+
+    def _generate_by(self, batch_size: int, requests: Sequence[api.ImageRequest]) -> list[Image]:
+        self._rows = batch_size
+        images: list[Image] = []
+        for at in range(0, len(requests), batch_size):
+            part = list(requests[at : at + batch_size])
+            # Always the same shape: at another one the arithmetic rounds differently, and so would the image.
+            images += self._draw(part + part[-1:] * (batch_size - len(part)))[: len(part)]
+        return images
+
+    def _draw(self, requests: Sequence[api.ImageRequest], *, steps: int | None = None) -> list[Image]:
+        import torch
+        from PIL import Image
+
+        config = self.config
+        prompts = [config.prompt.replace("{concept}", request.concept) for request in requests]
+        # (B, 3, H, W) in 0..1; the starting noise comes from the CPU, so that every device begins with the same
+        pixels: torch.Tensor = self._pipeline(
+            prompt=prompts,
+            negative_prompt=None if config.negative_prompt is None else [config.negative_prompt] * len(prompts),
+            num_inference_steps=steps or config.steps,
+            guidance_scale=config.guidance,
+            width=config.width,
+            height=config.height,
+            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
+            output_type="pt",
+        ).images
+        broken = [r.concept for r, image in zip(requests, pixels, strict=True) if not bool(image.isfinite().all())]
+        if broken:
+            raise api.ItemError(
+                f"{config.model} gave no finite pixels for {broken[0]!r}; try another dtype or vae",
+                'in float16, set the generator\'s vae to "sdxl-vae-fp16-fix" or its dtype to "bfloat16"',
+            )
+        rounded = pixels.float().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(image) for image in rounded]
+
+    def close(self) -> None:
+        held, self._pipeline, self._generate = self._pipeline, None, None
+        if held is not None:
+            held.remove_all_hooks()  # accelerate's hold each other's models
+            del held
+            fitting.release(self.runtime.device)
+
+
+@api.hookimpl
+def register_generators() -> list[type[api.Generator]]:
+    return [SdxlGenerator]

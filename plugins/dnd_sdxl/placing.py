@@ -1,0 +1,91 @@
+"""Where a pipeline's parts lie and in how many pieces they work, by the free memory of the device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dnd_fitting as fitting
+from dnd import api
+from dnd_sdxl.config import SdxlConfig
+from dnd_sdxl.parts import weight_files
+
+_MAPS = 8
+"""Feature maps at full size that a decoder holds at its peak: an estimate."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    offload: str
+    """ "none", "model" or "sequential"."""
+    slicing: bool
+    tiling: bool
+    """Both of the VAE."""
+    attention: bool
+    """Attention in slices."""
+
+
+def choose(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> Placement:
+    """What the automatic settings come to now, by the headers of the weights. On a CPU nothing is offloaded."""
+    free = fitting.free_memory(runtime.device)
+    slicing = config.vae_slicing == "on" or (config.vae_slicing == "auto" and free is not None)
+    tiling = config.vae_tiling == "on"
+    if free is None:
+        return Placement("none", slicing, tiling, config.attention_slicing)
+    offload: str = config.offload
+    if "auto" in (offload, config.vae_tiling):
+        sizes = {
+            part: fitting.weight_bytes(files, dtype, config.quantization if part == "unet" else "none")
+            for part, files in weight_files(config, runtime.weights).items()
+        }
+        at_once = {"none": sum(sizes.values()), "model": max(sizes.values())}
+        if offload == "auto" and (config.compile or config.quantization != "none"):
+            offload = "none"
+        elif offload == "auto":
+            offload = next((how for how, size in at_once.items() if fitting.needed(size) <= free), "sequential")
+        held = at_once["none"] if offload == "none" else sizes["vae"]
+        tiling = tiling or (config.vae_tiling == "auto" and held + decoding(config, runtime, dtype) > free)
+    return Placement(offload, slicing, tiling, config.attention_slicing)
+
+
+def decoding(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> int:
+    """Bytes at the peak of decoding one image as a whole: an estimate."""
+    folder = runtime.weights(config.vae) if config.vae else runtime.weights(config.model) / "vae"
+    vae = _settings(folder)
+    unet = _settings(runtime.weights(config.model) / "unet")
+    scale = 2 ** (len(vae["block_out_channels"]) - 1)
+    side = int(unet.get("sample_size") or 128) * scale
+    pixels = (config.width or side) * (config.height or side)
+    upcast = dtype == "float16" and vae.get("force_upcast", True)
+    width = max(vae["block_out_channels"][:2])  # of the maps at full size
+    return _MAPS * width * pixels * (4 if upcast or dtype == "float32" else 2)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+        return {"block_out_channels": [128, 256, 512, 512], **found}
+    except (OSError, ValueError) as error:
+        raise api.ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
+
+
+def place(pipeline: Any, placement: Placement, device: str) -> None:
+    """Put a pipeline that lies in the CPU's memory where it is to work."""
+    if placement.attention:
+        pipeline.enable_attention_slicing()
+    vae = pipeline.vae
+    if placement.slicing:
+        vae.enable_slicing()
+    if placement.tiling:
+        vae.enable_tiling()
+        # Half of the usual side, whatever the checkpoint says: SDXL's own tiles are as large as its images.
+        vae.tile_latent_min_size = max(1, pipeline.unet.config.sample_size // 2)
+        vae.tile_sample_min_size = vae.tile_latent_min_size * pipeline.vae_scale_factor
+    if placement.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif placement.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
