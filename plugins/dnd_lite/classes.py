@@ -44,6 +44,13 @@ def class_names(index: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys([class_name(index), *(p.strip().lower() for p in parts if p.strip())]))
 
 
+@cache
+def short_names(index: int) -> tuple[str, ...]:
+    """The shown name first, then the data set's own synonyms, lower case, distinct: no wider names."""
+    _, original, _ = _packaged(index)
+    return tuple(dict.fromkeys([class_name(index), *(p.strip().lower() for p in original.split(",") if p.strip())]))
+
+
 def words(text: str) -> tuple[str, ...]:
     """Words in lower case with plurals folded, for comparing names: "Running-shoes" -> ("running", "shoe")."""
     return tuple(_singular(w) for w in re.findall(r"[a-z0-9']+", text.lower()))

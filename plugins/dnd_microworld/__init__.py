@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pydantic
 
 from dnd import api
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from PIL.Image import Image
 
@@ -20,6 +22,8 @@ HERE = Path(__file__).parent
 
 class TargetConfig(api.Config):
     model: api.ModelName = "microworld-target"
+    planted_seed: int = pydantic.Field(0, ge=0, le=3)
+    """0: the units of truth.csv; 1 to 3: others over the same senses, those of planted-SEED.csv."""
 
 
 class MicroworldTarget(api.Target):
@@ -29,15 +33,18 @@ class MicroworldTarget(api.Target):
     Config = TargetConfig
 
     def build(self) -> tuple[torch.nn.Module, Callable[[Image], torch.Tensor]]:
-        from dnd_microworld import target
+        from dnd_microworld import planted, target
 
-        return target.load(self.runtime.weights(self.config.model)), target.preprocess
+        weights, seed = self.runtime.weights(self.config.model), self.config.planted_seed
+        return planted.build(weights, seed) if seed else target.load(weights), target.preprocess
 
     def grade(self, labels: Sequence[api.Label]) -> api.Grading | None:
-        """Judge labels of the layer `concepts` against truth.csv."""
-        from dnd_microworld import grade
+        """Judge labels of the layer `concepts` against truth.csv, or the planted seed's own."""
+        from dnd_microworld import grade, planted
 
-        return grade.grade(labels, grade.read_truth(HERE / "truth.csv"), grade.read_figures(HERE / "figures.json"))
+        seed = self.config.planted_seed
+        truth = grade.read_truth(planted.truth_file(seed) if seed else HERE / "truth.csv")
+        return grade.grade(labels, truth, grade.read_figures(HERE / "figures.json"))
 
 
 class ProbingConfig(api.Config):
@@ -68,17 +75,84 @@ class MicroworldProbing(api.ProbingSet):
         scene = world.draw_scene("probing", self.config.seed * self._STRIDE + index)
         return Image.fromarray(world.render([scene]).images[0])
 
+    def masks(self, index: int) -> Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]:
+        """Every concept of the scene by category: "colour", "texture", "shape" and pairs, each (64, 64)."""
+        from dnd_microworld import world
+
+        scene = world.draw_scene("probing", self.config.seed * self._STRIDE + index)
+        owners = world.render([scene]).owners[0]
+        found: dict[str, dict[str, npt.NDArray[np.bool_]]] = {kind: {} for kind in world.CATEGORIES}
+        for concept in sorted(world.concepts(scene)):
+            found[world.category(concept)][concept] = world.concept_mask(scene, owners, concept)
+        return found
+
     def digest(self) -> str:
         """Of the renderer's source, the count and the seed."""
         settings = f"{self.config.count} {self.config.seed}"
         return hashlib.sha256((HERE / "world.py").read_bytes() + settings.encode()).hexdigest()
 
 
+class LandCoverConfig(api.Config):
+    model: api.ModelName = "microworld-landcover"
+
+
+class LandCoverTarget(api.Target):
+    """A classifier of stand-in land cover that learned a spurious cue; its layer is `features`."""
+
+    name = "microworld-landcover"
+    Config = LandCoverConfig
+
+    def build(self) -> tuple[torch.nn.Module, Callable[[Image], torch.Tensor]]:
+        from dnd_microworld import landcover, target
+
+        return landcover.load(self.runtime.weights(self.config.model)), target.preprocess
+
+
+class TilesConfig(api.Config):
+    count: int = pydantic.Field(1200, ge=1)
+    """How many tiles; the classes take turns."""
+    split: Literal["probing", "test"] = "test"
+    cue: Literal["trained", "absent", "contradicting"] = "trained"
+    """Where the spurious mark is: as in training, nowhere, or on every class but the one it marked in training."""
+
+
+class LandCoverTiles(api.ProbingSet):
+    """Tiles of stand-in land cover with their classes, none of them seen in training."""
+
+    name = "microworld-landcover"
+    Config = TilesConfig
+
+    def __len__(self) -> int:
+        return int(self.config.count)
+
+    def image_name(self, index: int) -> str:
+        return f"{self.label(index)}/{self.config.split}-{self.config.cue}-{index:05d}"
+
+    def open(self, index: int) -> Image:
+        from PIL import Image
+
+        from dnd_microworld import landcover
+
+        tile = landcover.draw_tile(self.config.split, index, self.config.cue)
+        return Image.fromarray(landcover.render_tiles([tile])[0])
+
+    def label(self, index: int) -> str:
+        """The land cover."""
+        from dnd_microworld import landcover
+
+        return list(landcover.CLASSES)[index % len(landcover.CLASSES)]
+
+    def digest(self) -> str:
+        """Of the renderers' sources and the settings."""
+        sources = (HERE / "world.py").read_bytes() + (HERE / "landcover.py").read_bytes()
+        return hashlib.sha256(sources + self.config.model_dump_json().encode()).hexdigest()
+
+
 @api.hookimpl
 def register_targets() -> Iterable[type[api.Target]]:
-    return [MicroworldTarget]
+    return [MicroworldTarget, LandCoverTarget]
 
 
 @api.hookimpl
 def register_probing_sets() -> Iterable[type[api.ProbingSet]]:
-    return [MicroworldProbing]
+    return [MicroworldProbing, LandCoverTiles]

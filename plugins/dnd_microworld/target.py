@@ -171,10 +171,15 @@ class PlantedNet(nn.Module):
 
     @classmethod
     def plant(
-        cls, senses: Senses, units: Sequence[Planted], gains: Sequence[float], shape: dict[str, object]
+        cls,
+        senses: Senses,
+        units: Sequence[Planted],
+        gains: Sequence[float],
+        shape: dict[str, object],
+        noise_seed: int = 2026,
     ) -> PlantedNet:
         """Set the weights by hand. `gains`: for each unit, how much a union's second half is multiplied by
-        (1 elsewhere); `shape`: the widths and depth of `Senses`."""
+        (1 elsewhere); `shape`: the widths and depth of `Senses`; `noise_seed` draws the noise units."""
         names = list(ATTRIBUTES)
         for name in (c for u in units for c in u.concepts):
             if name not in names:
@@ -184,7 +189,7 @@ class PlantedNet(nn.Module):
         mixed = len(names) + len(unions)
         net = cls(len(names), mixed, len(silent), len(units), **shape)  # type: ignore[arg-type]
         net.senses.load_state_dict(senses.state_dict())
-        net.noise.plant(2026)
+        net.noise.plant(noise_seed)
         gates, mix, inhibit, out = (m.weight.data for m in (net.gates, net.mix, net.inhibit, net.picking()))
         for weight in (gates, mix, inhibit, out):
             weight.zero_()

@@ -30,6 +30,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 TEXTURES = ("plain", "horizontal stripes", "vertical stripes", "diagonal stripes", "dots", "checkerboard", "grid")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart")
 
+CATEGORIES = ("colour", "texture", "shape", "coloured texture", "coloured shape")
+"""Kinds of concept: every scene is labelled for each of them."""
+
 HELD_OUT_OBJECTS = frozenset(
     {
         ("red", "star"),
@@ -291,6 +294,14 @@ def concepts(scene: Scene) -> set[str]:
     for thing in scene.things:
         found |= {thing.colour, thing.shape, f"{thing.colour} {thing.shape}"}
     return found
+
+
+def category(concept: str) -> str:
+    """One of CATEGORIES."""
+    colour, _, rest = concept.partition(" ")
+    if colour not in COLOURS:
+        return "texture" if concept in TEXTURES else "shape"
+    return "colour" if not rest else "coloured texture" if rest in TEXTURES else "coloured shape"
 
 
 def concept_mask(scene: Scene, owners: npt.NDArray[np.uint8], concept: str) -> npt.NDArray[np.bool_]:

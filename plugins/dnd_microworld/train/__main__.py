@@ -15,6 +15,8 @@ RECIPES = {
     "llama": "llama",
     "vae": "autoencoder",
     "sdxl": "sdxl",
+    "landcover": "landcover",
+    "plant": "planted",
 }
 """Subcommand -> module beside this one; each has `main(work, steps)`."""
 

@@ -266,7 +266,7 @@ def simplified_exactly(folder: Path, simulator: Simulator, *, count: int = 300) 
 
     rng = random.Random(1)
     views = [simulator.view(rng, None, noise=0.0) for _ in range(count)]
-    chat = ChatModel(folder, "cpu", dtype="auto", quantization=None)
+    chat = ChatModel(folder, "cpu", name=str(folder), dtype="float32")
     asks = [Ask(simplify_messages(view.caption()), 0, 0.0) for view in views]
     answers, _ = chat.answer(asks, batch_size=64, max_new_tokens=48)
     return sum(view.simplified() == text for view, text in zip(views, answers, strict=True)) / count

@@ -11,7 +11,7 @@ import numpy as np
 from dnd_microworld import world
 
 TEMPLATE = "a picture of {concept}"
-"""The default of plugins/dnd_sdxl.py: the generator is trained on exactly these words."""
+"""The default of plugins/dnd_sdxl: the generator is trained on exactly these words."""
 LENGTH = 20
 """Tokens of a prompt, with both special ones; longer prompts are cut."""
 

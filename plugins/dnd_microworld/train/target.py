@@ -125,7 +125,8 @@ def measure(net: PlantedNet, units: Sequence[Planted], count: int = 6000) -> dic
             print(f"unit {i} {unit.concepts}: AUC {value:.4f}", flush=True)
     figures = {"units": len(units), "noise max |AUC - .5|": max(noise)}
     for kind, values in aucs.items():
-        figures |= {f"{kind} AUC mean": float(np.mean(values)), f"{kind} AUC min": min(values)}
+        if values:
+            figures |= {f"{kind} AUC mean": float(np.mean(values)), f"{kind} AUC min": min(values)}
     return figures
 
 

@@ -1,0 +1,1 @@
+"""`dnd eval`: how good labels are, against a truth and on images (docs/evaluation.md)."""

@@ -1,0 +1,218 @@
+"""`dnd eval`: labels in, figures with their intervals and controls out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnd.errors import DndError, UsageError
+from dnd.evaluation.bertscore import unrelated_f1
+from dnd.evaluation.clip import Clip
+from dnd.evaluation.encoder import Encoder
+from dnd.evaluation.figures import Figure, Summary, spread, summarise, tidy
+from dnd.evaluation.images import image_figures
+from dnd.evaluation.planted import graded
+from dnd.evaluation.reopen import Opened, grader, open_run
+from dnd.evaluation.tables import read_labels
+from dnd.evaluation.text import (
+    Texts,
+    clip_figures,
+    encoder_figures,
+    exact_figure,
+    exact_figures_of_all,
+    retrieval_figures,
+)
+from dnd.evaluation.truth import Case, join, read_truth
+from dnd.progress import Meter
+from dnd.runfile import Run
+from dnd.weights import Weights, model_names
+
+_NEEDS = ("scipy", "transformers")
+FORMAT = 1
+"""Of the JSON; raised when a name in it changes its meaning."""
+
+
+@dataclass
+class Evaluation:
+    """Figures of one label table."""
+
+    source: Path
+    cases: list[Case]
+    summaries: list[Summary] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """How many units of each status, and how many of those with a truth that has a meaning were labelled."""
+        statuses = Counter(case.row.status for case in self.cases)
+        meaningful = [case for case in self.cases if case.truth and case.truth.meanings]
+        return {
+            "units": len(self.cases),
+            **{status: statuses[status] for status in ("labelled", "uninterpretable", "failed")},
+            "with_truth": len(meaningful),
+            "with_truth_labelled": sum(bool(case.row.labels) for case in meaningful),
+            "known_to_mean_nothing": sum(case.truth is not None and not case.truth.meanings for case in self.cases),
+            "of_those_labelled": sum(
+                case.truth is not None and not case.truth.meanings and bool(case.row.labels) for case in self.cases
+            ),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """As JSON: the figures, and every unit with its own value of each."""
+        return {
+            "format": FORMAT,
+            "source": str(self.source),
+            "counts": self.counts(),
+            **self.facts,
+            "figures": {summary.figure.name: summary.record() for summary in self.summaries},
+            "units": [self._unit(i, case) for i, case in enumerate(self.cases)],
+            "notes": self.notes,
+        }
+
+    def _unit(self, place: int, case: Case) -> dict[str, Any]:
+        truth = case.truth
+        figures = {
+            summary.figure.name: tidy(float(summary.figure.own[place]))
+            for summary in self.summaries
+            if not np.isnan(summary.figure.own[place])
+        }
+        return {
+            "layer": case.row.unit.layer,
+            "unit": case.row.unit.index,
+            "status": case.row.status,
+            "labels": list(case.row.labels),
+            "truth": None if truth is None else [list(meaning) for meaning in truth.meanings],
+            "kind": truth.kind if truth else "",
+            "figures": figures,
+        }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `dnd eval` is asked for."""
+
+    truth: Path | None = None
+    encoder: str | None = None
+    clip: str | None = None
+    images: int = 0
+    generator: str | None = None
+    """A run file whose generator draws the images, in place of the run's own."""
+    device: str | None = None
+    seed: int = 0
+    resamples: int = 2000
+
+
+def evaluate(source: Path, options: Options, meter: Meter) -> Evaluation:
+    """All figures that the options and the source allow; UsageError before any work where they do not fit."""
+    began = time.perf_counter()
+    missing = [module for module in _NEEDS if util.find_spec(module) is None]
+    if missing:
+        raise UsageError(f"packages are missing: {', '.join(missing)}", "Run: pip install 'dnd-describe[eval]'")
+    rows = read_labels(source)
+    images = options.images if source.is_dir() else 0
+    if options.truth is None and not images:
+        what = "Give --truth FILE." if source.is_dir() else "Give --truth FILE: figures on images need a run's folder."
+        raise UsageError("there is nothing to measure the labels against", what)
+    if options.truth is not None and options.encoder is None:
+        known = [model.name for model in Weights.default().by_name.values() if model.role == "encoder"]
+        raise UsageError("texts are compared by an encoder: name one with --encoder", f"There are: {', '.join(known)}.")
+    cases = join(rows, read_truth(options.truth)) if options.truth else [Case(row, None) for row in rows]
+    if not any(case.row.labels for case in cases):
+        raise UsageError(f"none of the {len(cases)} units of {source} has a label", "There is nothing to evaluate.")
+    found = Evaluation(source, cases)
+    figures: list[Figure] = []
+    opened = None
+    if source.is_dir() and (source / "run.toml").is_file() and images:
+        opened = open_run(source, images=images, meter=meter, generator=options.generator, device=options.device)
+    clip_name = options.clip or (_clip_of(opened.job.run) if opened else None)
+    clip = Clip(clip_name, _device(options.device)) if clip_name else None
+    if options.truth is not None and options.encoder is not None:
+        figures += _against_truth(found, options, clip)
+    figures += _graded(found, options.seed)
+    if opened is not None:
+        figures += _on_images(found, opened, clip)
+    found.summaries = summarise(figures, options.seed, options.resamples)
+    found.facts |= {
+        "clip": clip and clip.name,
+        "interval": {"kind": "bootstrap percentile over units", "level": 0.95, "resamples": options.resamples},
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+    return found
+
+
+def _against_truth(found: Evaluation, options: Options, clip: Clip | None) -> list[Figure]:
+    cases = found.cases
+    labelled = [i for i, case in enumerate(cases) if case.row.labels and case.truth and case.truth.meanings]
+    figures = exact_figures_of_all(cases)
+    if not labelled:
+        found.notes.append("no unit with a true meaning has a label: no text was compared")
+        return figures
+    assert options.encoder is not None
+    encoder = Encoder(options.encoder, _device(options.device))
+    baseline = unrelated_f1(encoder)
+    found.facts["encoder"] = {"name": encoder.name, "digest": encoder.digest, "bertscore_baseline": tidy(baseline)}
+    texts = _texts(cases, labelled)
+    pairs = [exact_figure(texts), *encoder_figures(texts, encoder, baseline)]
+    if clip is not None:
+        pairs += clip_figures(texts, clip.texts)
+    meanings = np.array([len(case.truth.meanings) if case.truth else 0 for case in cases])
+    silent = np.array([not case.row.labels for case in cases])
+    figures += [spread(p.figure(), labelled, len(cases), silent & (meanings > 0)) for p in pairs]
+    lone = [i for i in labelled if meanings[i] == 1]
+    ranks = retrieval_figures(_texts(cases, lone), encoder) if lone else []
+    return figures + [spread(p.figure(), lone, len(cases), silent & (meanings == 1)) for p in ranks]
+
+
+def _texts(cases: list[Case], places: list[int]) -> Texts:
+    return Texts([truth for i in places if (truth := cases[i].truth)], [cases[i].row.labels for i in places])
+
+
+def _on_images(found: Evaluation, opened: Opened, clip: Clip | None) -> list[Figure]:
+    """Of all labelled units, with or without a truth."""
+    rows = [case.row for case in found.cases]
+    labelled = [row for row in rows if row.labels]
+    on_images = image_figures(opened, labelled, clip)
+    found.notes += on_images.notes
+    costs = {
+        tally.name: {"items": tally.items, "computed": tally.computed, "seconds": round(tally.seconds, 3)}
+        for tally in opened.job.tallies
+    }
+    found.facts["images"] = {**on_images.facts, "stages": costs}
+    place = {row.unit: i for i, row in enumerate(rows)}
+    places = [place[row.unit] for row in on_images.rows]
+    # A unit that is known to mean nothing does well to have no label.
+    silent = np.array([not case.row.labels and (not case.truth or bool(case.truth.meanings)) for case in found.cases])
+    return [spread(p.figure(), places, len(rows), silent) for p in on_images.pairs]
+
+
+def _graded(found: Evaluation, seed: int) -> list[Figure]:
+    """What the run's target itself says of its planted units."""
+    if not (found.source / "run.toml").is_file():
+        return []
+    try:
+        grade = grader(found.source)
+    except DndError as error:
+        found.notes.append(f"the target's own judgement is left out: {error}")
+        return []
+    figure = grade and graded([case.row for case in found.cases], grade, seed)
+    return [figure] if figure else []
+
+
+def _device(wanted: str | None) -> str:
+    """The device of the encoder and of CLIP."""
+    from dnd.devices import find_devices
+
+    return find_devices(wanted or "auto")[0]
+
+
+def _clip_of(run: Run) -> str | None:
+    """The CLIP that the run itself used, if its scorer or method names one."""
+    known = Weights.default().by_name
+    names = [name for choice in (run.scorer, run.method) for name in model_names(choice.config)]
+    return next((name for name in names if name in known and known[name].role == "scorer"), None)

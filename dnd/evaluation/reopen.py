@@ -1,0 +1,171 @@
+"""A finished run opened again: its target, its probing set and its store."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dnd.api import Backend, Grading, Label, Picture, ProbingSet, Runtime, Target
+from dnd.errors import DndError, UsageError
+from dnd.probing import FolderSet, UnionSet
+from dnd.progress import Meter
+from dnd.registry import Registry
+from dnd.runfile import BACKENDS, Choice, Run, build_run, read_run
+from dnd.settings import read_tables
+from dnd.stages import Job, TargetRunner
+from dnd.store import Store, derive_seed, stage_key
+from dnd.target import fingerprint, load_function
+from dnd.watched import Watched
+from dnd.weights import Weights
+
+VECTORS = pa.schema([("key", pa.string()), ("values", pa.binary())])
+_SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The images that a run has chosen its labels on."""
+
+    sample: frozenset[int]
+    """Indices in the probing set."""
+    sources: frozenset[str]
+    """Names of the exemplars' probing images."""
+    probed: frozenset[str]
+    """Digests of sample and exemplars, whose crops are images of their own."""
+    drawn: frozenset[str]
+    """Digests of its synthetic images."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run folder's target and probing set, and a job that draws with fresh seeds and shares the run's store."""
+
+    folder: Path
+    job: Job
+    watched: Watched
+    identity: str
+    probing: ProbingSet
+
+    def seen(self) -> Seen:
+        """What the run has looked at."""
+        facts = json.loads((self.folder / "run.json").read_text("utf-8"))
+        key = facts.get("stages", {}).get("exemplars", {}).get("key")
+        rows = list(self.job.store.table("sample", key, _SAMPLE).read()) if key else []
+        names, probed, drawn = set(), {row["image"] for row in rows}, set()
+        for line in (self.folder / "labels.jsonl").read_text("utf-8").splitlines():
+            record = json.loads(line)
+            names |= {one["source"] for one in record["exemplars"]}
+            probed |= {one["image"] for one in record["exemplars"]}
+            drawn |= {one["image"] for c in record["candidates"] for one in c.get("images", ())}
+        return Seen(frozenset(int(row["key"]) for row in rows), frozenset(names), frozenset(probed), frozenset(drawn))
+
+    def activations(self, pictures: Sequence[Picture]) -> dict[str, npt.NDArray[np.float32]]:
+        """{layer: (n_pictures, units)}, each distinct image computed once and kept in the store."""
+        watched = self.watched
+        parts = {"target": self.identity, "layers": list(watched.layers), "pooling": watched.pooling}
+
+        runner = TargetRunner(watched, watched.batch_size)
+        found = self.vectors("evaluation-activations", parts, pictures, runner, runner.run)
+        sizes = watched.layer_sizes()
+        ends = np.cumsum(list(sizes.values()))
+        return dict(zip(sizes, np.split(found, ends[:-1], axis=1), strict=True))
+
+    def vectors(
+        self,
+        stage: str,
+        parts: Mapping[str, Any],
+        pictures: Sequence[Picture],
+        runner: Backend,
+        run: Callable[[list[Picture]], Sequence[bytes]],
+    ) -> npt.NDArray[np.float32]:
+        """One vector per picture, (n, d), from the store or from `run`, whose bytes are float32; `parts` are what
+        they depend on."""
+        tally = self.job.tally(stage, stage_key(stage, 1, parts))
+        table = self.job.table(tally, VECTORS)
+        items = {picture.digest: picture for picture in pictures}
+        self.job.map(tally, table, items, runner, run, lambda done: [{"key": k, "values": v} for k, _, v in done])
+        if tally.failures:
+            raise DndError(f"{len(tally.failures)} images have no answer: {next(iter(tally.failures.values()))}")
+        known = {row["key"]: np.frombuffer(row["values"], "<f4") for row in table.read(set(items))}
+        return np.stack([known[picture.digest] for picture in pictures])
+
+
+def grader(folder: Path) -> Callable[[Sequence[Label]], Grading | None] | None:
+    """What judges labels of a finished run's target where the meaning of its units is known; None for a target that
+    is not a plugin's."""
+    registry = Registry.load()
+    run = read_run(folder / "run.toml", registry)
+    if run.target.kind != "target":
+        return None
+    runtime = Runtime("cpu", Weights.default().resolve)
+    return cast(Target, registry.make("target", run.target.name, run.target.config, runtime)).grade
+
+
+def open_run(
+    folder: Path, *, images: int, meter: Meter, generator: str | None = None, device: str | None = None
+) -> Opened:
+    """Build what a finished run names; `images` are drawn per label, by the run's generator or that of a run file.
+
+    Raises UsageError where the run cannot be opened: a live module is gone, no generator, folders moved.
+    """
+    if not (folder / "run.toml").is_file():
+        raise UsageError(f"{folder} holds no run.toml", "Name a finished run's folder, or take --images 0.")
+    registry = Registry.load()
+    options = {"device": device} if device else {}
+    try:
+        run = read_run(folder / "run.toml", registry, options=options)
+    except DndError as error:
+        raise UsageError(
+            f"the run in {folder} cannot be opened again: {error}",
+            "--images 0 leaves out the figures on images, which need its target and probing set.",
+        ) from error
+    if generator is not None:
+        run = replace(run, generator=_generator(generator, run, registry))
+    if all((entry.kind, entry.name) != ("generator", run.generator.name) for entry in registry.entries):
+        raise UsageError(
+            f"the run in {folder} has no generator to draw images of its labels with",
+            "Name a run file whose generator is to draw them (--generator default), or take --images 0.",
+        )
+    weights = Weights.default()
+    runtime = Runtime(run.device, weights.resolve, run.devices)
+    store = Store(Path(os.environ.get("DND_STORE") or folder.parent / ".dnd-store"))
+    module, preprocess = _target(run, registry, runtime)
+    watched = Watched(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
+    with watched:
+        identity = fingerprint(module, preprocess)
+    # Another seed than the run's: no image that chose a label judges it.
+    fresh = run.general.model_copy(update={"seed": derive_seed(run.seed, "evaluation")})
+    drawing = replace(run, general=fresh, images=run.images.model_copy(update={"n": images}))
+    job = Job(drawing, registry, store, runtime, meter, weights.digest)
+    return Opened(folder, job, watched, identity, _probing(run, registry, runtime, store))
+
+
+def _generator(runfile: str, run: Run, registry: Registry) -> Choice:
+    """The generator of a run file, for a run that has none or another."""
+    backends = {section: read_tables(runfile).get(section, {}) for section in BACKENDS}
+    tables = {key: table for key, table in run.to_dict().items() if key not in ("method", "labels")}
+    return build_run({**tables, **backends}, registry).generator
+
+
+def _target(run: Run, registry: Registry, runtime: Runtime) -> Any:
+    if run.target.kind != "target":
+        return load_function(run.target.name)
+    return cast(Target, registry.make("target", run.target.name, run.target.config, runtime)).build()
+
+
+def _probing(run: Run, registry: Registry, runtime: Runtime, store: Store) -> ProbingSet:
+    sets = [
+        FolderSet(Path(choice.name), store.folder / "digests.sqlite")
+        if choice.kind == "folder"
+        else cast(ProbingSet, registry.make("probing-set", choice.name, choice.config, runtime))
+        for choice in run.probing
+    ]
+    return sets[0] if len(sets) == 1 else UnionSet(sets)

@@ -1,0 +1,87 @@
+"""Plant other units over the shipped target's senses: the same kinds and numbers, but other concepts.
+
+Labels' confidence is fitted and checked on them (docs/confidence.md), because thresholds were chosen on the shipped
+units. The concepts of a seed do not hang on what else is planted: no two seeds share a conjunction, a union or a noise
+unit, with each other or with the shipped target. Single attributes there are only 21, so every target has them all.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from dnd_microworld import world
+from dnd_microworld.planted import LAST_SEED, NOISE_SEED, build, truth_file
+from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, load
+from dnd_microworld.train import common
+from dnd_microworld.train.target import CONJUNCTIONS, NAME, NOISE, SEED, SHAPE, UNIONS, measure, union_gains
+
+
+def conjunctions(seed: int) -> list[str]:
+    """As many coloured shapes and coloured textures as the shipped target has, none of them its own."""
+    found: list[str] = []
+    for second in (world.SHAPES, world.TEXTURES[1:]):
+        those = [f"{colour} {other}" for colour, other in product(world.COLOURS, second)]
+        count = sum(name in CONJUNCTIONS for name in those)
+        free = [name for name in those if name not in CONJUNCTIONS]
+        order = np.random.default_rng(SEED).permutation(len(free))
+        found += [free[i] for i in order[(seed - 1) * count : seed * count]]
+    return found
+
+
+def unions(seed: int) -> list[tuple[str, str]]:
+    """As many of each pair of categories as the shipped target has, the half that fills more of a picture first."""
+    drawn = _draw_unions()
+    taken = [next(drawn) for _ in range(seed * len(UNIONS))]
+    return taken[-len(UNIONS) :]
+
+
+def _draw_unions() -> Iterator[tuple[str, str]]:
+    """Without end, none twice, none of the shipped target's, no word in both halves."""
+    rng = np.random.default_rng(SEED)
+    names = [*ATTRIBUTES, *(f"{c} {x}" for c, x in product(world.COLOURS, (*world.SHAPES, *world.TEXTURES[1:])))]
+    of = {kind: [name for name in names if world.category(name) == kind] for kind in world.CATEGORIES}
+    used = set(UNIONS)
+    while True:
+        for shipped in UNIONS:
+            pair = shipped
+            while pair in used or set(pair[0].split()) & set(pair[1].split()):
+                first, second = (str(rng.choice(of[world.category(half)])) for half in shipped)
+                pair = (first, second)
+            used.add(pair)
+            yield pair
+
+
+def units(seed: int) -> list[Planted]:
+    """The units of planted target `seed` in their order, which is shuffled."""
+    found = [Planted("single", (name,)) for name in ATTRIBUTES]
+    found += [Planted("conjunction", (name,)) for name in conjunctions(seed)]
+    found += [Planted("union", pair) for pair in unions(seed)]
+    found += [Planted("noise", ())] * NOISE
+    return [found[i] for i in np.random.default_rng([SEED, seed]).permutation(len(found))]
+
+
+def plant(seed: int) -> None:
+    """Write the units of planted target `seed` with the gains of its unions, and print how well they answer."""
+    wanted = units(seed)
+    senses = load(common.WEIGHTS / NAME).senses
+    net = PlantedNet.plant(senses, wanted, [1.0] * len(wanted), SHAPE, NOISE_SEED + seed)
+    gains = union_gains(net, wanted)
+    with truth_file(seed).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("layer", "unit", "kind", "concept", "gain"))
+        writer.writerows(
+            ("concepts", i, unit.kind, " | ".join(unit.concepts), round(gains[i], 4)) for i, unit in enumerate(wanted)
+        )
+    for figure, value in measure(build(common.WEIGHTS / NAME, seed), wanted).items():
+        print(f"planted-{seed}, {figure}: {value:.4f}", flush=True)
+
+
+def main(work: Path, steps: int | None = None) -> None:
+    """Nothing is trained: `work` and `steps` are not used."""
+    for seed in range(1, LAST_SEED + 1):
+        plant(seed)

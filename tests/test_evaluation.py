@@ -1,0 +1,379 @@
+"""Label tables, truth files, figures and their controls: answers known by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dnd import api
+from dnd.errors import UsageError
+from dnd.evaluation import binary
+from dnd.evaluation.figures import Pairs, bootstrap, spread, summarise
+from dnd.evaluation.images import drive_tables, suppression
+from dnd.evaluation.planted import graded
+from dnd.evaluation.sanity import run_checks
+from dnd.evaluation.tables import Row, read_labels
+from dnd.evaluation.text import Texts, discrimination, exact_figure, exact_figures_of_all, plain, retrieval
+from dnd.evaluation.truth import Case, Truth, join, read_truth
+
+Unit = api.Unit
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, "utf-8")
+    return path
+
+
+# --- tables ------------------------------------------------------------------------------------------
+
+TABLES = {
+    "layer,unit,description\nlayer4,3,a dog\nlayer4,5,\n": ["layer4/3 a dog", "layer4/5 -"],
+    "Neuron ID,label\n3,a dog\n": ["/3 a dog"],
+    "Neuron ID,Label 1,Label 2,Label 3\n3,dog,cat,\n": ["/3 dog|cat"],
+    "\ufeffneuron id , Label 1\n3,dog\n": ["/3 dog"],
+    "unit,category,label,score,object-label\n1,scene,swimming_pool-s,.05,x\n64,color,red-c,.1,y\n": [
+        "/0 swimming pool",
+        "/63 red",
+    ],
+    "layer,unit,status,label,score,label_2,score_2,label_3,score_3,reason\n"
+    "fc,0,labelled,dots,0.9,grid,0.1,,,\nfc,1,uninterpretable,,,,,,,why\nfc,2,failed,,,,,,,why\n": [
+        "fc/0 dots|grid",
+        "fc/1 -",
+        "fc/2 -",
+    ],
+}
+
+
+@pytest.mark.parametrize("text", TABLES)
+def test_every_tools_table_is_read(tmp_path: Path, text: str) -> None:
+    rows = read_labels(write(tmp_path / "t.csv", text))
+    assert [f"{row.unit} {'|'.join(row.labels) or '-'}" for row in rows] == TABLES[text]
+
+
+def test_statuses_are_told_apart(tmp_path: Path) -> None:
+    rows = read_labels(write(tmp_path / "labels.csv", list(TABLES)[-1]))
+    assert [row.status for row in rows] == ["labelled", "uninterpretable", "failed"]
+    assert read_labels(tmp_path) == rows  # a run folder
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name,words\n1,2\n", "its columns are name, words"),
+        ("layer,unit,description\na,x,dog\n", "line 2: 'x' is not the number of a unit"),
+        ("layer,unit,description\na,1,dog, cat\n", "line 2: 4 cells, but 3 columns"),
+        ("Neuron ID,label\n1,dog\n1,cat\n", "several rows for unit 1"),
+        ("unit,category,label,score\n0,object,dog,1\n", "count from 1"),
+        ("", "it has no rows"),
+    ],
+)
+def test_what_is_no_table_says_why(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_labels(write(tmp_path / "t.csv", text))
+
+
+# --- truth -------------------------------------------------------------------------------------------
+
+
+def test_truth_by_line_has_synonyms(tmp_path: Path) -> None:
+    truth = read_truth(write(tmp_path / "t.txt", "dog | hound\n\ncat, domestic\n"))
+    assert truth == {Unit("", 0): Truth((("dog", "hound"),)), Unit("", 2): Truth((("cat, domestic",),))}
+
+
+def test_truth_by_rows_has_annotators(tmp_path: Path) -> None:
+    truth = read_truth(write(tmp_path / "t.csv", 'unit,text\n1,"a, b"\n1,c\n1,c\n'))
+    assert truth == {Unit("", 1): Truth((("a, b", "c", "c"),))}
+
+
+def test_planted_truth_has_several_meanings_or_none(tmp_path: Path) -> None:
+    truth = read_truth(write(tmp_path / "t.csv", "layer,unit,kind,concept\nc,0,union,blue | star\nc,1,noise,\n"))
+    assert truth[Unit("c", 0)] == Truth((("blue",), ("star",)), "union")
+    assert truth[Unit("c", 1)] == Truth((), "noise")
+
+
+def test_layers_are_matched_where_they_can_be() -> None:
+    truths = {Unit("", 0): Truth((("dog",),))}
+    assert len(join([Row(Unit("layer4", 0), ("x",))], truths)) == 1
+    with pytest.raises(UsageError, match="the truth names no layer, and there are several: a, b"):
+        join([Row(Unit("a", 0), ("x",)), Row(Unit("b", 0), ("x",))], truths)
+    with pytest.raises(UsageError, match="truth is of other units: labels of a/0 to a/0, truth of b/0 to b/0"):
+        join([Row(Unit("a", 0), ("x",))], {Unit("b", 0): Truth((("dog",),))})
+
+
+# --- figures -----------------------------------------------------------------------------------------
+
+
+def test_controls_of_a_figure() -> None:
+    values = np.array([[1.0, 0.2, 0.4], [0.0, 0.5, 0.1], [0.3, 0.3, 0.9]])
+    figure = Pairs("x", values, np.array([[0.1, 0.6], [0.2, 0.5], [0.3, 0.4]]), ["a", "b"]).figure()
+    assert figure.own.tolist() == [1, 0.5, 0.9]
+    assert figure.shuffled == pytest.approx([0.3, 0.05, 0.3])
+    assert figure.constant_label == "b"
+    assert figure.constant.tolist() == [0.6, 0.5, 0.4]
+
+
+def test_abstentions_count_as_wrong_beside_the_figure() -> None:
+    figure = Pairs("x", np.eye(2), np.zeros((2, 0)), [], 0.0).figure()
+    silent = np.array([False, True, False, True])
+    summary = summarise([spread(figure, [0, 2], 4, silent)])[0]
+    assert (summary.own.value, summary.own.n) == (1, 2)
+    assert summary.with_abstentions is not None
+    assert (summary.with_abstentions.value, summary.with_abstentions.n) == (0.5, 4)
+
+
+def test_bootstrap_interval_is_that_of_the_mean() -> None:
+    values = np.random.default_rng(1).normal(5, 2, size=(400, 1))
+    found = bootstrap(values, ["mean"], seed=3, resamples=4000)[0]
+    error = values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+    assert bootstrap(values, ["mean"], seed=3, resamples=4000)[0] == found
+
+
+def test_bootstrap_leaves_out_units_without_a_value() -> None:
+    values = np.array([[1.0], [np.nan], [3.0]])
+    found = bootstrap(values, ["mean"])[0]
+    assert (found.value, found.n, found.low, found.high) == (2, 2, 1, 3)
+    assert bootstrap(values[1:2], ["mean"])[0].n == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
+def test_bootstrap_median_is_the_median_of_the_drawn(numbers: list[int]) -> None:
+    from dnd.evaluation.figures import _weighted_medians
+
+    values = np.array(numbers, np.float64)
+    counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), size=5)
+    expected = [np.median(np.repeat(values, row)) for row in counts]
+    assert _weighted_medians(values, counts.astype(np.float32)).tolist() == expected
+
+
+# --- texts -------------------------------------------------------------------------------------------
+
+
+def texts_of(*pairs: tuple[str, str]) -> Texts:
+    """(truth, label), several labels joined by |."""
+    return Texts([Truth((tuple(t.split("|")),)) for t, _ in pairs], [tuple(said.split("|")) for _, said in pairs])
+
+
+def test_several_annotators_count_with_their_mean() -> None:
+    texts = texts_of(("dog|hound", "cat"))
+    likeness = np.zeros((2, len(texts.labels)), np.float32)
+    likeness[:, texts.labels.index("cat")] = [0.2, 0.6]
+    values, _ = texts.compare(likeness)
+    assert values.item() == pytest.approx(0.4)
+
+
+def test_each_meaning_is_compared_with_the_nearest_label() -> None:
+    texts = Texts([Truth((("blue",), ("star",)), "union")], [("sky", "blue", "star")])
+    likeness = np.array([[text == label for label in texts.labels] for text in texts.truths], np.float32)
+    assert texts.compare(likeness)[0].item() == 1
+    assert exact_figure(texts).values.item() == 1
+    half = Texts([Truth((("blue",), ("star",)), "union")], [("blue",)])
+    assert exact_figure(half).values.item() == 0
+
+
+def test_exact_match_forgives_case_articles_and_punctuation_only() -> None:
+    assert plain("The  Red-Dots!") == "red dots" == plain("a red dots")
+    values = exact_figure(texts_of(("dog|hound", "A Hound."), ("dog", "dogs"))).values
+    assert np.diagonal(values).tolist() == [1, 0]
+
+
+def test_no_label_is_right_for_a_unit_that_means_nothing() -> None:
+    noise, dog = Truth((), "noise"), Truth((("dog",),), "single")
+    said = [(noise, ()), (noise, ("dog",)), (dog, ("dog",)), (dog, ())]
+    cases = [
+        Case(Row(Unit("", i), labels, "labelled" if labels else "uninterpretable"), truth)
+        for i, (truth, labels) in enumerate(said)
+    ]
+    whole, of_noise, of_single = exact_figures_of_all(cases)
+    assert whole.own.tolist() == [1, 0, 1, 0]
+    assert whole.shuffled == pytest.approx([1 / 3, 2 / 3, 1 / 3, 2 / 3])
+    assert whole.constant.mean() == 0.5
+    assert np.isnan(of_noise.own).tolist() == [False, False, True, True]
+    assert (of_noise.constant_label, of_single.constant_label) == ("(no label)", "dog")
+
+
+def test_a_failed_unit_is_never_right() -> None:
+    case = Case(Row(Unit("", 0), (), "failed"), Truth((), "noise"))
+    assert exact_figures_of_all([case])[0].own.tolist() == [0]
+
+
+def test_retrieval_ranks_distinct_truths_and_shares_ranks() -> None:
+    texts = texts_of(("a", "x"), ("a", "y"), ("b", "z"), ("c", "z"))  # "a" is one truth, not two
+    likeness = np.zeros((3, len(texts.labels)), np.float32)
+    columns = {"x": [0.9, 0.1, 0.2], "y": [0.1, 0.5, 0.3], "z": [0.2, 0.7, 0.7]}
+    for name, column in columns.items():
+        likeness[:, texts.labels.index(name)] = column
+    top1, top5, mrr, median = (pairs.figure() for pairs in retrieval(texts, likeness))
+    assert median.own.tolist() == [1, 3, 1.5, 1.5]
+    assert top1.own.tolist() == [1, 0, 0, 0]
+    assert top5.own.tolist() == [1, 1, 1, 1]
+    assert mrr.own == pytest.approx([1, 1 / 3, 2 / 3, 2 / 3])
+    assert top1.chance == pytest.approx(1 / 3)
+    assert median.shuffled[0] == 3  # y, z and z rank "a" third
+
+
+def test_own_labels_are_told_from_those_of_units_with_another_truth() -> None:
+    texts = texts_of(("a", "a"), ("a", "a2"), ("b", "b"))
+    likeness = np.zeros((2, len(texts.labels)), np.float32)
+    for name, column in {"a": [0.8, 0.1], "a2": [0.9, 0.1], "b": [0.85, 0.1]}.items():
+        likeness[:, texts.labels.index(name)] = column
+    figure = discrimination(texts, likeness)[0].figure()
+    assert figure.own.tolist() == [0, 1, 0.5]  # .8 < .85; .9 > .85; three ties
+
+
+def perfect(n: int) -> tuple[Texts, np.ndarray]:
+    texts = texts_of(*((f"t{i}", f"t{i}") for i in range(n)))
+    rng = np.random.default_rng(n)
+    points = rng.normal(size=(n, 8)).astype(np.float32)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return texts, points @ points.T
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(3, 30))
+def test_perfect_labels_get_the_most_and_shuffled_ones_less(n: int) -> None:
+    texts, likeness = perfect(n)
+    for pairs in [exact_figure(texts), *discrimination(texts, likeness), *retrieval(texts, likeness)]:
+        figure = pairs.figure()
+        assert (figure.own == 1).all(), figure.name
+        worse = figure.shuffled.mean() < 1 if figure.higher_is_better else np.median(figure.shuffled) > 1
+        # With few truths the expected top-5 of any label is 1 too.
+        assert worse or figure.name == "retrieval.top5", figure.name
+        if figure.chance is not None and figure.name != "retrieval.median_rank":
+            assert abs(figure.shuffled.mean() - figure.chance) < 0.35
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(7)), st.integers(0, 1000))
+def test_the_order_of_units_changes_nothing(order: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truths, labels = [f"t{i % 5}" for i in range(7)], [f"t{rng.integers(5)}" for _ in range(7)]
+    vectors = {f"t{i}": rng.normal(size=6) for i in range(5)}
+
+    def own(of: list[int]) -> dict[str, list[float]]:
+        texts = texts_of(*((truths[i], labels[i]) for i in of))
+        likeness = np.array([[vectors[a] @ vectors[b] for b in texts.labels] for a in texts.truths], np.float32)
+        all_pairs = [exact_figure(texts), *discrimination(texts, likeness), *retrieval(texts, likeness)]
+        return {p.name: [*p.figure().own.round(6), p.figure().constant.mean().round(6)] for p in all_pairs}
+
+    straight, shuffled = own(list(range(7))), own(order)
+    for name, values in straight.items():
+        assert [values[i] for i in order] == shuffled[name][:-1], name
+        assert values[-1] == shuffled[name][-1], name
+
+
+# --- presence and activation -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
+def test_sanity_checks_agree_with_pen_and_paper(share: float) -> None:
+    checks = run_checks(share)
+    for check in checks:
+        assert check.missing == pytest.approx(check.missing_expected, abs=1e-9), check.metric
+        assert check.extra == pytest.approx(check.extra_expected, abs=1e-9), check.metric
+
+
+def test_the_five_published_metrics_and_no_other_pass() -> None:
+    checks = {check.metric: check for check in run_checks()}
+    assert {name for name, check in checks.items() if check.passes} == {"f1", "iou", "correlation", "cosine", "auprc"}
+    # The published figures for labels that are too narrow.
+    assert checks["recall"].missing == checks["iou"].missing == pytest.approx(-1 / 2)
+    assert checks["f1"].missing == pytest.approx(-1 / 3)
+    assert checks["auc_of_presence"].missing == pytest.approx(-1 / 4)
+    assert checks["cosine"].missing == pytest.approx((1 / math.sqrt(2) - 1) / 2)
+
+
+def by_pairs(presence: np.ndarray, activation: np.ndarray) -> float:
+    wins = [float(a > b) + 0.5 * (a == b) for a in activation[presence == 1] for b in activation[presence == 0]]
+    return float(np.mean(wins))
+
+
+def stepwise(presence: np.ndarray, activation: np.ndarray) -> float:
+    area, before = 0.0, 0.0
+    for level in sorted(set(activation), reverse=True):
+        said = activation >= level
+        hit = presence[said].sum() / presence.sum()
+        area += (hit - before) * presence[said].mean()
+        before = hit
+    return area
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=25))
+def test_metrics_agree_with_their_definitions_and_stay_in_bounds(drawn: list[tuple[bool, int]]) -> None:
+    presence, activation = np.array(drawn, np.float64).T
+    weights = np.ones(len(drawn))
+    found = {
+        name: float(metric(presence, activation, weights))
+        for name, metric in binary.METRICS.items()
+        if name != "mad" or presence.any()
+    }
+    for name, value in found.items():
+        low = -1 if name in ("correlation", "cosine") else -math.inf if name == "mad" else 0
+        high = math.inf if name == "mad" else 1
+        assert low - 1e-9 <= value <= high + 1e-9, name
+    if 0 < presence.sum() < len(drawn):
+        assert found["auc"] == pytest.approx(by_pairs(presence, activation))
+        assert found["auprc"] == pytest.approx(stepwise(presence, activation))
+        assert found["iou"] == pytest.approx(found["f1"] / (2 - found["f1"]))
+        if activation.std():
+            assert found["correlation"] == pytest.approx(np.corrcoef(presence, activation)[0, 1], abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 999))
+def test_weights_are_repetitions(first: int, second: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    presence, activation = np.array([1, 1, 1, 0, 0, 0.0]), rng.integers(0, 4, 6).astype(np.float64)
+    weights = np.array([first] * 3 + [second] * 3, np.float64)
+    times = weights.astype(int)
+    for name in ("auc", "auprc", "f1", "iou", "correlation", "cosine"):
+        metric = binary.METRICS[name]
+        repeated = metric(np.repeat(presence, times), np.repeat(activation, times), np.ones(times.sum()))
+        assert float(metric(presence, activation, weights)) == pytest.approx(float(repeated)), name
+
+
+def test_a_label_that_drives_its_unit_gets_the_most() -> None:
+    rng = np.random.default_rng(0)
+    shown = rng.normal(size=(3, 20, 3))  # labels, images, units
+    for unit in range(3):
+        shown[unit, :, unit] += 30
+    tables = drive_tables(shown, rng.normal(size=(100, 3)))
+    for name, table in tables.items():
+        assert (table.argmax(axis=1) == [0, 1, 2]).all(), name
+        if name in ("auc", "auprc", "f1", "iou"):
+            assert np.diagonal(table).tolist() == pytest.approx([1, 1, 1]), name
+    assert 0.4 < tables["auc"][0, 1] < 0.6
+    assert tables["mad"][0, 0] == pytest.approx(30, abs=4)
+    others = suppression(shown)
+    assert np.diagonal(others).tolist() == [1, 1, 1]
+    assert others[0, 1] < 0.4  # images of unit 0's own label are among the others
+
+
+def test_suppression_counts_ties_as_half() -> None:
+    assert suppression(np.zeros((4, 5, 2))).tolist() == [[0.5] * 4] * 2
+
+
+def test_a_targets_own_judgement_gets_its_controls() -> None:
+    truth = {0: "a", 1: "b", 2: "c", 3: "c"}
+
+    def grade(labels: list[api.Label]) -> api.Grading:
+        right = {label.unit: bool(label.labels) and label.labels[0][0] == truth[label.unit.index] for label in labels}
+        wrong = {str(unit): "x" for unit, ok in right.items() if not ok}
+        return api.Grading((api.Grade("k", sum(right.values()), len(labels)),), wrong=wrong)
+
+    rows = [Row(Unit("l", i), (text,)) for i, text in enumerate(["a", "c", "c", "c"])]
+    figure = graded(rows, grade)
+    assert figure is not None
+    assert figure.own.tolist() == [1, 0, 1, 1]
+    assert (figure.constant_label, figure.constant.mean()) == ("c", 0.5)
+    shifts = [[truth[i] == rows[(i + s) % 4].labels[0] for i in range(4)] for s in (1, 2, 3)]
+    assert figure.shuffled == pytest.approx(np.mean(shifts, axis=0))

