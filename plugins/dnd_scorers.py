@@ -6,10 +6,7 @@ that scores of units of different scale can be put side by side. CLIP looks at e
 
 from __future__ import annotations
 
-import gc
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +14,7 @@ import pydantic
 
 from dnd import api
 from dnd.labels import drive
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-Floats = npt.NDArray[np.float64]
-
+from dnd_clip import Clip, ClipConfig, ClipMemory, Floats
 
 # --- activations alone -------------------------------------------------------------------------------
 
@@ -86,108 +78,53 @@ class MeanActivation(api.Scorer):
 # --- CLIP --------------------------------------------------------------------------------------------
 
 
-class ClipConfig(api.Config):
+class ClipScorerConfig(ClipConfig):
     """Settings of every scorer that looks at images through CLIP."""
 
-    model: api.ModelName = "clip-vit-base-patch16"
-    """A `CLIPModel` with its processor."""
     top: int = pydantic.Field(5, ge=1)
     """How many of a candidate's strongest images count."""
-    batch_size: int = pydantic.Field(64, ge=1)
-    """Images at a time; fewer once the device's memory has run out."""
     cache: int = pydantic.Field(20_000, ge=1)
     """How many images' embeddings are kept, the least recently used go first."""
 
 
 class _ClipScorer(api.Scorer):
-    """Loads CLIP and keeps the embeddings of the images it has seen."""
+    """Loads CLIP and keeps the embeddings of what it has seen."""
 
     requires = ("transformers", "accelerate")
-    Config = ClipConfig
+    Config = ClipScorerConfig
     batch_size = 16
 
-    def __init__(self, config: ClipConfig, runtime: api.Runtime) -> None:
+    def __init__(self, config: ClipScorerConfig, runtime: api.Runtime) -> None:
         super().__init__(config, runtime)
-        self._model: Any = None
-        self._processor: Any = None
-        self._embed: Callable[[Sequence[api.Picture]], Floats] | None = None
-        self._known: OrderedDict[str, Floats] = OrderedDict()
-        self._texts: dict[str, Floats] = {}
+        self._clip: Clip | None = None
+        self._seen, self._read = ClipMemory(config.cache), ClipMemory(config.cache)
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable CLIP."""
-        from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
-        from transformers import CLIPModel, CLIPProcessor
-
-        if self._model is not None:
-            return
-        folder = self.runtime.weights(self.config.model)
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
-            self._processor = CLIPProcessor.from_pretrained(folder, backend="pil", **local)
-            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, **local)
-        except (OSError, ValueError, KeyError) as error:
-            raise api.ModelError(
-                f"{self.config.model!r} in {folder} does not load as a CLIP: {error}",
-                "the folder needs config.json, the processor's files and safetensors weights",
-            ) from error
-        self._model = model.float().to(self.runtime.device).eval()
-        # Remembers what fits: after an out-of-memory it starts from the smaller size for good.
-        self._embed = find_executable_batch_size(self._embed_by, starting_batch_size=self.config.batch_size)
+        if self._clip is None:
+            folder = self.runtime.weights(self.config.model)
+            self._clip = Clip(folder, self.runtime.device, self.config.batch_size, self.config.model)
 
     def close(self) -> None:
-        held = self._model is not None
-        self._model = self._processor = self._embed = None
-        self._known.clear()
-        self._texts.clear()
-        if held:
-            gc.collect()
-            import torch
-
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        if self._clip is not None:
+            self._clip.close()
+            self._clip = None
+        self._seen, self._read = ClipMemory(self.config.cache), ClipMemory(self.config.cache)
 
     def images(self, pictures: Sequence[api.Picture]) -> Floats:
         """(n, d): embeddings of length 1, in the order of `pictures`."""
-        if self._embed is None:
+        if self._clip is None:
             raise RuntimeError("images() before load()")
-        found: dict[str, Floats] = {}
-        for digest in {p.digest for p in pictures} & self._known.keys():
-            self._known.move_to_end(digest)
-            found[digest] = self._known[digest]
-        new = list({p.digest: p for p in pictures if p.digest not in found}.values())
-        if new:
-            found |= {p.digest: row for p, row in zip(new, self._embed(new), strict=True)}
-            self._known |= {p.digest: found[p.digest] for p in new}
-            while len(self._known) > self.config.cache:
-                self._known.popitem(last=False)
-        if not pictures:
-            return np.zeros((0, 0))
-        return np.stack([found[p.digest] for p in pictures])
-
-    def _embed_by(self, batch_size: int, pictures: Sequence[api.Picture]) -> Floats:
-        import torch
-
-        parts = []
-        for at in range(0, len(pictures), batch_size):
-            opened = [p.open().convert("RGB") for p in pictures[at : at + batch_size]]
-            inputs = self._processor(images=opened, return_tensors="pt").to(self._model.device)
-            with torch.inference_mode():
-                parts.append(self._model.get_image_features(**inputs).pooler_output.double().cpu().numpy())
-        return _unit(np.concatenate(parts))
+        clip, by_digest = self._clip, {p.digest: p for p in pictures}
+        return self._seen.get(
+            [p.digest for p in pictures], lambda new: clip.images([by_digest[digest].open for digest in new])
+        )
 
     def texts(self, texts: Iterable[str]) -> Floats:
         """(n, d): embeddings of length 1."""
-        import torch
-
-        wanted = list(texts)
-        for text in dict.fromkeys(t for t in wanted if t not in self._texts):
-            inputs = self._processor(text=[text], truncation=True, return_tensors="pt").to(self._model.device)
-            with torch.inference_mode():
-                found = self._model.get_text_features(**inputs).pooler_output.double().cpu().numpy()
-            self._texts[text] = _unit(found)[0]
-        return np.stack([self._texts[text] for text in wanted])
+        if self._clip is None:
+            raise RuntimeError("texts() before load()")
+        return self._read.get(list(texts), self._clip.texts)
 
     def product(self, one: api.Evidence) -> Floats:
         """(n_concepts,), -1..1: mean cosine between the unit's exemplars and a candidate's strongest images."""
@@ -197,10 +134,6 @@ class _ClipScorer(api.Scorer):
             for row, acts in zip(one.images, one.activations, strict=True)
         ]
         return np.array([float(self.images(row).mean(axis=0) @ exemplars) for row in strongest])
-
-
-def _unit(rows: npt.NDArray[Any]) -> Floats:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float64)
 
 
 class ImageProduct(_ClipScorer):
@@ -241,7 +174,7 @@ def combine(topk: Floats, product: Floats) -> Floats:
 # --- coverage ----------------------------------------------------------------------------------------
 
 
-class CoverageConfig(ClipConfig):
+class CoverageConfig(ClipScorerConfig):
     prompt: str = "{concept}"
     """What CLIP's text tower reads."""
     enough_drive: float = pydantic.Field(0.85, gt=0.5, le=1)

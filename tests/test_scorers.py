@@ -115,7 +115,7 @@ def test_a_lone_candidate_costs_no_model(scorer):
     def never(name: str) -> Path:
         raise AssertionError("weights were asked for")
 
-    backend = scorer(dnd_scorers.ClipConfig(), Runtime("cpu", never))
+    backend = scorer(dnd_scorers.ClipScorerConfig(), Runtime("cpu", never))
     assert backend.score([evidence(np.ones((1, 3), np.float32)), evidence(np.ones((0, 3), np.float32))]) == [[1.0], []]
 
 
@@ -130,7 +130,7 @@ def dots_against_stars() -> Evidence:
 
 def test_clip_prefers_what_looks_like_the_exemplars(dots_against_stars):
     for scorer in (dnd_scorers.ImageProduct, dnd_scorers.ClipRank):
-        with scorer(dnd_scorers.ClipConfig(model="microworld-clip"), RUNTIME) as backend:
+        with scorer(dnd_scorers.ClipScorerConfig(model="microworld-clip"), RUNTIME) as backend:
             (scores,) = backend.score([dots_against_stars])
             assert int(np.argmax(scores)) == 1
             assert all(0 <= s <= 1 for s in scores)
@@ -147,7 +147,7 @@ def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_
         return Picture(p.digest, open_)
 
     pictures = [counting(p) for p in dict.fromkeys(p for row in dots_against_stars.images for p in row)]
-    with dnd_scorers.ImageProduct(dnd_scorers.ClipConfig(model="microworld-clip", cache=3), RUNTIME) as backend:
+    with dnd_scorers.ImageProduct(dnd_scorers.ClipScorerConfig(model="microworld-clip", cache=3), RUNTIME) as backend:
         rows = backend.images(pictures + pictures[:2])
         assert len(opened) == len({p.digest for p in pictures})
         assert np.allclose(rows[:2], rows[-2:])
@@ -157,7 +157,8 @@ def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_
         alone = backend.images(pictures[:1])
         assert np.allclose(alone[0], rows[0], atol=1e-5), "an embedding hung on its batch"
     backend.close()
-    assert backend._model is None
+    with pytest.raises(RuntimeError, match="before load"):
+        backend.images(pictures[:1])
 
 
 # --- coverage ----------------------------------------------------------------------------------------

@@ -1,0 +1,193 @@
+"""What a method other than the core's own works with: the units, the probing pass, the store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dnd.api import Backend, Label, Picture, Unit
+from dnd.crops import Box
+from dnd.geometry import Geometry
+from dnd.loading import Loaded, load_ahead
+from dnd.stages import Finding, Job, TargetRunner, caption_stage
+from dnd.store import digest_of, stage_key
+from dnd.watched import stack
+
+if TYPE_CHECKING:
+    from dnd.api import ProbingSet
+    from dnd.exemplars import ExemplarResult
+    from dnd.watched import Watched
+
+_ARRAYS = pa.schema([("key", pa.string()), ("values", pa.binary())])
+T = TypeVar("T")
+
+
+class Study:
+    """The probing pass of one run, for a method to draw labels from."""
+
+    def __init__(
+        self, job: Job, watched: Watched, identity: str, probing: ProbingSet, result: ExemplarResult, units: list[Unit]
+    ) -> None:
+        self.units = tuple(units)
+        """Those to be labelled: neither silent nor broken."""
+        self.probing = probing
+        unreadable = {name for name, _ in result.unreadable}
+        self.images = [i for i in range(len(probing)) if probing.image_name(i) not in unreadable]
+        """Indices of the probing images that can be read."""
+        self.seed = job.run.seed
+        self.failed = job.failed
+        """Units without a label, and why."""
+        self._job, self._watched, self._identity, self._result = job, watched, identity, result
+        self._geometry = Geometry(watched.prepare)
+
+    # --- what stands for a unit ---
+
+    def exemplars(self, unit: Unit) -> tuple[tuple[Picture, float], ...]:
+        """Its exemplars with their pooled activations, strongest first."""
+        return tuple((self._job.store.picture(e.digest), e.activation) for e in self._result.exemplars(unit))
+
+    @property
+    def sample(self) -> tuple[Picture, ...]:
+        """A random sample of the probing set, in a random order; `exemplars.sample` says how many."""
+        return tuple(self._job.store.picture(digest) for digest in self._result.sample)
+
+    def captions(self) -> dict[Unit, tuple[str, ...]]:
+        """Captions of every unit's exemplars, by the run's captioner; shared with other methods."""
+        return caption_stage(self._job, self._result, self.units)
+
+    # --- the target over the probing set ---
+
+    def activations(self, layer: str) -> npt.NDArray[np.float32]:
+        """Pooled activations of all units of a layer: (n_images, n_units), rows as in `images`; mapped from disk."""
+        watched, place = self._watched, {image: row for row, image in enumerate(self.images)}
+        parts = {"target": self._identity, "layers": list(watched.layers), "pooling": watched.pooling}
+        runner = TargetRunner(watched, self._job.run.batch_size)
+
+        def run(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+            return [np.frombuffer(row, "<f4") for row in runner.run([self._picture(index) for index in indices])]
+
+        table, items = self._complete(
+            "probing-activations", {**parts, "probing": self.probing.digest()}, {str(i): i for i in place}, runner, run
+        )
+        sizes = watched.layer_sizes()
+        start = sum(sizes[name] for name in list(watched.layers)[: list(watched.layers).index(layer)])
+        with tempfile.TemporaryFile(dir=self._job.store.folder) as file:
+            found = np.memmap(file, np.float32, "w+", shape=(len(place), sizes[layer]))
+        for line in table.read(set(items)):
+            row = np.frombuffer(line["values"], "<f4")
+            found[place[int(line["key"])]] = row[start : start + sizes[layer]]
+        return found
+
+    def _picture(self, index: int) -> Picture:
+        return Picture(str(index), lambda: self.probing.open(index))
+
+    def map_shape(self, layer: str) -> tuple[int, ...]:
+        """(h, w) of its units' activation maps, or () where they have none."""
+        return self._watched.map_shape(layer)
+
+    def maps(self, units: Sequence[Unit], name: str) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
+        """Activation maps of some units of one layer over all images, in order: batches of image indices with
+        (n_images of the batch, n_units, h, w). `name` is what the progress bar says. Nothing of it is stored."""
+        layer, indices = units[0].layer, [unit.index for unit in units]
+        tally = self._job.tally(name, "")
+        tally.items = tally.computed = len(self.images)
+        with tally.running(), self._job.meter.stage(name, len(self.images)) as advance, self._watched as watched:
+            began = watched.seconds
+            for batch in self._batches():
+                inputs = stack([one.tensor for one in batch if one.tensor is not None])
+                wanted = [(row, unit) for row in range(len(batch)) for unit in indices]
+                maps = watched.maps(inputs, {layer: wanted})[layer]
+                yield [one.index for one in batch], maps.reshape(len(batch), len(indices), *maps.shape[1:])
+                advance(len(batch))
+            tally.backend_seconds += watched.seconds - began
+
+    def _batches(self) -> Iterator[list[Loaded]]:
+        batch: list[Loaded] = []
+        for loaded in load_ahead(self.probing, self._watched, self.images, self._job.run.workers):
+            if loaded.tensor is not None:
+                batch.append(loaded)
+            if len(batch) == self._watched.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def frame(self, index: int) -> Box | None:
+        """What the target sees of a probing image, in fractions of its width and height; None where that is not a
+        rectangle (dnd/geometry.py)."""
+        return self._geometry.frame(self.probing.open(index).size)
+
+    # --- durable work ---
+
+    def backend(self, kind: str) -> tuple[Any, str]:
+        """The run's backend of a kind named in the method's `uses`, not yet loaded, and the key of its answers."""
+        choice = getattr(self._job.run, kind)
+        made = self._job.registry.make(kind, choice.name, choice.config, self._job.runtime)
+        return made, self._job.backend(kind)[1]
+
+    def digest_of_model(self, name: str) -> str:
+        """Names the weights behind a name in models.lock."""
+        return self._job.digest_of_model(name)
+
+    def key_of(self, *parts: str) -> str:
+        """A key for an item that consists of several texts."""
+        return digest_of(list(parts))
+
+    def arrays(
+        self,
+        name: str,
+        parts: Mapping[str, object],
+        items: Mapping[str, T],
+        backend: Backend,
+        work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Computes a float32 vector per item, once and for all: batches are kept in the store, under progress.
+
+        `parts` are what the answers depend on besides an item's key. The backend is loaded only if there is work,
+        and closed after. Raises DndError where an item fails.
+        """
+        table, keys = self._complete(name, parts, items, backend, work)
+        return {line["key"]: np.frombuffer(line["values"], "<f4") for line in table.read(keys)}
+
+    def _complete(
+        self, name: str, parts: Mapping[str, object], items: Mapping[str, T], backend: Backend, work: Any
+    ) -> tuple[Any, set[str]]:
+        from dnd.errors import PluginError
+
+        tally = self._job.tally(name, stage_key(name, 1, parts))
+        table = self._job.table(tally, _ARRAYS)
+
+        def rows(done: Sequence[tuple[str, T, npt.NDArray[np.float32]]]) -> list[dict[str, object]]:
+            return [{"key": key, "values": np.asarray(value, "<f4").tobytes()} for key, _, value in done]
+
+        self._job.map(tally, table, items, backend, work, rows)
+        if tally.failures:
+            key, reason = next(iter(tally.failures.items()))
+            raise PluginError(f"{name} failed for {len(tally.failures)} of {len(items)} items, first {key}: {reason}")
+        return table, set(items)
+
+
+def label_by(
+    job: Job, watched: Watched, identity: str, probing: ProbingSet, result: ExemplarResult, units: Sequence[Unit]
+) -> Iterator[Finding]:
+    """Labels of all units by the run's method, in the order of `units`."""
+    job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
+    silent = {unit for unit in units if result.is_silent(unit)}
+    active = [unit for unit in units if unit not in silent and unit not in job.failed]
+    choice = job.run.method
+    method: Any = job.registry.make("method", choice.name, choice.config, job.runtime)
+    study = Study(job, watched, identity, probing, result, active)
+    found = {label.unit: label for label in method.describe(study)} if active else {}
+    for unit in units:
+        if unit in silent:
+            label = Label(unit, "uninterpretable", (), "it responds to no probing image differently from another")
+        elif unit in found:
+            label = found[unit]
+        else:
+            label = Label(unit, "failed", (), job.failed.get(unit, f"{choice.name} gave no label"))
+        yield Finding(label, result.exemplars(unit), sample=result.ordinary(unit))

@@ -1,0 +1,120 @@
+"""CLIP's two towers, for whoever compares images with images or with words."""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from dnd import api
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Floats = npt.NDArray[np.float64]
+Open = Callable[[], "Image"]
+
+
+class ClipConfig(api.Config):
+    """Settings of everything that looks through CLIP."""
+
+    model: api.ModelName = "clip-vit-large-patch14"
+    """A `CLIPModel` with its processor."""
+    batch_size: int = pydantic.Field(64, ge=1)
+    """Images at a time; fewer once the device's memory has run out."""
+
+
+class Clip:
+    """A `CLIPModel` from a local folder, in float32."""
+
+    def __init__(self, folder: Path, device: str, batch_size: int = 64, name: str = "the model") -> None:
+        """Raises ModelError where the folder holds no usable CLIP."""
+        from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
+        from transformers import CLIPModel, CLIPProcessor
+
+        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
+            self._processor: Any = CLIPProcessor.from_pretrained(folder, backend="pil", **local)
+            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, **local)
+        except (OSError, ValueError, KeyError) as error:
+            raise api.ModelError(
+                f"{name!r} in {folder} does not load as a CLIP: {error}",
+                "the folder needs config.json, the processor's files and safetensors weights",
+            ) from error
+        self._model = model.float().to(device).eval()
+        # Remembers what fits: after an out-of-memory it starts from the smaller size for good.
+        self._embed: Callable[[Sequence[Open]], Floats] = find_executable_batch_size(
+            self._embed_by, starting_batch_size=batch_size
+        )
+
+    def images(self, images: Sequence[Open]) -> Floats:
+        """What opens RGB images -> (n, d): embeddings of length 1. Never more than a batch is open."""
+        return self._embed(images)
+
+    def _embed_by(self, batch_size: int, images: Sequence[Open]) -> Floats:
+        import torch
+
+        parts = []
+        for at in range(0, len(images), batch_size):
+            opened = [image().convert("RGB") for image in images[at : at + batch_size]]
+            inputs = self._processor(images=opened, return_tensors="pt")
+            with torch.inference_mode():
+                found = self._model.get_image_features(**inputs.to(self._model.device)).pooler_output
+            parts.append(found.double().cpu().numpy())
+        return _unit(np.concatenate(parts))
+
+    def texts(self, texts: Iterable[str]) -> Floats:
+        """(n, d): embeddings of length 1. Each text goes through alone, so that padding cannot change it."""
+        import torch
+
+        rows = []
+        for text in texts:
+            inputs = self._processor(text=[text], truncation=True, return_tensors="pt").to(self._model.device)
+            with torch.inference_mode():
+                rows.append(self._model.get_text_features(**inputs).pooler_output.double().cpu().numpy()[0])
+        return _unit(np.stack(rows))
+
+    def close(self) -> None:
+        import torch
+
+        self._model = self._processor = None
+        self._embed = _closed
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class ClipMemory:
+    """Embeddings by what they are of, the least recently used forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._known = limit, OrderedDict[str, Floats]()
+
+    def get(self, keys: Sequence[str], embed: Callable[[list[str]], Floats]) -> Floats:
+        """(n, d) in the order of `keys`; `embed` is asked once for the distinct ones that are not known."""
+        found: dict[str, Floats] = {}
+        for key in set(keys) & self._known.keys():
+            self._known.move_to_end(key)
+            found[key] = self._known[key]
+        new = list(dict.fromkeys(key for key in keys if key not in found))
+        if new:
+            found |= dict(zip(new, embed(new), strict=True))
+            self._known |= {key: found[key] for key in new}
+            while len(self._known) > self._limit:
+                self._known.popitem(last=False)
+        return np.stack([found[key] for key in keys]) if keys else np.zeros((0, 0))
+
+
+def _closed(images: Sequence[Open]) -> Floats:
+    raise RuntimeError("images() after close()")
+
+
+def _unit(rows: npt.NDArray[Any]) -> Floats:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float64)
