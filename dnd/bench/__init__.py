@@ -1,0 +1,1 @@
+"""`dnd bench`: combinations of methods, backends and settings side by side (docs/bench.md)."""

@@ -1,0 +1,119 @@
+"""Every combination through the ordinary run, one after the other in one process, over one store.
+
+Stages are shared as between any runs: what an earlier combination has computed is not computed again. A finished
+combination leaves its outcome in its folder and is not run again; one that fails is a row with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dnd.bench.matrix import Combination, Matrix
+from dnd.bench.outcome import Outcome, read_outcome
+from dnd.bench.quality import Judge
+from dnd.errors import DndError, OfflineError, UsageError
+from dnd.locking import only_here
+from dnd.peak import Peak
+from dnd.pipeline import Result, execute
+from dnd.registry import Registry
+from dnd.runfile import Run
+from dnd.store import digest_of, write_atomic
+
+Told = Callable[[int, int, str], None]
+"""Told of each combination: its number, of how many, and its name."""
+
+
+def run_matrix(matrix: Matrix, out: Path, registry: Registry, told: Told) -> list[Outcome]:
+    """An outcome per combination, in the matrix's order. Runs lie in out/runs, and share the store beside them.
+
+    UsageError before any work where a combination's settings are wrong.
+    """
+    with only_here(out):
+        return _run_all(matrix, out, registry, told)
+
+
+def _run_all(matrix: Matrix, out: Path, registry: Registry, told: Told) -> list[Outcome]:
+    planned = list(_plan(matrix, registry))
+    judge = Judge(matrix.truth, matrix.encoder)
+    outcomes = []
+    for number, (one, run, reason) in enumerate(planned, 1):
+        folder, key = out / "runs" / one.name, _key(matrix, run, registry)
+        known = None if run is None else read_outcome(folder, key)
+        if known is None:
+            told(number, len(planned), one.name)
+            if run is None:
+                known = Outcome(one.name, key, one.variants, one.note, reason)
+            else:
+                known = _run(one, run, key, folder, registry, judge)
+            known.write(folder)
+        outcomes.append(known)
+    return outcomes
+
+
+def _plan(matrix: Matrix, registry: Registry) -> Iterator[tuple[Combination, Run | None, str]]:
+    """Each combination with its run, or why it cannot be made here (a plugin that does not work, say)."""
+    for one in matrix.combinations:
+        try:
+            yield one, one.run(registry), ""
+        except UsageError as error:
+            raise UsageError(f"combination {one.name}: {error}", error.hint) from error
+        except DndError as error:
+            yield one, None, _in_words(error)
+
+
+def _key(matrix: Matrix, run: Run | None, registry: Registry) -> str:
+    """Of the run's settings, the plugins' versions and what it is judged by."""
+    entries = [(c.kind, c.name) for c in run.choices().values()] if run else []
+    known = {(e.kind, e.name): [e.distribution, e.version] for e in registry.entries}
+    parts: dict[str, Any] = {
+        "run": run.to_dict() if run else None,
+        "plugins": [[*entry, known.get(entry)] for entry in entries],
+        "truth": matrix.truth.read_text("utf-8") if matrix.truth else None,
+        "encoder": matrix.encoder,
+    }
+    return digest_of(parts)
+
+
+def _run(one: Combination, run: Run, key: str, folder: Path, registry: Registry, judge: Judge) -> Outcome:
+    if (folder / "outcome.json").is_file():  # of other settings: the folder is the bench's own
+        (folder / "run.toml").unlink(missing_ok=True)
+    began, peak = time.perf_counter(), Peak()
+    try:
+        result = execute(run, folder, registry=registry)
+    except OfflineError:
+        raise  # the process has been told to reach for the network: nothing more that it does can be trusted
+    except Exception as error:
+        reason = _in_words(error)
+        if not isinstance(error, DndError):
+            write_atomic(folder / "error.txt", traceback.format_exc().encode())
+            reason += " (error.txt in its folder says where)"
+        return Outcome(one.name, key, one.variants, one.note, reason, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    facts = json.loads((folder / "run.json").read_text("utf-8"))
+    return Outcome(
+        name=one.name,
+        key=key,
+        variants=one.variants,
+        note=one.note,
+        seconds=round(seconds, 3),
+        stages=facts["stages"],
+        peak=max([peak.bytes(), *(stage.get("peak", 0) for stage in facts["stages"].values())]),
+        device_peak=max([peak.device_bytes(), *(stage.get("device_peak", 0) for stage in facts["stages"].values())]),
+        counts={status: facts["units"].get(status, 0) for status in ("labelled", "uninterpretable", "failed")},
+        kinds=_kinds(result),
+        values=judge.values(result),
+    )
+
+
+def _kinds(result: Result) -> dict[str, tuple[int, int]]:
+    return {grade.kind: (grade.right, grade.total) for grade in result.grading.grades} if result.grading else {}
+
+
+def _in_words(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, DndError) else f"{type(error).__name__}: {text}"

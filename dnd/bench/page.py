@@ -1,0 +1,63 @@
+"""The bench's files: bench.json, bench.md, bench.html with the plot in it, and the plot by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from dnd.bench.compare import Bench
+from dnd.bench.plot import plot
+from dnd.bench.table import STAGE_COLUMNS, columns, markdown, notes, rows, stage_rows
+from dnd.store import write_atomic
+
+_STYLE = """
+body { font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 1400px; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; font-size: 13px; }
+th, td { border-bottom: 1px solid #ddd; padding: 3px 8px; text-align: left; vertical-align: top; }
+th { position: sticky; top: 0; background: #fff; }
+.failed td { color: #a00; }
+.wide { overflow-x: auto; }
+"""
+
+
+def write_bench(out: Path, bench: Bench, title: str) -> None:
+    """All of them into the bench's folder."""
+    text = json.dumps(bench.record(), indent=1, ensure_ascii=False)
+    write_atomic(out / "bench.json", (text + "\n").encode())
+    write_atomic(out / "bench.md", markdown(bench, title).encode())
+    drawn = plot(bench)
+    if drawn:
+        write_atomic(out / "bench.svg", drawn.encode())
+    write_atomic(out / "bench.html", page(bench, title, drawn or "").encode())
+
+
+def page(bench: Bench, title: str, drawn: str) -> str:
+    """One page without scripts or links to elsewhere."""
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        _table(columns(bench), rows(bench)),
+        "".join(f"<p>{escape(note)}</p>" for note in notes(bench)),
+        drawn,
+        "<h2>Stages</h2>",
+        _table(STAGE_COLUMNS, stage_rows(bench)),
+    ]
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{_STYLE}</style></head>'
+        f"<body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(_line(line, len(heads)) for line in lines)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _line(line: Sequence[str], width: int) -> str:
+    if len(line) < width:  # a failed combination: its reason over all the rest
+        return f'<tr class="failed"><td>{escape(line[0])}</td><td colspan="{width - 1}">{escape(line[1])}</td></tr>'
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>"
