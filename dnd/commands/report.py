@@ -1,0 +1,37 @@
+"""`dnd report`: a run as a page."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="[default: report, in the first run's folder]"
+)
+def report(runs: tuple[str, ...], out: str | None) -> None:
+    """Build a page that shows a run with all its evidence, or several runs side by side.
+
+    The page is a folder of files that opens from disk, without a server or a network. Its images come from the
+    store beside the run's folder (or $DND_STORE).
+    """
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from dnd.progress import Meter
+    from dnd.report.build import build_report
+    from dnd.report.runs import RunFolder
+
+    with Meter(Console(stderr=True)) as meter:
+        folders = [Path(run) for run in runs]
+        opened = [RunFolder(folder) for folder in folders]
+        units = len({unit for run in opened for unit in run.units()})
+        with meter.stage("report", units) as advance:
+            built = build_report(opened, Path(out) if out else None, progress=advance)
+    if built.missing.count:
+        click.echo(
+            f"{built.missing.count} images are not in the report, the first because: {built.missing.first}", err=True
+        )
+    click.echo(f"{built.units} units: {built.page}")

@@ -1,0 +1,69 @@
+"use strict";
+// Small drawings, each with its content in words for those who do not see it.
+
+{
+  const WIDTH = 300;
+
+  const axis = (low, high, height) => [
+    dnd.svg("line", { x1: 0, x2: WIDTH, y1: height, y2: height, class: "axis" }),
+    dnd.svg("text", { x: 0, y: height + 12 }, dnd.number(low)),
+    dnd.svg("text", { x: WIDTH, y: height + 12, "text-anchor": "end" }, dnd.number(high)),
+  ];
+
+  // Heights go by the square root of the counts: the few images that move a unit are what one looks for.
+  const bars = (histogram, low, high, height, name) => {
+    const scale = WIDTH / (high - low || 1);
+    const most = Math.max(...histogram.counts, 1);
+    const step = (histogram.high - histogram.low) / histogram.counts.length;
+    return histogram.counts.map((count, place) => {
+      if (!count) return null;
+      const width = Math.max(step * scale, 3);
+      const tall = Math.max(Math.sqrt(count / most) * height, 1.5);
+      const x = Math.min((histogram.low + place * step - low) * scale, WIDTH - width);
+      return dnd.svg("rect", { x, y: height - tall, width: Math.max(width - 0.6, 0.8), height: tall, class: name });
+    });
+  };
+
+  // A histogram {low, high, counts}; `what` says of what.
+  dnd.histogram = (histogram, what, name) => {
+    const n = histogram.counts.reduce((sum, count) => sum + count, 0);
+    const words = `${what}: ${dnd.several(n, "unit")} from ${dnd.number(histogram.low)} to ${dnd.number(histogram.high)}`;
+    return dnd.el("figure", { class: "chart" },
+      dnd.svg("svg", { viewBox: `0 0 ${WIDTH} 78`, role: "img", "aria-label": words },
+        bars(histogram, histogram.low, histogram.high, 62, `bar ${name}`), axis(histogram.low, histogram.high, 62)),
+      dnd.el("figcaption", null, what));
+  };
+
+  // The axis on which a unit's activations are compared: [low, high].
+  dnd.span = (evidence) => {
+    const values = [
+      ...evidence.exemplars.map((exemplar) => exemplar.activation),
+      ...evidence.candidates.flatMap((candidate) => candidate.images.map((image) => image[1])),
+      ...(evidence.sample ? [evidence.sample.low, evidence.sample.high] : []),
+    ].filter((value) => value !== null && value !== undefined);
+    return values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
+  };
+
+  // Activations as dots above the histogram of the unit's activations on the random sample.
+  dnd.strip = (values, sample, [low, high], what) => {
+    const known = values.filter((value) => value !== null);
+    if (!known.length) return null;
+    const scale = WIDTH / (high - low || 1);
+    const place = (value) => Math.min(Math.max((value - low) * scale, 4), WIDTH - 4);
+    const ordinary = sample ? `; random images: median ${dnd.number(sample.median)}, 95 % below ${dnd.number(sample.p95)}` : "";
+    const words = `${what}: ${known.length} activations from ${dnd.number(Math.min(...known))} to ${dnd.number(Math.max(...known))}${ordinary}`;
+    return dnd.svg("svg", { viewBox: `0 0 ${WIDTH} 54`, class: "strip", role: "img", "aria-label": words },
+      dnd.svg("title", null, words),
+      sample ? bars(sample, low, high, 26, "bar sample").map((bar) => bar && (bar.setAttribute("transform", "translate(0 14)"), bar)) : null,
+      sample ? dnd.svg("line", { x1: place(sample.p95), x2: place(sample.p95), y1: 12, y2: 40, class: "p95" }) : null,
+      axis(low, high, 40),
+      known.map((value) => dnd.svg("circle", { cx: place(value), cy: 7, r: 3.6, class: "dot" })));
+  };
+
+  // A bar as long as `share`, 0..1.
+  dnd.bar = (share) => {
+    const fill = dnd.el("i");
+    fill.style.width = `${Math.max(0, Math.min(1, share || 0)) * 100}%`;
+    return dnd.el("span", { class: "meter", "aria-hidden": "true" }, fill);
+  };
+}

@@ -1,0 +1,86 @@
+"use strict";
+// What every part of the page uses. Text from models and file names only ever becomes text nodes and attributes.
+
+const dnd = { data: null };
+
+{
+  const waiting = new Map(); // number of a group of units -> {promise, resolve}
+  const policy = window.trustedTypes?.createPolicy("dnd", {
+    createScriptURL(url) {
+      if (!/^units\/\d+\.js$/.test(url)) throw new TypeError(`not a file of this report: ${url}`);
+      return url;
+    },
+  });
+
+  // data.js calls this with the overview and a row per unit.
+  dnd.index = (data) => { dnd.data = data; };
+
+  // units/N.js calls this with the evidence of its units.
+  dnd.evidence = (group, units) => waiting.get(group)?.resolve(units);
+
+  // The evidence of the unit in a place of the index: an array with one entry per run.
+  dnd.load = (place) => {
+    const group = Math.floor(place / dnd.data.together);
+    if (!waiting.has(group)) {
+      const entry = {};
+      entry.promise = new Promise((resolve, reject) => {
+        entry.resolve = resolve;
+        const script = document.createElement("script");
+        const url = `units/${group}.js`;
+        script.src = policy ? policy.createScriptURL(url) : url;
+        script.onerror = () => { waiting.delete(group); reject(new Error(`${url} cannot be read`)); };
+        document.head.append(script);
+      });
+      waiting.set(group, entry);
+    }
+    return waiting.get(group).promise.then((units) => units[place % dnd.data.together]);
+  };
+
+  const fill = (node, attributes, children) => {
+    for (const [name, value] of Object.entries(attributes ?? {})) {
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name.startsWith("aria-") && typeof value === "boolean") node.setAttribute(name, String(value));
+      else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+    }
+    for (const child of children.flat(Infinity)) {
+      if (child !== null && child !== undefined && child !== false) node.append(child instanceof Node ? child : String(child));
+    }
+    return node;
+  };
+
+  dnd.el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+  dnd.svg = (tag, attributes, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+dnd.number = (value) => {
+  if (value === null || value === undefined) return "–";
+  if (typeof value !== "number") return String(value);
+  if (Number.isInteger(value)) return Math.abs(value) < 1e6 ? value.toLocaleString("en") : value.toExponential(2);
+  const size = Math.abs(value);
+  if (size >= 1000) return size < 1e6 ? Math.round(value).toLocaleString("en") : value.toExponential(2);
+  if (size >= 100) return value.toFixed(0);
+  if (size >= 10) return value.toFixed(1);
+  if (size >= 0.01) return value.toFixed(2);
+  return size < 1e-12 ? "0" : value.toPrecision(2);
+};
+
+dnd.link = (row) => `#${encodeURIComponent(row.layer)}/${row.unit}`;
+dnd.unitName = (row) => `${row.layer} / ${row.unit}`;
+// What a run says of a unit, in a few words.
+dnd.answer = (run) => {
+  if (!run) return "not in this run";
+  return run.status === "labelled" && run.labels.length ? run.labels[0][0] : run.status;
+};
+// Whether the runs agree on a unit.
+dnd.agreement = (row) => row.differs ? "different" : row.runs.every(Boolean) ? "same" : "partial";
+dnd.badge = (status) => dnd.el("span", { class: "badge", "data-status": status }, status);
+dnd.letter = (place) => dnd.el("b", { class: "letter", "data-run": place % 4 }, String.fromCharCode(65 + (place % 26)));
+dnd.several = (n, word) => `${dnd.number(n)} ${word}${n === 1 ? "" : "s"}`;
+
+dnd.table = (head, rows, caption) => dnd.el("div", { class: "scroller", tabindex: 0, role: "group", "aria-label": caption },
+  dnd.el("table", null,
+    dnd.el("caption", { class: "hidden" }, caption),
+    dnd.el("thead", null, dnd.el("tr", null, head.map((cell) => dnd.el("th", { scope: "col" }, cell)))),
+    dnd.el("tbody", null, rows.map((row) => dnd.el("tr", null, row.map((cell, column) =>
+      dnd.el(column ? "td" : "th", { scope: column ? null : "row", class: typeof cell === "number" ? "number" : null },
+        typeof cell === "number" ? dnd.number(cell) : cell)))))));

@@ -1,0 +1,152 @@
+"use strict";
+// The list of units: searched, filtered, sorted, and drawn only where one looks.
+
+dnd.list = {};
+{
+  const HEIGHT = { one: 68, more: 34 }; // pixels of a row: of one run, and of each further one
+  const EXTRA = 6; // rows drawn beyond the edges
+  const collator = new Intl.Collator("en", { numeric: true });
+  const $ = (id) => document.getElementById(id);
+  const inputs = ["search", "layer", "status", "sort", "agreement", "least", "most"];
+  let words = []; // per unit: all that it is searched by, in lower case
+  let concept = null; // only units with this label
+  let shown = []; // places in the index, in the order of the list
+  let current = -1;
+  const drawn = new Map(); // place -> list item
+
+  const score = (row) => row.runs.find((run) => run?.labels.length)?.labels[0][1] ?? null;
+  const first = (row, name) => row.runs.find((run) => run)?.[name] ?? null;
+  const height = () => HEIGHT.one + HEIGHT.more * (dnd.data.runs.length - 1);
+
+  const descending = (value) => (a, b) => (value(b) ?? -Infinity) - (value(a) ?? -Infinity) || 0;
+  const orders = {
+    unit: ["unit", () => 0],
+    score: ["score, highest first", descending(score)],
+    low: ["score, lowest first", (a, b) => (score(a) ?? Infinity) - (score(b) ?? Infinity) || 0],
+    drive: ["drive", descending((row) => first(row, "drive"))],
+    confidence: ["confidence", descending((row) => first(row, "confidence"))],
+    label: ["label, A to Z", (a, b) => collator.compare(dnd.answer(a.runs[0]), dnd.answer(b.runs[0]))],
+    differs: ["different labels first", (a, b) => b.differs - a.differs],
+  };
+
+  const option = (value, text) => dnd.el("option", { value }, text);
+
+  dnd.list.start = () => {
+    const { units, runs } = dnd.data;
+    const layers = [...new Set(units.map((row) => row.layer))];
+    $("layer").append(option("", `all ${layers.length > 1 ? layers.length : ""}`), ...layers.map((layer) => option(layer, layer)));
+    $("layer").parentElement.hidden = layers.length < 2;
+    const statuses = new Set(units.flatMap((row) => row.runs.filter(Boolean).map((run) => run.status)));
+    $("status").append(option("", "all"), ...[...statuses].sort().map((status) => option(status, status)));
+    const some = (name) => units.some((row) => row.runs.some((run) => run && run[name] !== null));
+    const offered = Object.keys(orders).filter((name) => name === "differs" ? runs.length > 1 : !["drive", "confidence"].includes(name) || some(name));
+    $("sort").append(...offered.map((name) => option(name, orders[name][0])));
+    if (runs.length > 1) $("sort").value = "differs";
+    $("agreement-label").hidden = runs.length < 2;
+    words = units.map((row) => [dnd.unitName(row), ...row.runs.filter(Boolean).flatMap((run) => [run.status, ...run.labels.map((label) => label[0]), run.text])].join("\n").toLowerCase());
+    for (const id of inputs) $(id).addEventListener("input", () => dnd.list.update());
+    $("filters").addEventListener("submit", (event) => event.preventDefault());
+    $("concept").addEventListener("click", () => dnd.list.only(null));
+    $("scroll").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
+    new ResizeObserver(() => draw()).observe($("scroll"));
+    dnd.list.update();
+  };
+
+  // Find the units that fit all filters, and show them from the top.
+  dnd.list.update = () => {
+    const wanted = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const [layer, status, agreement] = ["layer", "status", "agreement"].map((id) => $(id).value);
+    const least = $("least").value === "" ? -Infinity : Number($("least").value);
+    const most = $("most").value === "" ? Infinity : Number($("most").value);
+    const bounded = least > -Infinity || most < Infinity;
+    const inScore = (run) => run && run.labels.length && run.labels[0][1] !== null && run.labels[0][1] >= least && run.labels[0][1] <= most;
+    const fits = (row, place) => (!layer || row.layer === layer)
+      && (!status || row.runs.some((run) => run?.status === status))
+      && (!agreement || agreement === dnd.agreement(row))
+      && (!bounded || row.runs.some(inScore))
+      && (concept === null || row.runs.some((run) => run?.status === "labelled" && run.labels[0]?.[0] === concept))
+      && wanted.every((word) => words[place].includes(word));
+    const { units } = dnd.data;
+    shown = units.map((row, place) => place).filter((place) => fits(units[place], place));
+    const order = orders[$("sort").value][1];
+    shown.sort((a, b) => order(units[a], units[b]) || a - b);
+    $("count").textContent = shown.length === units.length ? dnd.several(units.length, "unit") : `${dnd.number(shown.length)} of ${dnd.several(units.length, "unit")}`;
+    $("scroll").scrollTop = 0;
+    for (const item of drawn.values()) item.remove();
+    drawn.clear();
+    $("list").style.height = `${shown.length * height()}px`;
+    draw();
+  };
+
+  // Show only the units with a label; null for all.
+  dnd.list.only = (label) => {
+    concept = label;
+    $("concept").hidden = label === null;
+    $("concept").replaceChildren("label: ", dnd.el("b", null, label ?? ""), " ✕");
+    dnd.list.update();
+  };
+
+  dnd.list.filter = (values) => {
+    for (const id of inputs) if (id !== "sort") $(id).value = values[id] ?? "";
+    dnd.list.only(values.concept ?? null);
+  };
+
+  const answer = (run, place) => {
+    const label = run?.status === "labelled" && run.labels[0];
+    return dnd.el("span", { class: "answer" },
+      dnd.data.runs.length > 1 ? dnd.letter(place) : null,
+      dnd.el("span", { class: label ? "label" : "none" }, dnd.answer(run)),
+      label ? dnd.el("span", { class: "score" }, dnd.number(label[1])) : null);
+  };
+
+  const item = (place, position) => {
+    const row = dnd.data.units[place];
+    const pictures = row.runs.find((run) => run?.thumbnails.length)?.thumbnails ?? [];
+    const node = dnd.el("li", { "aria-setsize": shown.length, "aria-posinset": position + 1 },
+      dnd.el("a", { href: dnd.link(row), "aria-current": place === current ? "true" : null },
+        dnd.el("span", { class: "thumbnails" }, pictures.map(dnd.thumbnail)),
+        dnd.el("span", { class: "answers" }, row.runs.map(answer),
+          dnd.el("small", null, dnd.el("bdi", null, dnd.unitName(row)), row.differs ? dnd.el("span", { class: "differs" }, "different") : null))));
+    node.style.top = `${position * height()}px`;
+    node.style.height = `${height()}px`;
+    return node;
+  };
+
+  const draw = () => {
+    const pane = $("scroll");
+    const top = Math.max(0, Math.floor(pane.scrollTop / height()) - EXTRA);
+    const end = Math.min(shown.length, Math.ceil((pane.scrollTop + pane.clientHeight) / height()) + EXTRA);
+    const wanted = new Set(shown.slice(top, end));
+    for (const [place, node] of drawn) {
+      if (!wanted.has(place) && !node.contains(document.activeElement)) { node.remove(); drawn.delete(place); }
+    }
+    for (let position = top; position < end; position++) {
+      const place = shown[position];
+      if (drawn.has(place)) continue;
+      const node = item(place, position);
+      const next = shown.slice(position + 1, end).find((other) => drawn.has(other));
+      $("list").insertBefore(node, next === undefined ? null : drawn.get(next));
+      drawn.set(place, node);
+    }
+  };
+
+  // Mark a unit as the one that is looked at, and bring it into view.
+  dnd.list.mark = (place) => {
+    drawn.get(current)?.firstChild.removeAttribute("aria-current");
+    current = place;
+    const position = shown.indexOf(place);
+    if (position < 0) return;
+    const pane = $("scroll");
+    if (position * height() < pane.scrollTop) pane.scrollTop = position * height();
+    if ((position + 1) * height() > pane.scrollTop + pane.clientHeight) pane.scrollTop = (position + 1) * height() - pane.clientHeight;
+    draw();
+    drawn.get(place)?.firstChild.setAttribute("aria-current", "true");
+  };
+
+  // The unit so many rows further in the list than the marked one; the first where none is marked.
+  dnd.list.neighbour = (step) => {
+    const position = shown.indexOf(current);
+    const place = position < 0 ? shown[0] : shown[position + step];
+    return place === undefined ? null : dnd.data.units[place];
+  };
+}

@@ -1,0 +1,96 @@
+"use strict";
+// Which view is shown, keys, light and dark.
+
+{
+  const main = document.getElementById("main");
+  const byName = new Map(); // "layer/unit" -> place in the index
+  let latest = 0; // of several views asked for, the last one wins
+  let started = false;
+
+  const place = (hash) => {
+    const cut = hash.lastIndexOf("/");
+    if (cut < 0) return undefined;
+    try {
+      return byName.get(`${decodeURIComponent(hash.slice(1, cut))}/${hash.slice(cut + 1)}`);
+    } catch {
+      return undefined; // not a link of ours
+    }
+  };
+
+  const content = async (hash) => {
+    const unit = place(hash);
+    if (unit !== undefined) return dnd.unit(unit);
+    return dnd.data.runs.length > 1 ? dnd.compareOverview() : dnd.overview();
+  };
+
+  const show = async () => {
+    const hash = location.hash;
+    const turn = ++latest;
+    const unit = place(hash);
+    const view = unit !== undefined ? "unit" : hash === "#units" ? "units" : "overview";
+    document.body.dataset.view = view;
+    dnd.list.mark(unit ?? -1);
+    for (const link of document.querySelectorAll("header nav a")) {
+      if (link.dataset.view === view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+    }
+    const nodes = await content(hash).catch((error) => [dnd.el("h1", { tabindex: -1 }, "This unit cannot be shown"), dnd.el("p", { class: "warning" }, error.message)]);
+    if (turn !== latest) return;
+    if (hash && unit === undefined && view === "overview") nodes.unshift(dnd.el("p", { class: "warning" }, "There is no such unit in this report."));
+    main.replaceChildren(dnd.el("div", { class: "page" }, nodes.flat(Infinity).filter(Boolean)));
+    main.scrollTop = 0;
+    scrollTo(0, 0);
+    const heading = main.querySelector("h1");
+    const title = [unit !== undefined && dnd.unitName(dnd.data.units[unit]), heading.textContent, unit === undefined && "dnd report"];
+    document.title = [...new Set(title.filter(Boolean))].join(" · ");
+    if (started && view === "unit" && !document.getElementById("units").contains(document.activeElement)) heading.focus({ preventScroll: true });
+    started = true;
+  };
+
+  const theme = () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    try { localStorage.setItem("dnd-theme", root.dataset.theme); } catch { /* a page from disk may have no storage */ }
+  };
+
+  const step = (by) => {
+    const row = dnd.list.neighbour(by);
+    if (row) location.hash = dnd.link(row);
+  };
+
+  const keys = {
+    j: () => step(1), k: () => step(-1), m: () => dnd.toggle("maps"), b: () => dnd.toggle("boxes"), c: () => dnd.toggle("crops"),
+    o: () => { location.hash = "#"; }, t: theme, "?": () => document.getElementById("help").showModal(),
+    "/": () => {
+      if (matchMedia("(max-width: 860px)").matches) location.hash = "#units";
+      document.getElementById("search").focus();
+    },
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input, select, textarea")) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    if (Object.hasOwn(keys, event.key)) { event.preventDefault(); keys[event.key](); }
+  });
+
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  }
+  document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
+  document.getElementById("theme").addEventListener("click", theme);
+  document.getElementById("help-button").addEventListener("click", () => document.getElementById("help").showModal());
+  try { document.documentElement.dataset.theme = localStorage.getItem("dnd-theme") ?? ""; } catch { /* as above */ }
+
+  if (dnd.data) {
+    dnd.data.units.forEach((row, unit) => byName.set(`${row.layer}/${row.unit}`, unit));
+    document.getElementById("run-name").textContent = dnd.data.runs.map((run) => run.name).join(" · ");
+    dnd.list.start();
+    addEventListener("hashchange", show);
+    show();
+  } else {
+    main.append(dnd.el("p", { class: "warning" }, "data.js, which lies beside this page, cannot be read. Build the report again."));
+  }
+}

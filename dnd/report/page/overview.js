@@ -1,0 +1,116 @@
+"use strict";
+// What there is to say of a run as a whole.
+
+{
+  const section = (level, title, ...content) => content.flat(Infinity).some(Boolean)
+    ? dnd.el("section", { class: "card" }, dnd.el(level, { class: "title" }, title), content) : null;
+  const percent = (share) => `${(share * 100).toFixed(0)} %`;
+  const filtered = (values, ...content) => dnd.el("button", { type: "button", class: "plain", onclick: () => {
+    dnd.list.filter(values);
+    if (matchMedia("(max-width: 860px)").matches) location.hash = "#units";
+  } }, content);
+
+  // How many units have each status.
+  dnd.statuses = (run) => dnd.el("div", { class: "tiles" },
+    ["labelled", "uninterpretable", "failed"].filter((status) => run.statuses[status] || status === "labelled").map((status) =>
+      filtered({ status }, dnd.el("span", { class: "tile", "data-status": status },
+        dnd.el("strong", null, dnd.number(run.statuses[status] ?? 0)), status))));
+
+  const quality = (run) => {
+    const parts = [];
+    if (run.quality) {
+      parts.push(dnd.el("p", { class: "note" }, "Against the known meaning of the target's units."),
+        dnd.el("table", { class: "bars" }, dnd.el("caption", { class: "hidden" }, "Right labels by kind of unit"),
+          dnd.el("tbody", null, run.quality.grades.map(([kind, right, total]) => dnd.el("tr", null,
+            dnd.el("th", { scope: "row" }, kind), dnd.el("td", null, dnd.bar(right / total)), dnd.el("td", null, `${right} of ${total}`))),
+          run.quality.controls.map(([name, share]) => dnd.el("tr", { class: "control" },
+            dnd.el("th", { scope: "row" }, name), dnd.el("td", null, dnd.bar(share)), dnd.el("td", null, typeof share === "number" ? percent(share) : share))))));
+    }
+    if (run.figures.length) {
+      parts.push(dnd.el("details", { open: run.figures.length < 9 },
+        dnd.el("summary", null, `dnd eval: ${dnd.several(run.figures.length, "figure")}, with a 95 % interval and two controls`),
+        dnd.table(["figure", "value", "95 %", "shuffled", "best constant"], run.figures.map(([name, higher, value, low, high, shuffled, constant]) =>
+          [higher ? name : `${name} (lower is better)`, value, dnd.el("span", { class: "together" }, `${dnd.number(low)} to ${dnd.number(high)}`), shuffled, constant]), "Figures of dnd eval")));
+    }
+    return parts;
+  };
+
+  const CHARTS = [["exemplar", "strongest exemplar"], ["synthetic", "images of the best candidate (median)"],
+    ["sample", "random images (median)"], ["score", "score of the label"], ["drive", "drive of the best candidate"]];
+
+  const histograms = (run) => run.layers.map(([layer, found], place) => dnd.el("details", { open: place < 4 },
+    dnd.el("summary", null, "Layer ", dnd.el("bdi", null, layer)),
+    dnd.el("div", { class: "charts" }, CHARTS.filter(([name]) => found[name]).map(([name, what]) => dnd.histogram(found[name], what, name)))));
+
+  // Labels given to units: [label, rows], most common first.
+  const groups = (place) => {
+    const found = new Map();
+    for (const row of dnd.data.units) {
+      const run = row.runs[place];
+      if (run?.status === "labelled" && run.labels.length) found.set(run.labels[0][0], [...(found.get(run.labels[0][0]) ?? []), row]);
+    }
+    return [...found].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
+  };
+
+  const group = ([label, rows], most) => dnd.el("li", null,
+    dnd.el("div", { class: "row" }, filtered({ concept: label }, label), dnd.bar(rows.length / most), dnd.el("span", { class: "score" }, dnd.several(rows.length, "unit"))),
+    rows.length > 1 ? dnd.el("div", { class: "chips" }, rows.slice(0, 24).map((row) => dnd.el("a", { href: dnd.link(row) }, dnd.unitName(row))),
+      rows.length > 24 ? dnd.el("span", { class: "note" }, `and ${dnd.number(rows.length - 24)} more`) : null) : null);
+
+  const concepts = (place) => {
+    const all = groups(place);
+    const shared = all.filter(([, rows]) => rows.length > 1);
+    const list = (some) => dnd.el("ul", { class: "concepts" }, some.map((one) => group(one, all[0][1].length)));
+    if (!all.length) return [];
+    const rest = all.slice(12);
+    return [
+      dnd.el("p", { class: "note" }, `${dnd.several(all.length, "label")}; ${dnd.number(shared.length)} of them shared by several units.`),
+      list(all.slice(0, 12)),
+      rest.length ? dnd.el("details", { ontoggle(event) {
+        if (event.target.open && event.target.children.length < 2) event.target.append(list(rest.slice(0, 300)));
+      } }, dnd.el("summary", null, rest.length > 300 ? `the next 300 of ${dnd.number(rest.length)}` : `${dnd.number(rest.length)} more`)) : null,
+    ];
+  };
+
+  const abstentions = (run) => run.reasons.length ? dnd.el("ul", { class: "reasons" }, run.reasons.map(([status, reason, n]) =>
+    dnd.el("li", null, filtered({ status }, dnd.badge(status), " ", dnd.several(n, "unit")), dnd.el("span", null, reason)))) : null;
+
+  const pairs = (rows) => dnd.el("dl", { class: "facts" }, rows.map(([name, value]) =>
+    dnd.el("div", null, dnd.el("dt", null, name), dnd.el("dd", null, dnd.number(value)))));
+
+  // With what a run was made: backends and settings, models, stages.
+  dnd.making = (run) => [
+    section("h3", "Backends and settings", dnd.el("div", { class: "settings" }, run.settings.map(([name, rows]) =>
+      dnd.el("div", null, dnd.el("h4", null, name), pairs(rows))))),
+    section("h3", "Models", run.models.length ? dnd.table(["model", "sha256"], run.models.map(([name, digest]) => [name, dnd.el("code", null, digest)]), "Models with their digests") : null),
+    section("h3", "Stages", run.stages.length ? dnd.table(["stage", "items", "computed", "failed", "seconds", "key"],
+      run.stages.map(([name, key, items, computed, failed, seconds]) => [name, items, computed, failed, seconds, dnd.el("code", null, key)]), "Stages") : null),
+    section("h3", "Facts", pairs([...run.facts, ...run.versions])),
+    section("h3", "Images that could not be read", run.unreadable.length ? pairs(run.unreadable) : null),
+  ];
+
+  // Everything about the run in one place of the index; `level` is the headings'.
+  dnd.findings = (run, place, level) => [
+    section(level, "How good the labels are", quality(run)),
+    section(level, "Most common labels", concepts(place)),
+    section(level, "Without a label", abstentions(run)),
+    section(level, "Activations", histograms(run)),
+  ];
+
+  dnd.overview = () => {
+    const [run] = dnd.data.runs;
+    return [
+      dnd.el("h1", { tabindex: -1 }, run.name),
+      dnd.el("p", { class: "note" }, `${dnd.several(dnd.data.units.length, "unit")} · `, dnd.el("bdi", null, run.folder)),
+      dnd.missing(),
+      dnd.statuses(run),
+      dnd.findings(run, 0, "h2"),
+      dnd.el("h2", null, "How it was made"),
+      dnd.making(run),
+    ];
+  };
+
+  // A word on images that are not there.
+  dnd.missing = () => dnd.data.missing[0] ? dnd.el("p", { class: "warning" },
+    `${dnd.several(dnd.data.missing[0], "image")} could not be put into this report. The first: ${dnd.data.missing[1]}`) : null;
+}

@@ -1,0 +1,105 @@
+"""What the page knows of a unit: a row that is always there, and the evidence, which is loaded when it is looked at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from dnd.report.pictures import Pictures
+from dnd.report.record import Candidate, Drawn, Exemplar, Record
+
+_LONG = 2000
+"""Characters of a text that the page shows: a model that will not stop must not make the page unusable."""
+_THUMBNAILS = 3
+
+
+def shown(text: str | None) -> str:
+    """A text from a model or a file name, at a length that can be shown."""
+    text = text or ""
+    return text if len(text) <= _LONG else text[:_LONG] + "…"
+
+
+def digests(record: Record) -> Iterator[str]:
+    """Every image that the page shows of a unit."""
+    for exemplar in record.exemplars:
+        yield exemplar.image
+        if exemplar.view:
+            yield exemplar.view
+    for candidate in record.candidates:
+        for drawn in candidate.images:
+            yield drawn.image
+
+
+def row(record: Record, pictures: Pictures) -> dict[str, Any]:
+    """A unit in the list: what it is searched, filtered and sorted by."""
+    best = record.best
+    copies = (pictures.get(exemplar.image) for exemplar in record.exemplars)
+    texts = [e.caption for e in record.exemplars] + [c.concept for c in record.candidates] + [record.reason]
+    return {
+        "status": record.status,
+        "labels": [[shown(named.concept), number(named.score)] for named in record.labels],
+        "drive": number(best.drive) if best else None,
+        "confidence": confidence(record),
+        "thumbnails": [copy for copy in copies if copy][:_THUMBNAILS],
+        "text": "\n".join(dict.fromkeys(shown(text) for text in texts if text)),
+        "reason": shown(record.reason),
+    }
+
+
+def confidence(record: Record) -> float | None:
+    """How sure the run was of the label, where it says so."""
+    first = record.labels[0].confidence if record.labels else None
+    known = first if first is not None else record.confidence
+    return known if known is not None and math.isfinite(known) else None
+
+
+def evidence(record: Record, pictures: Pictures) -> dict[str, Any]:
+    """All that led to a unit's label."""
+    return {
+        "exemplars": [_exemplar(exemplar, pictures) for exemplar in record.exemplars],
+        "candidates": [_candidate(candidate, pictures) for candidate in sorted(record.candidates, key=_rank)],
+        "sample": record.sample and {name: number(value) for name, value in record.sample},
+        "confidences": [number(named.confidence) for named in record.labels],
+        "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
+    }
+
+
+def number(value: Any) -> Any:
+    """As it is; None for what JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _rank(candidate: Candidate) -> float:
+    return -candidate.score if candidate.score is not None and math.isfinite(candidate.score) else math.inf
+
+
+def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
+    return {
+        "image": pictures.get(exemplar.image),
+        "view": pictures.get(exemplar.view) if exemplar.view else None,
+        "digest": exemplar.image,
+        "source": shown(exemplar.source),
+        "box": exemplar.box,
+        "boxes": exemplar.boxes,
+        "activation": number(exemplar.activation),
+        "caption": exemplar.caption and shown(exemplar.caption),
+        "map": exemplar.map and exemplar.map.model_dump(),
+    }
+
+
+def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
+    """Its images strongest first."""
+
+    def strength(drawn: Drawn) -> float:
+        return -drawn.activation if drawn.activation is not None and math.isfinite(drawn.activation) else math.inf
+
+    return {
+        "concept": shown(candidate.concept),
+        "score": number(candidate.score),
+        "drive": number(candidate.drive),
+        "confidence": number(candidate.confidence),
+        "images": [
+            [pictures.get(drawn.image), number(drawn.activation)] for drawn in sorted(candidate.images, key=strength)
+        ],
+    }
