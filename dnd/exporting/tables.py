@@ -1,0 +1,84 @@
+"""Labels as text: CSV, JSONL, Markdown, LaTeX, and the table of Describe-and-Dissect's reference code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from dnd.api import Label
+from dnd.errors import UsageError
+from dnd.labels import N_LABELS
+from dnd.reading import RunFolder
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
+
+
+def labels_table(run: RunFolder) -> str:
+    """labels.csv as it is."""
+    return (run.folder / "labels.csv").read_text("utf-8")
+
+
+def labels_jsonl(run: RunFolder) -> str:
+    """labels.jsonl as it is."""
+    return (run.folder / "labels.jsonl").read_text("utf-8")
+
+
+def reference_csv(run: RunFolder) -> str:
+    """Neuron ID,Label 1,Label 2,Label 3: units without a label have empty cells. It has no column for the layer, so
+    the run must have one only."""
+    if len(run.layers) > 1:
+        raise UsageError(
+            f"the reference's table knows no layers, and {run.folder} has {', '.join(run.layers)}",
+            "Export csv, or label one layer at a time.",
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["Neuron ID", *(f"Label {n}" for n in range(1, N_LABELS + 1))])
+    for label in run.labels:
+        concepts = [concept for concept, _ in label.labels]
+        writer.writerow([label.unit.index, *concepts, *[""] * (N_LABELS - len(concepts))])
+    return text.getvalue()
+
+
+def markdown_table(run: RunFolder) -> str:
+    """A table for GitHub and the like."""
+    lines = ["| unit | label | score | also |", "|---|---|---:|---|"]
+    lines += ["| " + " | ".join(_markdown(cell) for cell in _cells(label)) + " |" for label in run.labels]
+    return "\n".join(lines) + "\n"
+
+
+def latex_table(run: RunFolder) -> str:
+    """A `longtable` with rules; the document needs the packages booktabs, longtable, and fontenc with T1."""
+    head = r"unit & label & score & also \\"
+    rows = [" & ".join(_latex(cell) for cell in _cells(label)) + r" \\" for label in run.labels]
+    lines = [r"\begin{longtable}{llrl}", r"\toprule", head, r"\midrule", r"\endhead", *rows, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{longtable}"]) + "\n"
+
+
+def _cells(label: Label) -> Sequence[str]:
+    """Unit, label, its score, the other labels; what stands where there is no label is in brackets."""
+    if not label.labels:
+        return (str(label.unit), f"({label.status})", "", label.reason)
+    (concept, score), *others = label.labels
+    return (str(label.unit), concept, f"{score:.2f}", ", ".join(other for other, _ in others))
+
+
+def _markdown(text: str) -> str:
+    """Text that no Markdown reader takes for markup, on one line."""
+    safe = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#!|~@$])", r"\\\1", safe)
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))

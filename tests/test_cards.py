@@ -1,0 +1,111 @@
+"""A run in Python and in a notebook: what is shown is what is there, and nothing that a model said runs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+from finished import EXEMPLARS, finish
+from PIL import Image
+
+import dnd
+from dnd.api import Unit
+from dnd.errors import UsageError
+from dnd.pipeline import Result
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def run(tmp_path):
+    labels = {"fc/0": ["lake", "sea"], "fc/7": [], "fc/9": ["null"]}
+    return dnd.open_run(finish(tmp_path / "run", labels, caption="a lake"))
+
+
+def test_a_unit_by_any_of_its_names(run):
+    for key in (7, "fc/7", ("fc", 7), Unit("fc", 7)):
+        assert run[key].label.unit == Unit("fc", 7)
+    assert run.unit(0).concept == "lake"
+    assert [card.label for card in run] == [run[label.unit].label for label in run.labels]
+    assert len(run) == 3
+    assert run.exit_code == 0
+
+
+@pytest.mark.parametrize("key", [1, "fc/1", "conv/0", "fc", None])
+def test_a_unit_that_is_not_there(run, key):
+    with pytest.raises(UsageError, match="has no unit"):
+        run[key]
+
+
+def test_a_number_is_not_enough_for_several_layers(tmp_path):
+    run = dnd.open_run(finish(tmp_path / "run", {"a/0": ["lake"], "b/0": ["sea"]}))
+    with pytest.raises(UsageError, match="its layers are a, b"):
+        run[0]
+    assert run["b", 0].concept == "sea"
+
+
+def test_evidence_reads_back(run):
+    card = run["fc/0"]
+    assert [one.activation for one in card.exemplars] == [3.0, 2.0, 1.0]
+    assert card.exemplars[1].box == (0, 0, 0.5, 1)
+    assert [(c.concept, c.drive) for c in card.candidates] == [("lake", 0.8), ("sea", 0.8)]
+    assert card.image(card.exemplars[1]).getpixel((0, 0)) == (0, 9, 200)
+
+
+def test_a_card_shows_label_alternatives_and_exemplars(run):
+    html = run["fc/0"]._repr_html_()
+    assert "<b>lake</b> <span>0.90</span>" in html
+    assert "also sea 0.80" in html
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
+    assert len(pictures) == EXEMPLARS
+    with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as image:
+        assert image.size == (20, 12)
+        assert all(abs(a - b) < 9 for a, b in zip(image.getpixel((5, 5)), (0, 0, 200), strict=True))
+    assert html.count("<figcaption>a lake</figcaption>") == EXEMPLARS
+    assert "uninterpretable" in run[7]._repr_html_()
+    assert "nothing fits" in run[7]._repr_html_()
+
+
+def test_nothing_that_a_model_or_a_file_name_says_runs(tmp_path):
+    folder = finish(tmp_path / "run", {f"{SCRIPT}/0": [SCRIPT, SCRIPT]}, caption=f'"{SCRIPT}', source=f'"{SCRIPT}')
+    run = dnd.open_run(folder)
+    for html in (run[0]._repr_html_(), run._repr_html_()):
+        assert "<script" not in html
+        assert "&lt;script&gt;" in html
+        assert '""' not in html
+
+
+def test_a_card_without_its_images_says_so(run):
+    for path in run.store.glob("images/*/*.png"):
+        path.unlink()
+    html = run[0]._repr_html_()
+    assert html.count("the image is gone") == EXEMPLARS
+    with pytest.raises(UsageError, match="cannot read"):
+        run[0].image(run[0].exemplars[0])
+
+
+def test_pandas_keeps_words_that_look_like_nothing(run):
+    pytest.importorskip("pandas")
+    frame = run.to_pandas()
+    assert frame.label.tolist()[::2] == ["lake", "null"]
+    assert frame.label.isna().tolist() == [False, True, False]
+    assert frame.score[0] == pytest.approx(0.9)
+
+
+def test_a_result_is_the_run_that_its_folder_holds(run):
+    result = Result(run.folder, findings=(), grading=None, labels=run.labels)
+    assert result[0].concept == "lake"
+    assert "lake" in result._repr_html_()
+
+
+def test_opening_a_run_imports_nothing_heavy(run):
+    code = (
+        "import sys, dnd; run = dnd.open_run(sys.argv[1]); run.labels; run[0]; "
+        "print(sorted({'torch', 'pandas', 'pyarrow', 'transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

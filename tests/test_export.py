@@ -1,0 +1,166 @@
+"""`dnd export`: what was written reads back as what the run says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from finished import EXEMPLARS, finish
+from PIL import Image
+
+from dnd.cli import cli
+from dnd.errors import StoreError, UsageError
+from dnd.evaluation.tables import read_labels
+from dnd.exporting import FORMATS, as_text, export, parquet
+from dnd.reading import RunFolder
+
+NASTY = "50% <b>|_x_|</b> & $1 \\ {y} ~"
+
+
+@pytest.fixture
+def run(tmp_path):
+    labels = {"fc/0": ["lake", "sea, calm"], "fc/1": [], "fc/2": [NASTY, "null"], "fc/3": ["!it broke"]}
+    return RunFolder(finish(tmp_path / "run", labels))
+
+
+def test_the_command_offers_every_format():
+    from dnd.commands import export as command
+
+    assert set(command.FORMATS) == set(FORMATS)
+
+
+def test_csv_and_jsonl_are_the_run_folders_own(run, tmp_path):
+    for kind in ("csv", "jsonl"):
+        export(run, kind, tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == (run.folder / f"labels.{kind}").read_bytes()
+
+
+def test_the_references_table_is_what_eval_reads(run, tmp_path):
+    file = tmp_path / "deep" / "table.csv"
+    export(run, "reference", file)
+    with file.open(newline="") as opened:
+        rows = list(csv.reader(opened))
+    assert rows[0] == ["Neuron ID", "Label 1", "Label 2", "Label 3"]
+    assert rows[1] == ["0", "lake", "sea, calm", ""]
+    read = read_labels(file)
+    assert [row.unit.index for row in read] == [0, 1, 2, 3]
+    assert [row.labels for row in read] == [("lake", "sea, calm"), (), (NASTY, "null"), ()]
+
+
+def test_the_references_table_refuses_several_layers(tmp_path):
+    run = RunFolder(finish(tmp_path / "run", {"a/0": ["lake"], "b/0": ["sea"]}))
+    with pytest.raises(UsageError, match="knows no layers"):
+        as_text(run, "reference")
+
+
+def test_markdown_escapes_what_a_model_said(run):
+    lines = as_text(run, "markdown").splitlines()
+    assert len(lines) == 2 + len(run)
+    assert lines[2] == "| fc/0 | lake | 0.90 | sea, calm |"
+    assert lines[3] == r"| fc/1 | \(uninterpretable\) |  | nothing fits |"
+    assert r"50% &lt;b&gt;\|\_x\_\|&lt;/b&gt; &amp; \$1 \\ \{y\} \~" in lines[4]
+
+
+def test_latex_escapes_what_a_model_said(run):
+    text = as_text(run, "latex")
+    assert r"50\% \textless{}b\textgreater{}\textbar{}\_x\_\textbar{}" in text
+    assert r"\& \$1 \textbackslash{} \{y\} \textasciitilde{}" in text
+    assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 1
+    rows = [line for line in text.splitlines() if line.startswith("fc/")]
+    assert len(rows) == 4
+    assert all(row.replace(r"\&", "").count("&") == 3 and row.endswith(r" \\") for row in rows)
+
+
+def test_parquet_has_the_images_in_it(run, tmp_path):
+    export(run, "parquet", tmp_path / "x.parquet")
+    rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert [row["label"] for row in rows] == ["lake", None, NASTY, None]
+    assert [row["status"] for row in rows] == ["labelled", "uninterpretable", "labelled", "failed"]
+    first = rows[0]
+    assert (len(first["exemplars"]), len(first["synthetic"])) == (EXEMPLARS, 2)
+    assert first["label_2"] == "sea, calm"
+    assert first["score_2"] == pytest.approx(0.8)
+    assert first["boxes"] == [[], [0, 0, 0.5, 1], [0, 0, 0.5, 1]]
+    image = Image.open(io.BytesIO(first["exemplars"][1]["bytes"]))
+    assert image.convert("RGB").getpixel((3, 3)) == (0, 9, 200)
+    strongest = Image.open(io.BytesIO(first["synthetic"][0]["bytes"]))  # 0.5, the second drawn
+    assert strongest.convert("RGB").getpixel((0, 0)) == (200, 9, 0)
+
+
+def test_datasets_decodes_the_images(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    export(run, "parquet", tmp_path / "x.parquet")
+    found = datasets.Dataset.from_parquet(str(tmp_path / "x.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert found[0]["exemplars"][2].getpixel((3, 3)) == (0, 18, 200)
+    assert found[2]["label"] == NASTY
+    assert found.features["unit"].dtype == "int32"
+
+
+def test_pandas_opens_it(run, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    export(run, "parquet", tmp_path / "x.parquet")
+    frame = pandas.read_parquet(tmp_path / "x.parquet")
+    assert frame.label[0] == "lake"
+    assert frame.exemplars[0][0]["bytes"].startswith(b"\x89PNG")
+
+
+def test_parquet_is_written_in_row_groups(tmp_path):
+    labels = {f"fc/{n}": ["lake"] for n in range(parquet._ROWS * 2 + 1)}
+    run = RunFolder(finish(tmp_path / "run", labels))
+    export(run, "parquet", tmp_path / "x.parquet")
+    assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups == 3
+
+
+def test_images_that_are_gone_are_said_and_nothing_is_written(run, tmp_path):
+    next(run.store.glob("images/*/*.png")).unlink()
+    with pytest.raises(UsageError, match="not all in its store") as caught:
+        export(run, "parquet", tmp_path / "x.parquet")
+    assert "DND_STORE" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir() if "parquet" in path.name] == []
+    export(run, "parquet", tmp_path / "x.parquet", images=False)
+    assert "exemplars" not in pq.read_schema(tmp_path / "x.parquet").names
+
+
+def test_the_command(run, tmp_path):
+    shown = CliRunner().invoke(cli, ["export", str(run.folder), "--format", "reference"])
+    assert shown.output.splitlines()[1] == '0,lake,"sea, calm",'
+    out = tmp_path / "labels.jsonl"
+    CliRunner().invoke(cli, ["export", str(run.folder), "--format", "jsonl", "--out", str(out)], catch_exceptions=False)
+    assert json.loads(out.read_text().splitlines()[0])["unit"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "nowhere"], "there is no run folder nowhere"),
+        (["export", "."], "is no run folder: it holds no labels.csv"),
+        (["export", "RUN", "--format", "parquet"], "parquet is no text"),
+    ],
+)
+def test_mistakes_are_said(run, arguments, words, monkeypatch, tmp_path):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    found = CliRunner().invoke(cli, [str(run.folder) if one == "RUN" else one for one in arguments])
+    assert isinstance(found.exception, UsageError)
+    assert words in str(found.exception)
+
+
+def test_a_damaged_line_is_named(run):
+    file = run.folder / "labels.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], lines[1][:40], *lines[2:]]) + "\n")
+    with pytest.raises(StoreError, match=r"labels\.jsonl, line 2"):
+        list(RunFolder(run.folder).records())
+
+
+def test_an_unfinished_run_is_said(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.toml").write_text("")
+    with pytest.raises(UsageError, match="not finished"):
+        RunFolder(Path(tmp_path / "run"))
