@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint format types wheel
+.PHONY: demo test check lint format types wheel plugins
 
 demo: $(STAMP)
 	$(BIN)/dnd run
 
+# One thread each: torch's threads would wait for each other where tests share the cores.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: lint format types wheel
 
@@ -26,6 +27,9 @@ types: $(STAMP)
 
 wheel: $(STAMP)
 	$(BIN)/python -m hatchling build -t wheel
+
+plugins: $(STAMP)
+	$(BIN)/python .ci/plugins
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

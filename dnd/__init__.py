@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dnd.live import describe
+    from dnd.reading import open_run
 
-__all__ = ["__version__", "describe"]
+__all__ = ["__version__", "describe", "open_run"]
 
 DISTRIBUTION = "dnd-describe"
 """What pip knows it by."""
 
 
 def __getattr__(name: str) -> Any:
-    """`import dnd` costs nothing: its two names are looked up when they are used."""
+    """`import dnd` costs nothing: its names are looked up when they are used."""
     if name == "__version__":
         from importlib import metadata
 
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from dnd.live import describe
 
         return describe
+    if name == "open_run":
+        from dnd.reading import open_run
+
+        return open_run
     raise AttributeError(f"module 'dnd' has no attribute {name!r}")
 
 

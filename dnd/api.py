@@ -8,27 +8,30 @@ other items one by one, so that only that item fails. Nothing here imports torch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pluggy
 import pydantic
 
-from dnd.errors import DndError, ItemError, ModelError, PluginError, UsageError
+from dnd.errors import DeviceError, DndError, ItemError, ModelError, PluginError, UsageError
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+    from dnd.study import Study
 
 __all__ = [
     "API_VERSION",
     "Backend",
     "Captioner",
     "Config",
+    "DeviceError",
     "DndError",
     "Evidence",
     "Generator",
@@ -37,6 +40,7 @@ __all__ = [
     "ImageRequest",
     "ItemError",
     "Label",
+    "Method",
     "ModelError",
     "ModelName",
     "Picture",
@@ -62,6 +66,9 @@ hookimpl = pluggy.HookimplMarker("dnd")
 class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespaces=()):
     """Base of every plugin's settings: typed, frozen, and strangers are refused."""
 
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+    """Settings that change no answer, only where and how fast it is found: left out of the stage's key."""
+
 
 @dataclass(frozen=True)
 class _NamesModel:
@@ -80,6 +87,9 @@ class Runtime:
     """ "cpu", "cuda" or "cuda:1"."""
     weights: Callable[[str], Path]
     """A name in models.lock -> its verified local folder; raises ModelError; never the network."""
+    devices: tuple[str, ...] = ()
+    """All devices that this backend may use, `device` first. Captioners and generators get one each: the core runs
+    one of them per device, each in a process of its own."""
 
 
 # --- records -----------------------------------------------------------------------------------------
@@ -111,9 +121,11 @@ class SummaryRequest:
     """Ask for what a unit's captions have in common."""
 
     captions: tuple[str, ...]
-    """Strongest exemplar first."""
+    """Strongest exemplar first. None for a summarizer that reads images."""
     n_concepts: int
     seed: int
+    images: tuple[Picture, ...] = ()
+    """The exemplars, strongest first, for a summarizer that reads images; else none."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,8 @@ class Label:
     labels.jsonl, never in labels.csv."""
     reason: str = ""
     """Why there is no label."""
+    confidences: tuple[float, ...] = field(default=(), compare=False)
+    """The probability that each of `labels` is right, where the run has a calibration; not in labels.csv."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +211,31 @@ class Plugin(ABC):
         self.config = config
         self.runtime = runtime
 
+    def check(self) -> Iterable[str | DndError]:
+        """What would keep it from working here, found at little cost before any work starts: `dnd doctor` shows it,
+        `dnd run` refuses to begin. A `DndError`'s hint is the remedy. Neither models nor `requires` need a look."""
+        return ()
+
 
 class Backend(Plugin):
     """A captioner, summarizer, generator or scorer. `with backend:` loads and closes it."""
 
     batch_size: int = 16
     """How many items the core hands over in one call; each call's answers are durable before the next."""
+
+    def memory(self) -> int | None:
+        """Bytes that it expects to need on its device, weights and work; None lets the core estimate it from the
+        weights of its models and settings named `dtype`, `quantization` and `offload` (dnd/memory.py)."""
+        return None
+
+    def chosen(self) -> Mapping[str, Any]:
+        """What automatic settings come to on this device, by the setting's name: for run.json and, but for those in
+        `Config.unkeyed`, for the stage's key. Asked before `load` and after `close`: what is keyed must not change."""
+        return {}
+
+    def used(self) -> Mapping[str, int]:
+        """What it has used up since it was made, such as {"tokens": 1234}: for run.json and `dnd bench`."""
+        return {}
 
     def load(self) -> None:
         """Heavy imports and weights go here, not in the constructor."""
@@ -223,8 +256,16 @@ class Captioner(Backend):
     def caption(self, images: Sequence[Image]) -> list[str]:
         """One caption per RGB image. An image's caption must not depend on the batch around it."""
 
+    def log_probabilities(self, asked: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
+        """For each RGB image, the natural logarithm of the chance that it is captioned by each text, the end of the
+        text included. Optional: some methods need it."""
+        raise PluginError(f"the captioner {self.name!r} does not give the probability of a caption")
+
 
 class Summarizer(Backend):
+    reads: ClassVar[Literal["captions", "images"]] = "captions"
+    """With "images" it is given the exemplars themselves: nothing is captioned, and a run has no captioner."""
+
     @abstractmethod
     def summarize(self, requests: Sequence[SummaryRequest]) -> list[list[str]]:
         """One to `n_concepts` distinct candidate concepts per request: lower case, 1-5 words, likeliest first."""
@@ -237,6 +278,10 @@ class Generator(Backend):
 
 
 class Scorer(Backend):
+    needs_images: ClassVar[bool] = True
+    """Without, no synthetic images are made: the evidence has none, a run has no generator, and its units are never
+    called uninterpretable for a want of drive."""
+
     @abstractmethod
     def score(self, evidence: Sequence[Evidence]) -> list[list[float]]:
         """A finite score per candidate of each unit; higher is better."""
@@ -266,8 +311,32 @@ class ProbingSet(Plugin):
 
     @abstractmethod
     def open(self, index: int) -> Image:
-        """The image as RGB, upright. Raises OSError or ValueError where it cannot be read."""
+        """The image as RGB, upright. Raises OSError or ValueError where it cannot be read.
+
+        One that has more bands may carry them all in `.info["bands"]`, an array (h, w, b) as high and wide as the
+        image: the target's preprocess can read them there, of attention crops too."""
 
     @abstractmethod
     def digest(self) -> str:
         """Names the set's content: it changes when any image does."""
+
+    def label(self, index: int) -> str | None:
+        """The image's class, where the set knows it. Optional: `dnd prune` needs it to measure accuracy."""
+        return None
+
+    def masks(self, index: int) -> Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]:
+        """Where the image shows what: category -> concept -> bool (h, w) over the whole image, of any resolution,
+        (1, 1) for a label of the whole image. A category for which the image was not labelled is absent. Optional:
+        Network Dissection needs it."""
+        return {}
+
+
+class Method(Plugin):
+    """A way from the probing pass to labels, in place of the core's own, `dnd`."""
+
+    uses: ClassVar[tuple[str, ...]] = ()
+    """Kinds of backend that it asks its study for: a run needs no others."""
+
+    @abstractmethod
+    def describe(self, study: Study) -> Iterable[Label]:
+        """A label of every unit in `study.units`, in their order."""

@@ -12,15 +12,31 @@ from typing import Any, NoReturn
 import click
 
 from dnd.commands import make_console
+from dnd.commands.bench import bench
+from dnd.commands.calibrate import calibrate
+from dnd.commands.doctor import doctor
+from dnd.commands.evaluate import evaluate
+from dnd.commands.export import export
+from dnd.commands.find import find
+from dnd.commands.group import group
 from dnd.commands.models import models
+from dnd.commands.options import chosen_options, import_from_here, run_folder, run_options
 from dnd.commands.plugins import plugins
-from dnd.errors import DndError
+from dnd.commands.prune import prune
+from dnd.commands.report import report
+from dnd.commands.status import status
+from dnd.errors import DndError, StoppedError
+from dnd.offline import forbid_network, raise_if_tried
+from dnd.surroundings import set_switches
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: the one place where errors are printed."""
     try:
-        code = cli.main(arguments, prog_name="dnd", standalone_mode=False)
+        try:
+            code = cli.main(arguments, prog_name="dnd", standalone_mode=False)
+        finally:
+            raise_if_tried()  # whatever became of it
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -37,85 +53,77 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="dnd-describe", prog_name="dnd")
-def cli() -> None:
+@click.option("--sealed", is_flag=True, envvar="DND_SEALED", help="Let the kernel cut off every network (Linux).")
+@click.pass_context
+def cli(context: click.Context, sealed: bool) -> None:
     """Label the units of a vision network in plain language, with models on this machine."""
+    if sealed:
+        from dnd.sealing import seal
+
+        seal()
+    if context.invoked_subcommand != "models":  # which alone may download
+        set_switches()  # before anything imports torch
+        forbid_network()
 
 
-for command in (plugins, models):
+for command in (bench, calibrate, doctor, evaluate, export, find, group, prune, plugins, models, report, status):
     cli.add_command(command)
 
 
 @cli.command()
-@click.argument("runfile", required=False)
-@click.option("--target", metavar="NAME", help="Network to study: a plugin's, or your own MODULE:FUNCTION.")
-@click.option("--layer", "layers", metavar="LAYER", multiple=True, help="Dotted name; may be repeated.")
-@click.option("--units", metavar="0-9,12|all", help="Units of each layer.")
-@click.option("--probe", "probes", metavar="NAME|FOLDER", multiple=True, help="Probing images; may be repeated.")
-@click.option("--captioner", metavar="NAME")
-@click.option("--summarizer", metavar="NAME")
-@click.option("--generator", metavar="NAME")
-@click.option("--scorer", metavar="NAME")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any setting: captioner.num_beams=5.")
-@click.option("--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Run folder.  [default: runs/<time>]")
-@click.option("--seed", metavar="N", type=int)
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1 or auto.")
-@click.option("--fresh", is_flag=True, help="Ignore what is stored of earlier runs.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and touch nothing.")
-def run(runfile: str | None, out: str | None, fresh: bool, dry_run: bool, **given: Any) -> int:
+@run_options
+@click.option("--dry-run", is_flag=True, help="Print the plan, with times where rates are known, and touch nothing.")
+@click.option(
+    "--rates",
+    metavar="FILE",
+    envvar="DND_RATES",
+    help="For --dry-run: rates that benchmarks/gpu.py measured.",
+)
+@click.option("--log", metavar="FILE", help="Append what happens to FILE, a line each, with the time.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but, at the end, a summary as JSON.")
+def run(
+    runfile: str | None,
+    out: str | None,
+    fresh: bool,
+    dry_run: bool,
+    rates: str | None,
+    log: str | None,
+    quiet: bool,
+    as_json: bool,
+    **given: Any,
+) -> int:
     """Label units. RUNFILE is a path or the name of a run file that is installed.
 
     With no arguments: the microworld, a small network whose units' meaning is known. A killed run goes on
     where it was when the same command is given again.
     """
-    from pathlib import Path
-
     from dnd.registry import Registry
     from dnd.runfile import read_run
-    from dnd.surroundings import set_switches
 
-    set_switches()  # before anything imports torch
     settings = given.pop("settings")
-    _import_from_here()
+    import_from_here()
     registry = Registry.load()
-    wanted = read_run(runfile, registry, options=_options(given), settings=settings)
+    wanted = read_run(runfile, registry, options=chosen_options(given), settings=settings)
     if dry_run:
         from dnd.plan import show_plan
 
-        show_plan(make_console(), wanted, registry)
+        show_plan(make_console(), wanted, registry, rates)
         return 0
     from dnd.pipeline import execute
+    from dnd.runlog import log_to
+    from dnd.stopping import stop_on_sigterm
 
-    folder = Path(out) if out else _new_folder()
+    folder, console = run_folder(out), make_console(quiet=quiet or as_json)
     try:
-        return execute(wanted, folder, fresh=fresh, console=make_console(), registry=registry).exit_code
+        with log_to(log), stop_on_sigterm() as stopped:
+            result = execute(wanted, folder, fresh=fresh, console=console, registry=registry, stopped=stopped)
+    except StoppedError:
+        click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
+        return 1
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What is finished is kept: the same command goes on from there.", err=True)
         return 1
-
-
-def _options(given: dict[str, Any]) -> dict[str, Any]:
-    """What was given on the command line, under its dotted key in a run file."""
-    keys = {"target": "target.name", "layers": "target.layers", "units": "target.units", "probes": "probing.sets"}
-    named = {keys.get(name, name): value for name, value in given.items() if value not in (None, ())}
-    backends = ("captioner", "summarizer", "generator", "scorer")
-    return {
-        f"{key}.backend" if key in backends else key: list(value) if isinstance(value, tuple) else value
-        for key, value in named.items()
-    }
-
-
-def _import_from_here() -> None:
-    """Let `module:function` targets lie in the current folder, as `python -m` does."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-
-
-def _new_folder() -> Any:
-    """runs/<time>, with a number where two runs begin in the same second."""
-    import time
-    from itertools import count
-    from pathlib import Path
-
-    stem = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    names = (stem if n == 1 else stem.with_name(f"{stem.name}-{n}") for n in count(1))
-    return next(name for name in names if not name.exists())
+    if as_json:
+        click.echo(result.summary())
+    return result.exit_code

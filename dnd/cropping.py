@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from dnd.api import ProbingSet, Unit
+from dnd.attention import Attention, packed
 from dnd.crops import Box, attention_boxes
 from dnd.geometry import Geometry, cut, to_source
 from dnd.loading import map_ahead, open_again, prepare
@@ -27,11 +29,21 @@ CANDIDATES = pa.schema(
         ("boxes", pa.list_(pa.list_(pa.float64()))),
         ("activations", pa.list_(pa.float32())),
         ("features", pa.list_(pa.list_(pa.float32()))),  # of the whole image, then of each crop; or empty
+        ("map", pa.binary()),  # of the whole image: see dnd/attention.py; or empty
+        ("frame", pa.list_(pa.float64())),  # where the map lies, in fractions of the source; or empty
     ]
 )
+_NOTHING: dict[str, Any] = {"boxes": [], "activations": [], "features": [], "map": b"", "frame": []}
 Map = npt.NDArray[np.float32]
+Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Features = Mapping[str, npt.NDArray[np.float32]]
 """Layer -> matrix (U + 1, d): activations and a 1 in, a place in the layer's activation space out."""
+
+
+@contextmanager
+def unseen(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A stage that nobody looks at."""
+    yield lambda n: None
 
 
 class Candidate(NamedTuple):
@@ -42,6 +54,8 @@ class Candidate(NamedTuple):
     """In fractions of the source; None for the whole image."""
     activation: float
     features: tuple[float, ...] = ()
+    attention: Attention | None = None
+    """The unit's map on the whole image, where one was taken."""
 
 
 @dataclass
@@ -62,6 +76,8 @@ class _Line:
     boxes: list[list[float]]
     activations: list[float]
     features: list[list[float]]
+    map: bytes = b""
+    frame: list[float] = field(default_factory=list)
 
 
 class Cropper:
@@ -76,8 +92,11 @@ class Cropper:
         self.max_crops, self.features, self.workers = max_crops, features, workers
         self._cropped: set[tuple[Unit, int]] = set()
 
-    def run(self, chosen: Mapping[Unit, Sequence[int]], cropped: int) -> None:
-        """Have a row in the table for each of the units' images; the first `cropped` of a unit also get crops."""
+    def run(self, chosen: Mapping[Unit, Sequence[int]], cropped: int, stage: Stage) -> None:
+        """Have a row in the table for each of the units' images; the first `cropped` of a unit also get crops.
+
+        `stage` is `dnd.progress.Meter.stage`.
+        """
         done = self.table.keys()
         self._cropped = {(unit, image) for unit, images in chosen.items() for image in images[:cropped]}
         wanted: dict[int, list[Unit]] = {}
@@ -89,10 +108,13 @@ class Cropper:
         def load(index: int) -> tuple[int, torch.Tensor]:
             return index, prepare(self.watched, open_again(self.probing, index), self.probing.image_name(index))
 
+        if not wanted:
+            return
         loaded = map_ahead(load, sorted(wanted), self.workers, self.watched.batch_size + self.workers)
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(self.workers) as pool, stage("crops", len(wanted)) as advance:
             for batch in _batches(loaded, self.watched.batch_size):
                 self._add(batch, wanted, pool)
+                advance(len(batch))
         self.table.compact()
 
     def _crops(self, unit: Unit, image: int) -> bool:
@@ -111,14 +133,20 @@ class Cropper:
         }
         asked: dict[str, list[tuple[int, int]]] = {}
         for row, unit in lines:
-            if self._crops(unit, batch[row][0]):
+            if self.max_crops and self.watched.has_maps(unit.layer):
                 asked.setdefault(unit.layer, []).append((row, unit.index))
         pooled, maps = self.watched.observe(stack([tensor for _, tensor in batch]), asked)
         for (row, unit), line in lines.items():
             self._place(line, unit, pooled[unit.layer][row])
         by_row = _by_row(asked, maps)
-        found = pool.map(lambda row: self._cut(row, *batch[row], by_row.get(row, [])), range(len(batch)))
-        for crops in _batches((crop for row in found for crop in row), self.watched.batch_size):
+        for row, pairs in by_row.items():
+            for unit, activation_map in pairs:
+                lines[row, unit].map = packed(activation_map)
+        found = list(pool.map(lambda row: self._cut(row, *batch[row], by_row.get(row, [])), range(len(batch))))
+        for (row, _), line in lines.items():
+            if frame := found[row][1]:
+                line.frame = list(frame)
+        for crops in _batches((crop for row in found for crop in row[0]), self.watched.batch_size):
             pooled = self.watched.pooled(stack([crop.tensor for crop in crops]))
             for place, crop in enumerate(crops):
                 for unit in crop.units:
@@ -133,22 +161,29 @@ class Cropper:
             row = np.append(np.nan_to_num(values.numpy()), np.float32(1))
             line.features.append((row @ self.features[unit.layer]).tolist())
 
-    def _cut(self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]]) -> list[_Crop]:
-        """One image's crops, each once, in a stable order.
+    def _cut(
+        self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]]
+    ) -> tuple[list[_Crop], Box | None]:
+        """One image's crops, each once, in a stable order; and the frame of its maps in the source.
 
         The source is read once more, and only if needed: a batch of large photographs would fill the memory.
         """
         frame = (tensor.shape[1], tensor.shape[2])
-        boxes = [(unit, box) for unit, values in maps for box in attention_boxes(values, frame, self.max_crops)]
-        if not boxes:
-            return []
+        boxes = [
+            (unit, box)
+            for unit, values in maps
+            if self._crops(unit, index)
+            for box in attention_boxes(values, frame, self.max_crops)
+        ]
+        if not maps:
+            return [], None
         image, name = open_again(self.probing, index), self.probing.image_name(index)
         view = self.geometry.frame(image.size)
         units: dict[Box, list[Unit]] = {}
         for unit, box in boxes:
             if source := view and to_source(view, box):
                 units.setdefault(source, []).append(unit)
-        return [_Crop(row, box, prepare(self.watched, cut(image, box), name), who) for box, who in units.items()]
+        return [_Crop(row, box, prepare(self.watched, cut(image, box), name), who) for box, who in units.items()], view
 
 
 def read_candidates(table: Table, chosen: Mapping[Unit, Sequence[tuple[int, float]]]) -> dict[Unit, list[Candidate]]:
@@ -159,9 +194,12 @@ def read_candidates(table: Table, chosen: Mapping[Unit, Sequence[tuple[int, floa
     for unit, images in chosen.items():
         found[unit] = []
         for image, activation in images:
-            line = rows.get(_key(unit, image), {"boxes": [], "activations": [], "features": []})
+            line = rows.get(
+                _key(unit, image), {"boxes": [], "activations": [], "features": [], "map": b"", "frame": []}
+            )
             features = [tuple(f) for f in line["features"]] or [()] * (len(line["boxes"]) + 1)
-            found[unit].append(Candidate(image, None, activation, features[0]))
+            attention = Attention(line["map"], Box(*line["frame"])) if line["map"] and line["frame"] else None
+            found[unit].append(Candidate(image, None, activation, features[0], attention))
             for box, value, feature in zip(line["boxes"], line["activations"], features[1:], strict=True):
                 found[unit].append(Candidate(image, Box(*box), value, feature))
     return found

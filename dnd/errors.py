@@ -27,5 +27,21 @@ class StoreError(DndError):
     """The run folder or the store cannot be read or written."""
 
 
+class DamagedError(StoreError):
+    """A file of the store is gone or not what it was. Doing the stages over makes it anew."""
+
+
+class StoppedError(DndError):
+    """Somebody asked the run to stop; what is finished is kept."""
+
+
+class DeviceError(DndError):
+    """A device that is gone, or has too little memory: no fault of the items at hand."""
+
+
+class OfflineError(DndError):
+    """Somebody asked for the network in a process that is to stay offline. What was made meanwhile is not kept."""
+
+
 class ItemError(DndError):
     """One item (a caption, a unit, an image) has no valid answer: that item fails, the rest go on."""

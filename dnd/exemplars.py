@@ -9,36 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from dnd.api import ProbingSet, Unit
-from dnd.cropping import CANDIDATES, Candidate, Cropper, Features, read_candidates
-from dnd.crops import Box
-from dnd.geometry import cut
+from dnd.cropping import CANDIDATES, Candidate, Cropper, Features, Stage, read_candidates, unseen
+from dnd.errors import DamagedError
+from dnd.exemplar import EXEMPLARS, Exemplar, exemplar_of, keep_exemplars
 from dnd.loading import open_again
+from dnd.ordinary import Ordinary, ordinary
+from dnd.shelf import Columns, Shelf
 from dnd.store import Store, Table, derive_seed, digest_of
 from dnd.survey import LayerTop, Survey, run_survey
 from dnd.watched import Watched
 
-EXEMPLARS = pa.schema(
-    [
-        ("key", pa.string()),  # str(Unit)
-        ("images", pa.list_(pa.string())),  # digests in the store
-        ("sources", pa.list_(pa.string())),
-        ("boxes", pa.list_(pa.list_(pa.float64()))),  # empty for whole images
-        ("activations", pa.list_(pa.float32())),
-        ("reason", pa.string()),  # why there are none, or ""
-    ]
-)
 SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
 _UNITS_AT_ONCE = 32
 """Units whose exemplars are written together."""
+_UNITS_A_PASS = 8192
+"""Units whose crops are looked for together: with more, images go through the target again, but memory is bounded."""
 _FEATURES = 32
 """Dimensions of the random projection in which diversity is measured."""
 
@@ -56,28 +49,25 @@ class Settings(Protocol):
     def sample(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class Exemplar:
-    """An image or crop that drives a unit."""
-
-    digest: str
-    """In the store."""
-    source: str
-    """Name of the probing image."""
-    box: Box | None
-    """The crop in fractions of the source's width and height; None for the whole image."""
-    activation: float
-    """Pooled."""
-
-
 class ExemplarResult:
     """What stage 1 found."""
 
     def __init__(
-        self, surveys: Mapping[str, Survey], sample: Sequence[str], rows: Mapping[Unit, dict[str, Any]]
+        self,
+        surveys: Mapping[str, Survey],
+        sample: Sequence[str],
+        rows: Shelf,
+        failed: Mapping[Unit, str],
+        folder: Path,
     ) -> None:
-        self._surveys, self._rows = surveys, rows
+        """`rows` has the row of each unit; `folder` is where temporary files may go."""
+        self._rows = rows
         survey = next(iter(surveys.values()))
+        tops = {layer: one.layers[layer] for layer, one in surveys.items()}
+        self._silent = {layer: (top.values[0] <= top.lowest).numpy() for layer, top in tops.items()}
+        self._samples = {
+            layer: Columns(top.sample.numpy(), surveys[layer].sample_order(), folder) for layer, top in tops.items()
+        }
         self.sample = tuple(sample)
         """Digests of a random sample of the probing set, in a random order that does not depend on the units."""
         self.unreadable = tuple(survey.unreadable.items())
@@ -85,7 +75,7 @@ class ExemplarResult:
         self.n_images = survey.n_images - len(survey.unreadable) - survey.duplicates
         """Distinct images that were seen."""
         self.duplicates = survey.duplicates
-        self.failed = {unit: row["reason"] for unit, row in rows.items() if row["reason"]}
+        self.failed = failed
         """Units without exemplars, and why."""
         self.computed = 0
         """Units that were not in the store before."""
@@ -96,20 +86,27 @@ class ExemplarResult:
     def exemplars(self, unit: Unit) -> tuple[Exemplar, ...]:
         """A unit's exemplars, strongest first; none for a failed unit."""
         row = self._rows[unit]
-        columns = (row[name] for name in ("images", "sources", "boxes", "activations"))
-        return tuple(Exemplar(d, s, Box(*b) if b else None, a) for d, s, b, a in zip(*columns, strict=True))
+        names = ("images", "sources", "boxes", "activations", "views", "attention", "maps", "frames")
+        return tuple(exemplar_of(*line) for line in zip(*(row[name] for name in names), strict=True))
 
     def sample_activations(self, unit: Unit) -> npt.NDArray[np.float32]:
         """Its pooled activation on each image of `sample`: (n_sample,)."""
-        survey = self._surveys[unit.layer]
-        return survey.layers[unit.layer].sample[survey.sample_order(), unit.index].numpy()
+        return self._samples[unit.layer].column(unit.index)
+
+    def scale(self, layer: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and deviation of every unit of the layer on `sample`, (n_units,) each; infinite for a unit that does
+        not vary, which so counts for nothing."""
+        sample = np.nan_to_num(self._samples[layer].whole().astype(np.float64))
+        mean, deviation = sample.mean(0), sample.std(0)
+        return mean, np.where(deviation > 1e-6 * (np.abs(mean) + 1e-12), deviation, np.inf)
+
+    def ordinary(self, unit: Unit) -> Ordinary | None:
+        """Those activations in a few numbers."""
+        return ordinary(self.sample_activations(unit))
 
     def is_silent(self, unit: Unit) -> bool:
         """Whether its activation is the same on every image."""
-        if unit in self.failed:
-            return False
-        top = self._surveys[unit.layer].layers[unit.layer]
-        return bool(top.values[0, unit.index] <= top.lowest[unit.index])
+        return unit not in self.failed and bool(self._silent[unit.layer][unit.index])
 
 
 def find_exemplars(
@@ -126,13 +123,14 @@ def find_exemplars(
     workers: int = 4,
     pool: int = 0,
     fresh: bool = False,
+    stage: Stage = unseen,
 ) -> ExemplarResult:
     """Exemplars of some units of each watched layer, in the store under `key`.
 
     `key` stands for the target, the probing set, settings and `pool`, not for the choice of layers and units:
     what is in the store of earlier choices is reused. `progress` is called with the number of images newly seen.
     With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`; crops are taken of
-    the k strongest images in either case.
+    the k strongest images in either case. `stage` shows how far what follows the pass is: `Meter.stage`.
     """
     watched.use_batches_of(batch_size)
     watched.check_units(units)
@@ -148,24 +146,32 @@ def find_exemplars(
         for file in folder.glob("*.npz"):
             file.unlink(missing_ok=True)
     rows, candidates, sample = tables
+    store.mend(rows, {str(unit) for unit in wanted}, ["images", "views"])
+    store.mend(sample, sample.keys(), ["image"])
     began = watched.seconds
     surveys = _surveys(watched, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress)
     pictures = _keep_sample(store, sample, probing, next(iter(surveys.values())).sample_images(), workers)
     done = rows.keys()
     todo = [unit for unit in wanted if str(unit) not in done]
-    chosen = {unit: _strongest(surveys[unit.layer].layers[unit.layer], unit.index) for unit in todo}
     features = _features(surveys, seed) if pool > settings.k else {}
     max_crops = settings.max_crops if settings.crops else 0
     cropper = Cropper(watched, probing, candidates, max_crops=max_crops, features=features, workers=workers)
-    cropper.run({unit: [image for image, _ in images] for unit, images in chosen.items()}, settings.k)
-    found = {
-        unit: choose(those, settings.k, pool, _ordinary(surveys[unit.layer], unit)) if those else []
-        for unit, those in read_candidates(candidates, chosen).items()
-    }
-    for start in range(0, len(todo), _UNITS_AT_ONCE):
-        group = {unit: found[unit] for unit in todo[start : start + _UNITS_AT_ONCE]}
-        rows.append(_rows(group, surveys, store, probing, workers))
-    result = ExemplarResult(surveys, pictures, _by_unit(rows, wanted))
+    for start in range(0, len(todo), _UNITS_A_PASS):
+        some = todo[start : start + _UNITS_A_PASS]
+        chosen = {unit: _strongest(surveys[unit.layer].layers[unit.layer], unit.index) for unit in some}
+        cropper.run({unit: [image for image, _ in images] for unit, images in chosen.items()}, settings.k, stage)
+        everything = read_candidates(candidates, chosen)
+        found = {
+            unit: choose(those, settings.k, pool, _ordinary(surveys[unit.layer], unit)) if those else []
+            for unit, those in everything.items()
+        }
+        with stage("exemplars kept", len(some)) as advance:
+            for first in range(0, len(some), _UNITS_AT_ONCE):
+                group = {unit: found[unit] for unit in some[first : first + _UNITS_AT_ONCE]}
+                rows.append(keep_exemplars(group, everything, store, probing, workers))
+                advance(len(group))
+    rows.compact()
+    result = ExemplarResult(surveys, pictures, *_by_unit(rows, wanted, store), store.folder)
     result.computed, result.no_crops = len(todo), cropper.geometry.problem
     result.target_seconds = watched.seconds - began
     return result
@@ -263,38 +269,16 @@ def _features(surveys: Mapping[str, Survey], seed: int) -> Features:
     return found
 
 
-def _rows(
-    chosen: Mapping[Unit, Sequence[Candidate]],
-    surveys: Mapping[str, Survey],
-    store: Store,
-    probing: ProbingSet,
-    workers: int,
-) -> list[dict[str, Any]]:
-    """Put the exemplars of some units into the store; the units' rows."""
-    wanted: dict[int, set[Box | None]] = {}
-    for candidates in chosen.values():
-        for candidate in candidates:
-            wanted.setdefault(candidate.image, set()).add(candidate.box)
-
-    def put(item: tuple[int, set[Box | None]]) -> list[tuple[tuple[int, Box | None], str]]:
-        image = open_again(probing, item[0])
-        return [((item[0], box), store.put_image(cut(image, box) if box else image).digest) for box in item[1]]
-
-    with ThreadPoolExecutor(workers) as pool:
-        digests = dict(pair for pairs in pool.map(put, wanted.items()) for pair in pairs)
-    return [
-        {
-            "key": str(unit),
-            "images": [digests[c.image, c.box] for c in candidates],
-            "sources": [probing.image_name(c.image) for c in candidates],
-            "boxes": [list(c.box or ()) for c in candidates],
-            "activations": [c.activation for c in candidates],
-            "reason": "" if candidates else "its activations are not finite (NaN or infinite)",
-        }
-        for unit, candidates in chosen.items()
-    ]
-
-
-def _by_unit(table: Table, units: Sequence[Unit]) -> dict[Unit, dict[str, Any]]:
-    rows = {row["key"]: row for row in table.read({str(unit) for unit in units})}
-    return {unit: rows[str(unit)] for unit in units}
+def _by_unit(table: Table, units: Sequence[Unit], store: Store) -> tuple[Shelf, dict[Unit, str]]:
+    """The row of each unit; and of the units without exemplars, why."""
+    names = {str(unit): unit for unit in units}
+    rows, failed = Shelf(store.folder), {}
+    for row in table.read(set(names)):
+        unit = names[row["key"]]
+        rows[unit] = row
+        if row["reason"]:
+            failed[unit] = row["reason"]
+    for unit in units:
+        if unit not in rows:
+            raise DamagedError(f"what was stored of {unit} is gone", "Give the same command again: the rest is kept.")
+    return rows, failed

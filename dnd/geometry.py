@@ -110,4 +110,8 @@ def cut(image: Image.Image, box: Box) -> Image.Image:
     top = min(math.floor(box.top * image.height + _SLACK), image.height - 1)
     right = max(left + 1, math.ceil(box.right * image.width - _SLACK))
     bottom = max(top + 1, math.ceil(box.bottom * image.height - _SLACK))
-    return image.crop((left, top, right, bottom))
+    part = image.crop((left, top, right, bottom))
+    bands = image.info.get("bands")
+    if bands is not None:  # of a multi-band tile: the part's own
+        part.info["bands"] = bands[top:bottom, left:right]
+    return part

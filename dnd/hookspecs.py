@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from dnd.api import Captioner, Generator, ProbingSet, Scorer, Summarizer, Target
+from dnd.api import Captioner, Generator, Method, ProbingSet, Scorer, Summarizer, Target
 
 hookspec = pluggy.HookspecMarker("dnd")
 
@@ -48,4 +48,10 @@ def register_targets() -> Iterable[type[Target]]:
 @hookspec
 def register_probing_sets() -> Iterable[type[ProbingSet]]:
     """Offer probing sets: images to show to a target, by name."""
+    raise NotImplementedError
+
+
+@hookspec
+def register_methods() -> Iterable[type[Method]]:
+    """Offer methods: other ways from the probing pass to labels than the core's own."""
     raise NotImplementedError

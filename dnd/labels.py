@@ -3,17 +3,20 @@
 A unit is called uninterpretable unless the synthetic images of its best candidate drive it clearly more
 than ordinary probing images do. The measure is `drive`, the area under the ROC curve: the chance that a
 synthetic image of the candidate moves the unit more than a random probing image, 0.5 where there is no
-difference. A run file may ask for a least score too. docs/method.md says how the thresholds were found.
+difference. A run file may ask for a least score too, or for a least confidence (dnd/calibration.py).
+docs/method.md and docs/confidence.md say how the thresholds were found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from dnd.api import Label, Unit
+from dnd.calibration import Calibration
+from dnd.groups import pick
 
 N_LABELS = 3
 """How many concepts a unit's label gives at most."""
@@ -39,22 +42,33 @@ def choose(
     *,
     min_drive: float,
     min_score: float | None = None,
+    calibration: Calibration | None = None,
+    min_confidence: float = 0.0,
+    groups: Sequence[Sequence[int]] = (),
+    alike: Mapping[int, set[int]] | None = None,
 ) -> Label:
     """The unit's best concepts by score (ties: the earlier candidate), or why it has none.
 
-    `min_drive` is what the best candidate's `drive` must reach, `min_score` what its score must.
+    `min_drive` is what the best candidate's `drive` must reach, `min_score` what its score must; without `drives`
+    the first is not asked. `min_confidence` is what the best's confidence must reach, where a `calibration` gives the
+    labels one. `groups` of exemplars each candidate is from, and those it is `alike`, decide what comes
+    after the best: see `dnd.groups.pick`.
     """
     if not concepts:
         return Label(unit, "uninterpretable", (), "no candidate concept")
     order = sorted(range(len(concepts)), key=lambda i: (-scores[i], i))
-    best = tuple((concepts[i], float(scores[i])) for i in order[:N_LABELS])
+    best = tuple((concepts[i], float(scores[i])) for i in pick(order, N_LABELS, groups, alike))
+    sure = calibration.confidences([score for _, score in best]) if calibration else ()
     top = order[0]
-    if drives[top] < min_drive:
+    if drives and drives[top] < min_drive:
         reason = (
             f"images of {concepts[top]!r} drive it little more than random ones: {drives[top]:.2f} < {min_drive:.2f}"
         )
-        return Label(unit, "uninterpretable", best, reason)
+        return Label(unit, "uninterpretable", best, reason, sure)
     if min_score is not None and scores[top] < min_score:
         reason = f"{concepts[top]!r} explains too little of what drives it: score {scores[top]:.2f} < {min_score:.2f}"
-        return Label(unit, "uninterpretable", best, reason)
-    return Label(unit, "labelled", best)
+        return Label(unit, "uninterpretable", best, reason, sure)
+    if sure and sure[0] < min_confidence:
+        reason = f"{concepts[top]!r} is too likely to be wrong: confidence {sure[0]:.2f} < {min_confidence:.2f}"
+        return Label(unit, "uninterpretable", best, reason, sure)
+    return Label(unit, "labelled", best, confidences=sure)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.errors import UsageError
+from dnd.offline import offline
 from dnd.pipeline import Result, execute
 from dnd.registry import Registry
 from dnd.runfile import build_run
@@ -70,4 +71,5 @@ def describe(
     run = build_run(tables, registry, live_target=live)
     folder = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     at_hand = None if isinstance(model, str) or preprocess is None else (model, preprocess)
-    return execute(run, folder, fresh=fresh, console=console, registry=registry, live=at_hand)
+    with offline():
+        return execute(run, folder, fresh=fresh, console=console, registry=registry, live=at_hand)

@@ -59,7 +59,9 @@ def load_ahead(probing: ProbingSet, watched: Watched, indices: Iterable[int], wo
         except (OSError, ValueError) as error:
             return Loaded(index, problem=str(error) or type(error).__name__)
         head = f"{image.mode} {image.size}".encode()
-        content = int.from_bytes(hashlib.sha256(head + image.tobytes()).digest()[:8], "little")
+        bands = image.info.get("bands")  # of a multi-band tile, whose RGB may be another's
+        seen = image.tobytes() + (b"" if bands is None else bands.tobytes())
+        content = int.from_bytes(hashlib.sha256(head + seen).digest()[:8], "little")
         return Loaded(index, content, prepare(watched, image, probing.image_name(index)))
 
     return map_ahead(load, indices, workers, watched.batch_size + workers)

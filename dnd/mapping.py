@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from dnd.api import Backend
-from dnd.errors import PluginError, StoreError
+from dnd.devices import free_memory, is_full, is_lost, reason_of
+from dnd.errors import DamagedError, DeviceError, DndError, PluginError, StoreError
+from dnd.offline import raise_if_tried
+from dnd.peak import Peak
 from dnd.store import Table
+from dnd.worker import NoAnswerError
 
+_GONE = (
+    "What is computed is kept: the same command goes on from there once the device works again. If the same item "
+    "does it each time, --set timeout=600: backends then run in processes of their own, and only that item fails."
+)
 HOPELESS = 16
 """So many items failing before any succeeds means that the backend is broken, not the items."""
+
+
+_LOG = logging.getLogger(__name__)
+
+
+class Failures(dict[str, str]):
+    """Key of an item -> why it has no answer."""
+
+    def __missing__(self, key: str) -> str:
+        """Neither an answer nor a reason: its row was there, and then it was not."""
+        raise DamagedError(f"what was stored of {key!r} is gone", "Give the same command again: the rest is kept.")
 
 
 @dataclass
@@ -28,17 +49,29 @@ class Tally:
     seconds: float = 0.0
     backend_seconds: float = 0.0
     """Of those, inside the backend or the target, loading included."""
-    failures: dict[str, str] = field(default_factory=dict)
-    """Key of an item -> why it has no answer."""
+    load_seconds: float = 0.0
+    """Of those, loading it."""
+    passed: tuple[int, float] = (0, 0.0)
+    """Of the probing pass: images that it took through the target, and its seconds."""
+    failures: Failures = field(default_factory=Failures)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """What the backend's automatic settings came to."""
+    used: dict[str, int] = field(default_factory=dict)
+    """What the backend says it has used up."""
+    peak: int = 0
+    """Bytes of main memory in use at most while it ran."""
+    device_peak: int = 0
+    """The same of the fullest GPU."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count this block as the stage's time."""
-        began = time.perf_counter()
+        began, peak = time.perf_counter(), Peak()
         try:
             yield
         finally:
             self.seconds += time.perf_counter() - began
+            self.peak, self.device_peak = max(self.peak, peak.bytes()), max(self.device_peak, peak.device_bytes())
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -78,7 +111,8 @@ def complete(
     succeeded = False
     try:
         with tally.inside():
-            backend.load()
+            _load(backend)
+        tally.load_seconds = tally.backend_seconds
         for start in range(0, len(todo), backend.batch_size):
             keys = todo[start : start + backend.batch_size]
             answers = _answers(keys, items, work, tally)
@@ -93,26 +127,62 @@ def complete(
                 )
             advance(len(keys))
     finally:
-        backend.close()
+        _close(backend)
     table.compact()
+
+
+def _load(backend: Backend) -> None:
+    try:
+        backend.load()
+    except DndError:
+        raise
+    except Exception as error:
+        if not is_full(error) and not is_lost(error):
+            raise
+        where = getattr(getattr(backend, "runtime", None), "device", "the device")
+        what = "does not fit into the memory of" if is_full(error) else "cannot use"
+        raise DeviceError(
+            f"{backend.name} {what} {where}: {reason_of(error)}",
+            "Choose another --device, or what needs less: a smaller model or a dtype or quantization of fewer bits.",
+        ) from error
+
+
+def _close(backend: Backend) -> None:
+    try:
+        backend.close()
+    except Exception as error:
+        if not is_lost(error):  # what was said when the device went tells more
+            raise
 
 
 def _answers(
     keys: list[str], items: Mapping[str, T], work: Callable[[list[T]], Sequence[R]], tally: Tally
 ) -> list[tuple[str, T, R]]:
-    """Ask for a batch; where that fails, for its halves, so that only the items at fault fail."""
+    """Ask for a batch; where that fails, for its halves, so that only the items at fault fail.
+
+    Where a process was lost over it, which costs a start each time, for each item alone.
+    """
     batch = [items[key] for key in keys]
     try:
         with tally.inside():
             outputs = work(batch)
         if len(outputs) != len(batch):
             raise PluginError(f"{len(outputs)} answers came back for {len(batch)} items")
-    except StoreError:
+        return list(zip(keys, batch, outputs, strict=True))
+    except (DeviceError, StoreError):  # not the items' fault
         raise
     except Exception as error:
+        raise_if_tried()  # nor is this
+        if is_lost(error):
+            raise DeviceError(f"the device failed in the stage {tally.name!r}: {reason_of(error)}", _GONE) from error
         if len(keys) == 1:
-            tally.failures[keys[0]] = f"{tally.name}: {str(error) or type(error).__name__}"
+            tally.failures[keys[0]] = f"{tally.name}: {reason_of(error)}"
+            _LOG.info("%s: no answer for %.80r: %s", tally.name, keys[0], reason_of(error))
             return []
-        middle = len(keys) // 2
-        return _answers(keys[:middle], items, work, tally) + _answers(keys[middle:], items, work, tally)
-    return list(zip(keys, batch, outputs, strict=True))
+        cuts = range(1, len(keys)) if isinstance(error, NoAnswerError) else [len(keys) // 2]
+        full = is_full(error)
+    # Past the handler: an error holds on to the tensors of the call that it came from.
+    if full:
+        free_memory()
+    parts = pairwise([0, *cuts, len(keys)])
+    return [answer for start, end in parts for answer in _answers(keys[start:end], items, work, tally)]

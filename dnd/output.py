@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dnd.api import Grading, Label
 from dnd.labels import N_LABELS
 from dnd.mapping import Tally
 from dnd.stages import Finding
 from dnd.store import write_atomic
+
+if TYPE_CHECKING:
+    from dnd.exemplar import Exemplar
 
 CSV_COLUMNS = ("layer", "unit", "status", "label", "score", "label_2", "score_2", "label_3", "score_3", "reason")
 _DIGITS = 4
@@ -45,7 +50,10 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         "layer": label.unit.layer,
         "unit": label.unit.index,
         "status": label.status,
-        "labels": [{"concept": c, "score": round(s, _DIGITS)} for c, s in label.labels],
+        "labels": [
+            {"concept": c, "score": round(s, _DIGITS), **({} if sure is None else {"confidence": round(sure, _DIGITS)})}
+            for (c, s), sure in zip_longest(label.labels, label.confidences)
+        ],
         "reason": label.reason,
         "exemplars": [
             {
@@ -54,33 +62,63 @@ def finding_record(finding: Finding) -> dict[str, Any]:
                 "box": e.box and [round(edge, 4) for edge in e.box],
                 "activation": _short(e.activation),
                 "caption": caption,
+                **({"group": finding.groups[place]} if finding.groups else {}),
+                **_attention(e),
             }
-            for e, caption in zip(finding.exemplars, captions, strict=True)
+            for place, (e, caption) in enumerate(zip(finding.exemplars, captions, strict=True))
         ],
         "candidates": [],
     }
     for row, concept in enumerate(finding.concepts):
         candidate: dict[str, Any] = {"concept": concept}
-        if finding.activations is not None:
+        if finding.groups_of_concepts:
+            candidate["groups"] = list(finding.groups_of_concepts[row])
+        if finding.scores:
             candidate["score"] = round(finding.scores[row], _DIGITS)
+        if finding.activations is not None:
             candidate["drive"] = round(finding.drives[row], _DIGITS)
             candidate["images"] = [
                 {"image": picture.digest, "activation": _short(value)}
                 for picture, value in zip(finding.images[row], finding.activations[row], strict=True)
             ]
         record["candidates"].append(candidate)
+    if finding.sample is not None:
+        record["sample"] = asdict(finding.sample)
+    if finding.dropped:
+        record["dropped"] = [{"concept": concept, "reason": reason} for concept, reason in finding.dropped.items()]
     return record
+
+
+def _attention(exemplar: Exemplar) -> dict[str, Any]:
+    """What the unit looked at in the source image; empty where that is not known."""
+    found: dict[str, Any] = {}
+    if exemplar.view:
+        found["view"] = exemplar.view
+    if exemplar.boxes:
+        found["boxes"] = [[round(edge, 4) for edge in box] for box in exemplar.boxes]
+    if exemplar.attention:
+        packed, frame = exemplar.attention.packed, exemplar.attention.frame
+        cells = base64.b64encode(packed[2:]).decode()
+        found["map"] = {"shape": [packed[0], packed[1]], "frame": [round(edge, 4) for edge in frame], "cells": cells}
+    return found
 
 
 def _short(value: float) -> float:
     return float(f"{float(value):.4g}")
 
 
-def write_findings(out: Path, findings: Sequence[Finding]) -> None:
-    """labels.jsonl first, labels.csv last: who sees the table sees all of it."""
-    lines = [json.dumps(finding_record(finding), ensure_ascii=False) + "\n" for finding in findings]
-    write_atomic(out / "labels.jsonl", "".join(lines).encode())
-    write_atomic(out / "labels.csv", labels_csv(finding.label for finding in findings).encode())
+def write_findings(out: Path, findings: Iterable[Finding]) -> list[Label]:
+    """labels.jsonl first, labels.csv last: who sees the table sees all of it. The labels, of findings taken once."""
+    labels = []
+
+    def lines() -> Iterator[bytes]:
+        for finding in findings:
+            labels.append(finding.label)
+            yield (json.dumps(finding_record(finding), ensure_ascii=False) + "\n").encode()
+
+    write_atomic(out / "labels.jsonl", lines())
+    write_atomic(out / "labels.csv", labels_csv(labels).encode())
+    return labels
 
 
 def write_provenance(
@@ -100,6 +138,10 @@ def write_provenance(
                 "failed": len(t.failures),
                 "seconds": round(t.seconds, 3),
                 "backend_seconds": round(t.backend_seconds, 3),
+                "peak": t.peak,
+                **({"device_peak": t.device_peak} if t.device_peak else {}),
+                **({"used": t.used} if t.used else {}),
+                **({"chosen": t.chosen} if t.chosen else {}),
             }
             for t in tallies
         },

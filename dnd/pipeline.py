@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import time
+import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 
 from dnd.api import Grading, Label, ProbingSet, Runtime, Target, Unit
-from dnd.errors import StoreError, UsageError
+from dnd.checks.parts import refuse_unfit
+from dnd.errors import DamagedError, StoreError, UsageError
 from dnd.exemplars import ExemplarResult, find_exemplars
+from dnd.heartbeat import Heartbeat
+from dnd.locking import only_here
+from dnd.mapping import Tally
 from dnd.output import write_findings, write_provenance
 from dnd.probing import FolderSet, UnionSet
 from dnd.progress import Meter
+from dnd.rates import Passed, record
+from dnd.reading import RunFolder
 from dnd.registry import KINDS, Registry
-from dnd.runfile import Run
+from dnd.runfile import OWN_METHOD, Run
 from dnd.screen import show_end, show_grading, show_labels, show_unreadable
 from dnd.settings import parse_units
 from dnd.stages import Finding, Job, find_labels
 from dnd.store import Store, stage_key, write_atomic
+from dnd.study import label_by
 from dnd.surroundings import check_packages, set_switches
 from dnd.target import Preprocess, fingerprint, load_function
 from dnd.watched import Watched
@@ -32,30 +43,51 @@ from dnd.weights import Weights, model_names
 if TYPE_CHECKING:
     import torch
 
+    from dnd.cards import Card
+
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Result:
     """A finished run."""
 
     folder: Path
-    findings: tuple[Finding, ...]
+    findings: Sequence[Finding]
+    """One per unit, with all that led to its label; put together anew each time one is asked for."""
     grading: Grading | None
-
-    @property
-    def labels(self) -> list[Label]:
-        """One per unit, in the order of layers and units."""
-        return [finding.label for finding in self.findings]
+    labels: list[Label]
+    """One per unit, in the order of layers and units."""
 
     @property
     def exit_code(self) -> int:
         """0, or 3 where some units failed."""
         return 3 if any(label.status == "failed" for label in self.labels) else 0
 
+    def summary(self) -> str:
+        """What a scheduler wants to know, as JSON."""
+        record = json.loads((self.folder / "run.json").read_text("utf-8"))
+        told = {name: record[name] for name in ("units", "seconds", "truth") if name in record}
+        return json.dumps({"run": str(self.folder), "exit_code": self.exit_code, **told}, ensure_ascii=False)
+
     def to_pandas(self) -> Any:
         """labels.csv as a pandas.DataFrame."""
-        import pandas
+        return self.opened.to_pandas()
 
-        return pandas.read_csv(self.folder / "labels.csv")
+    @cached_property
+    def opened(self) -> RunFolder:
+        """Its folder, as `dnd.open_run` gives it."""
+        return RunFolder(self.folder)
+
+    def unit(self, key: object) -> Card:
+        """A unit, as `dnd.open_run(folder).unit` gives it: `run.unit(7)`, `run["layer4/7"]`."""
+        return self.opened.unit(key)
+
+    def __getitem__(self, key: object) -> Card:
+        return self.unit(key)
+
+    def _repr_html_(self) -> str:
+        return self.opened._repr_html_()
 
 
 def execute(
@@ -66,67 +98,108 @@ def execute(
     console: Console | None = None,
     registry: Registry | None = None,
     live: tuple[torch.nn.Module, Preprocess] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Label the units; resumes what an earlier, unfinished or similar run left in the store.
 
     The store is the folder `.dnd-store` beside `out` (or $DND_STORE), shared by all runs that lie there.
-    `live` is a target at hand, (module, preprocess), in place of the one the run names.
+    `live` is a target at hand, (module, preprocess), in place of the one the run names. Once `stopped` says so,
+    the run ends with StoppedError after the batch it is at.
     """
-    began = time.perf_counter()
     console = console or Console(quiet=True)
     registry = registry or Registry.load()
-    _check_folder(out, run, fresh)
+    with only_here(out):
+        return _execute(run, out, registry, console, fresh, live, stopped)
+
+
+def _execute(
+    run: Run,
+    out: Path,
+    registry: Registry,
+    console: Console,
+    fresh: bool,
+    live: tuple[torch.nn.Module, Preprocess] | None,
+    stopped: Callable[[], bool],
+) -> Result:
+    began = time.perf_counter()
+    check_folder(out, run, fresh)
     set_switches()
     check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
     weights = Weights.default()
-    models = list(dict.fromkeys(name for choice in run.choices().values() for name in model_names(choice.config)))
+    configs = [*(choice.config for choice in run.choices().values()), run.labels]
+    models = list(dict.fromkeys(name for config in configs for name in model_names(config)))
     weights.check(models)
-    runtime = Runtime(run.device, weights.resolve)
+    runtime = Runtime(run.device, weights.resolve, run.devices)
     target = None if live else _target(run, registry, runtime)
+    refuse_unfit(registry.make(c.kind, c.name, c.config, runtime) for c in run.choices().values() if c.kind in KINDS)
     store = Store(Path(os.environ.get("DND_STORE") or out.parent / ".dnd-store"))
     probing = _probing(run, registry, runtime, store.folder / "digests.sqlite")
     module, preprocess = live or (target.build() if target else load_function(run.target.name))
-    watched = Watched(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
+    watched = Watched(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
     with watched:
         units = _units(run, watched.layer_sizes())
     write_atomic(out / "run.toml", run.to_toml().encode())
     identity = fingerprint(module, preprocess)
-    with Meter(console) as meter:
-        job = Job(run, registry, store, runtime, meter, weights.digest, fresh)
-        result = _exemplar_stage(job, watched, identity, probing, units)
-        findings = tuple(find_labels(job, watched, identity, result, units))
-    labels = [finding.label for finding in findings]
-    grading = target.grade(labels) if target else None
-    write_findings(out, findings)
-    seconds = time.perf_counter() - began
-    facts = {
-        "models": {name: weights.digest(name) for name in models},
-        "target": identity,
-        "probing": {"images": result.n_images, "duplicates": result.duplicates, "unreadable": dict(result.unreadable)},
-        "no_crops": result.no_crops,
-        "units": dict(Counter(label.status for label in labels)),
-    }
-    write_provenance(out, job.tallies, seconds=seconds, facts=facts, grading=grading)
+    _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
+    meter, tallies = Meter(console, stopped=stopped), list[Tally]()
+    with Heartbeat(out, meter, tallies) as heartbeat:
+
+        def find(store: Store, fresh: bool) -> tuple[ExemplarResult, Sequence[Finding]]:
+            tallies.clear()
+            job = Job(run, registry, store, runtime, meter, weights.digest, fresh, tallies)
+            result = _exemplar_stage(job, watched, identity, probing, units)
+            if run.method.name == OWN_METHOD:
+                return result, find_labels(job, watched, identity, result, units)
+            return result, tuple(label_by(job, watched, identity, probing, result, units))
+
+        with meter:
+            try:
+                result, findings = find(store, fresh)
+            except DamagedError as error:
+                _LOG.warning("%s; the stages are gone over once more", error)
+                result, findings = find(Store(store.folder, look=True), False)
+        labels = write_findings(out, findings)
+        grading = target.grade(labels) if target else None
+        seconds = time.perf_counter() - began
+        facts = {
+            "models": {name: weights.digest(name) for name in models},
+            "target": identity,
+            "probing": {
+                "images": result.n_images,
+                "duplicates": result.duplicates,
+                "unreadable": dict(result.unreadable),
+            },
+            "no_crops": result.no_crops,
+            "units": dict(Counter(label.status for label in labels)),
+        }
+        write_provenance(out, tallies, seconds=seconds, facts=facts, grading=grading)
+        record(run, tallies)
+        heartbeat.facts = {"units": facts["units"]}
     show_unreadable(console, list(result.unreadable))
     show_labels(console, labels, grading)
     if grading:
         show_grading(console, grading)
     show_end(console, out, seconds)
-    return Result(out, findings, grading)
+    return Result(out, findings, grading, labels)
 
 
-def _check_folder(out: Path, run: Run, fresh: bool) -> None:
+def check_folder(out: Path, run: Run, fresh: bool) -> None:
     """UsageError where the run folder is another run's."""
-    file, text = out / "run.toml", run.to_toml()
+    file = out / "run.toml"
     try:
-        old = file.read_text("utf-8") if file.exists() else None
-    except OSError as error:
-        raise StoreError(f"cannot read {file}: {error.strerror}", "Choose another folder with --out.") from error
-    if old is not None and old != text and not fresh:
+        old = tomllib.loads(file.read_text("utf-8")) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {file}: {error}", "Choose another folder with --out.") from error
+    if old is not None and _what(old) != _what(run.to_dict()) and not fresh:
         raise UsageError(
             f"{out} holds a run with other settings ({file})",
             "Choose another folder with --out (stages that agree are shared), or --fresh to replace it.",
         )
+
+
+def _what(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings without those that only say where and how it is computed: they may change when it goes on."""
+    return {key: value for key, value in tables.items() if key not in ("device", "timeout", "workers")}
 
 
 def _target(run: Run, registry: Registry, runtime: Runtime) -> Target | None:
@@ -156,7 +229,7 @@ def _exemplar_stage(
     settings = job.run.exemplars
     key = stage_key(
         "exemplars",
-        1,
+        2,
         {
             "target": identity,
             "probing": probing.digest(),
@@ -169,6 +242,7 @@ def _exemplar_stage(
     for unit in units:
         wanted.setdefault(unit.layer, []).append(unit.index)
     with tally.running(), job.meter.stage(tally.name, len(probing)) as advance, watched:
+        passed = Passed(advance)
         result = find_exemplars(
             watched,
             probing,
@@ -178,10 +252,21 @@ def _exemplar_stage(
             key,
             seed=job.run.seed,
             batch_size=job.run.batch_size,
-            progress=advance,
+            progress=passed,
             workers=job.run.workers,
             pool=settings.pool,
             fresh=job.fresh,
+            stage=job.meter.stage,
         )
     tally.items, tally.computed, tally.backend_seconds = len(units), result.computed, result.target_seconds
+    tally.passed = passed.items, passed.seconds
+    _LOG.info(
+        "exemplars: %d units, %d of them new; %d images, %d unreadable; %.1f s, in the target %.1f s",
+        tally.items,
+        tally.computed,
+        result.n_images,
+        len(result.unreadable),
+        tally.seconds,
+        tally.backend_seconds,
+    )
     return result

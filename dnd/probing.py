@@ -58,6 +58,10 @@ class FolderSet(ProbingSet):
     def open(self, index: int) -> Image:
         return read_image(self.folder / self._paths[index])
 
+    def label(self, index: int) -> str | None:
+        """The first folder on the way to the image."""
+        return self.image_name(index).split("/")[0] if "/" in self._paths[index] else None
+
     def digest(self) -> str:
         """sha256 over every file's path and sha256; a file that cannot be read counts as such."""
         total = hashlib.sha256()
@@ -105,6 +109,10 @@ class UnionSet(ProbingSet):
     def open(self, index: int) -> Image:
         _, part, own = self._at(index)
         return part.open(own)
+
+    def label(self, index: int) -> str | None:
+        _, part, own = self._at(index)
+        return part.label(own)
 
     def digest(self) -> str:
         parts = (f"{label}\0{len(part)}\0{part.digest()}\n" for label, part in self.sets.items())

@@ -41,6 +41,7 @@ KINDS = {
     "scorer": Kind("register_scorers", api.Scorer, frozenset({"backend"})),
     "target": Kind("register_targets", api.Target, frozenset({"name", "layers", "units"})),
     "probing-set": Kind("register_probing_sets", api.ProbingSet, frozenset({"set", "sets"})),
+    "method": Kind("register_methods", api.Method, frozenset({"name"})),
 }
 _KIND_OF_HOOK = {kind.hook: name for name, kind in KINDS.items()}
 
@@ -128,7 +129,7 @@ def _entries(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> Itera
         yield Entry("", point.name, None, distribution, version, "broken", _explain(error, point))
         return
     for kind, cls in offers:
-        fault = _fault(kind, cls)
+        fault = fault_of(kind, cls)
         name = cls.name if isinstance(getattr(cls, "name", None), str) else getattr(cls, "__name__", repr(cls))
         usable = isinstance(cls, type) and not fault
         yield Entry(kind, name, cls if usable else None, distribution, version, "broken" if fault else "ok", fault)
@@ -159,7 +160,7 @@ def _offers(manager: pluggy.PluginManager, plugin: Any, name: str) -> Iterator[t
             yield _KIND_OF_HOOK[caller.name], cls
 
 
-def _fault(kind: str, cls: Any) -> str:
+def fault_of(kind: str, cls: Any) -> str:
     """What keeps a class from being used; "" where nothing does."""
     interface = KINDS[kind].interface
     if not isinstance(cls, type) or not issubclass(cls, interface):

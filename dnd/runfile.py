@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import pydantic
 
-from dnd.api import Config
+from dnd.api import Config, Method, ModelName, Scorer, Summarizer
+from dnd.calibration import Calibration, CalibrationFile, absolute
+from dnd.devices import PATTERN, find_devices
 from dnd.errors import DndError, UsageError
 from dnd.registry import Registry
 from dnd.settings import Problems, parse_units, unit_text
@@ -25,6 +27,10 @@ PROBING = "{probing}"
 """As a backend's setting: the folder of probing images."""
 BACKENDS = ("captioner", "summarizer", "generator", "scorer")
 """Sections with a `backend`; each is also a kind of plugin."""
+OWN_METHOD = "dnd"
+"""The method that is not a plugin."""
+UNUSED = "none"
+"""Name of a backend that the run has no use for, whatever the run file says of it."""
 
 
 class Exemplars(Config):
@@ -47,6 +53,9 @@ class Exemplars(Config):
 class Concepts(Config):
     n: pydantic.PositiveInt = 5
     """Candidate concepts per unit at most."""
+    clusters: int = pydantic.Field(1, ge=1, le=10)
+    """With more than 1: a unit's exemplars are put into so many groups by what the target makes of them, and each
+    group is summarised by itself, for up to n / clusters candidates (dnd/groups.py)."""
 
 
 class Images(Config):
@@ -59,13 +68,35 @@ class Labels(Config):
     """What the best candidate's `drive` must reach, else the unit is uninterpretable (dnd/labels.py)."""
     min_score: float | None = None
     """What its score must reach besides: depends on the scorer, so there is none unless a run file says so."""
+    calibration: str | None = None
+    """A file that turns scores into confidences (dnd/calibration.py): a path, or package:NAME/FILE."""
+    min_confidence: float = pydantic.Field(0.5, ge=0, le=1)
+    """With a calibration: how likely a unit's first label must be right, else the unit is uninterpretable."""
+    encoder: ModelName | None = None
+    """A sentence encoder: with it, a concept whose embedding has a cosine above `distinct` with that of a better one
+    is left out of the unit's labels."""
+    distinct: float = pydantic.Field(0.9, ge=0, le=1)
+
+    @pydantic.field_validator("calibration")
+    @classmethod
+    def _kept(cls, name: str | None) -> str | None:
+        return None if name in (None, "", "none") else absolute(name)
+
+    @property
+    def calibrated(self) -> Calibration | None:
+        """What gives labels their confidence, if the run has it."""
+        return CalibrationFile(self.calibration).content if self.calibration else None
 
 
 class General(Config):
     """Settings outside any section."""
 
     seed: int = 0
-    device: str = pydantic.Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = pydantic.Field("auto", pattern=PATTERN)
+    """One, or several of a kind: see `dnd.devices`."""
+    timeout: pydantic.PositiveFloat | None = None
+    """Seconds a backend may take for a batch, if there is to be a limit; loading is not counted. With one, backends
+    run in processes of their own, which can be killed: then only the items that took too long fail."""
     batch_size: pydantic.PositiveInt = 64
     """Images in one forward pass of the target."""
     workers: pydantic.PositiveInt = 4
@@ -99,6 +130,7 @@ class Run:
     summarizer: Choice
     generator: Choice
     scorer: Choice
+    method: Choice
     exemplars: Exemplars
     concepts: Concepts
     images: Images
@@ -118,24 +150,21 @@ class Run:
         return self.general.workers
 
     @cached_property
-    def device(self) -> str:
-        """Where the models go, "auto" resolved, which imports torch; UsageError where there is no such device."""
-        import torch
+    def devices(self) -> tuple[str, ...]:
+        """Where the models go; looking imports torch. UsageError where there is no such device."""
+        return find_devices(self.general.device)
 
-        wanted = self.general.device
-        if wanted == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        missing = wanted == "mps" and not torch.backends.mps.is_available()
-        if wanted.startswith("cuda"):
-            missing = int(wanted.partition(":")[2] or 0) >= torch.cuda.device_count()
-        if missing:
-            raise UsageError(f"there is no device {wanted!r} here", "Take --device cpu, or auto for the best there is.")
-        return wanted
+    @property
+    def device(self) -> str:
+        """The first of them."""
+        return self.devices[0]
 
     def choices(self) -> dict[str, Choice]:
         """Every plugin with settings, by the section they are in."""
         named = {f"probing.{c.name}" if len(self.probing) > 1 else "probing": c for c in self.probing}
-        return {"target": self.target, **named, **{section: getattr(self, section) for section in BACKENDS}}
+        method = {} if self.method.name == OWN_METHOD else {"method": self.method}
+        backends = {s: c for s in BACKENDS if (c := getattr(self, s)) is None or c.name != UNUSED}
+        return {"target": self.target, **named, **method, **backends}
 
     def to_dict(self) -> dict[str, Any]:
         """The tables of a run file, every default written out; what is None is left out."""
@@ -150,9 +179,12 @@ class Run:
             "target": target | _dump(self.target.config),
             "probing": probing,
         }
+        if self.method.name != OWN_METHOD:
+            tables["method"] = {"name": self.method.name, **_dump(self.method.config)}
         for section in BACKENDS:
             choice = getattr(self, section)
-            tables[section] = {"backend": choice.name, **_dump(choice.config)}
+            if choice.name != UNUSED:
+                tables[section] = {"backend": choice.name, **_dump(choice.config)}
         return tables | {section: _dump(getattr(self, section)) for section in _CORE}
 
     def to_toml(self) -> str:
@@ -173,8 +205,15 @@ def build_run(tables: Mapping[str, Any], registry: Registry, *, live_target: boo
 
     With `live_target` the module is at hand already: the target's `name` is free text and not looked up.
     """
+    run, problems = _build(tables, registry, live_target)
+    problems.raise_if_any()
+    return run
+
+
+def _build(tables: Mapping[str, Any], registry: Registry, live_target: bool) -> tuple[Run, Problems]:
+    """A choice that could not be read is None, a section of the core its defaults."""
     problems = Problems()
-    sections = {"target", "probing", *BACKENDS, *_CORE}
+    sections = {"target", "probing", "method", *BACKENDS, *_CORE}
     at_hand = {section: problems.table(section, tables.get(section, {})) for section in sections}
     problems.raise_if_any()
     rest = {key: value for key, value in tables.items() if key not in sections}
@@ -182,12 +221,23 @@ def build_run(tables: Mapping[str, Any], registry: Registry, *, live_target: boo
     parts: dict[str, Any] = {
         "target": reader.target(live_target),
         "probing": reader.probing(),
+        "method": reader.method(),
         **{section: reader.backend(section) for section in BACKENDS},
-        **{section: problems.check(section, cls, reader.tables[section]) for section, cls in _CORE.items()},
-        "general": problems.check("", General, rest, also=sections),
+        **{section: problems.check(section, cls, reader.tables[section]) or cls() for section, cls in _CORE.items()},
+        "general": problems.check("", General, rest, also=sections) or General(),
     }
-    problems.raise_if_any()
-    return Run(**parts)
+    _check_calibration(parts["labels"], parts["scorer"], problems)
+    return Run(**parts), problems
+
+
+def _check_calibration(labels: Labels, scorer: Choice | None, problems: Problems) -> None:
+    """It fits the scorer, if labels are chosen by one."""
+    if labels.calibration is None or scorer is None or scorer.name == UNUSED:
+        return
+    try:
+        CalibrationFile(labels.calibration).check(scorer.name, scorer.config)
+    except UsageError as error:
+        problems.add(error)
 
 
 @dataclass
@@ -197,6 +247,8 @@ class _Reader:
     tables: dict[str, dict[str, Any]]
     folders: list[str] = field(default_factory=list)
     """Probing folders, once `probing` has been called."""
+    uses: tuple[str, ...] = BACKENDS
+    """Backends that the run has a use for, once `method` has been called."""
 
     def plugin(self, section: str, kind: str, name: str, settings: dict[str, Any]) -> Choice | None:
         try:
@@ -209,7 +261,41 @@ class _Reader:
         config = self.problems.check(section, cls.Config, settings)
         return Choice(kind, name, config) if config is not None else None
 
+    def method(self) -> Choice | None:
+        settings = dict(self.tables["method"])
+        name = settings.pop("name", OWN_METHOD)
+        if name == OWN_METHOD:
+            self._leave_out()
+            config = self.problems.check("method", Config, settings)
+            return Choice("method", OWN_METHOD, config) if config is not None else None
+        if not isinstance(name, str) or not any((e.kind, e.name) == ("method", name) for e in self.registry.entries):
+            known = ", ".join([OWN_METHOD, *self.registry.names("method")])
+            self.problems.add(f"method.name: there is no method named {name!r}. There are: {known}")
+            return None
+        choice = self.plugin("method", "method", name, settings)
+        if choice is not None:
+            cls = self.registry.find("method", name).cls
+            assert cls is not None
+            assert issubclass(cls, Method)
+            self.uses = cls.uses
+        return choice
+
+    def _leave_out(self) -> None:
+        """Backends that the chosen summarizer and scorer make needless."""
+        summarizer, scorer = self._class("summarizer"), self._class("scorer")
+        if summarizer and issubclass(summarizer, Summarizer) and summarizer.reads == "images":
+            self.uses = tuple(kind for kind in self.uses if kind != "captioner")
+        if scorer and issubclass(scorer, Scorer) and not scorer.needs_images:
+            self.uses = tuple(kind for kind in self.uses if kind != "generator")
+
+    def _class(self, section: str) -> type | None:
+        name = self.tables[section].get("backend")
+        entries = self.registry.entries
+        return next((e.cls for e in entries if (e.kind, e.name, e.state) == (section, name, "ok")), None)
+
     def backend(self, section: str) -> Choice | None:
+        if section not in self.uses:
+            return Choice(section, UNUSED, Config())
         settings = dict(self.tables[section])
         name = settings.pop("backend", None)
         if not isinstance(name, str):
@@ -303,13 +389,30 @@ def read_run(
     win over them. Without `source`: the run file `full` if options choose a target or probing set, else
     `default`. Choosing another plugin than the run file does drops the settings of the plugin left out.
     """
+    return build_run(_tables(source, dict(options or {}), settings), registry)
+
+
+def examine_run(
+    source: str | os.PathLike[str] | None, registry: Registry, *, options: Mapping[str, Any], settings: Sequence[str]
+) -> tuple[Run, list[DndError]]:
+    """As `read_run`, but with every problem beside what could be read: choices that could not are None."""
+    try:
+        run, problems = _build(_tables(source, dict(options), settings), registry, live_target=False)
+    except DndError as error:
+        nothing: dict[str, Any] = dict.fromkeys(("target", *BACKENDS))
+        core: dict[str, Any] = {section: cls() for section, cls in _CORE.items()}
+        method = Choice("method", OWN_METHOD, Config())
+        return Run(**nothing, **core, probing=(), method=method, general=General()), [error]
+    return run, problems.found
+
+
+def _tables(source: str | os.PathLike[str] | None, options: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     from dnd.settings import apply_options, parse_setting, read_tables
 
-    options = dict(options or {})
     if source is None:
         chosen = {*options, *(parse_setting(text)[0] for text in settings)}
         source = "full" if chosen & {"target.name", "probing.sets", "probing.set"} else "default"
     tables = read_tables(source)
     apply_options(tables, options)
     apply_options(tables, dict(parse_setting(text) for text in settings))
-    return build_run(tables, registry)
+    return tables

@@ -21,12 +21,15 @@ RUNFILES = "dnd.runfiles"
 
 _CHOOSES = {
     "target": "name",
+    "method": "name",
     "captioner": "backend",
     "summarizer": "backend",
     "generator": "backend",
     "scorer": "backend",
 }
 _OF_THE_CORE = {"target": ("name", "units")}
+_OF_THE_SCORER = ("min_score", "calibration")
+"""Settings of `labels` that mean nothing for another scorer."""
 C = TypeVar("C", bound=pydantic.BaseModel)
 
 
@@ -75,9 +78,41 @@ def unit_text(units: object) -> str:
 # --- reading and merging -----------------------------------------------------------------------------
 
 
-def read_tables(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """The tables of a run file: a path, or the name of one that an installed package offers."""
+def read_tables(source: str | os.PathLike[str], above: Sequence[Path] = ()) -> dict[str, Any]:
+    """The tables of a run file: a path, or the name of one that an installed package offers.
+
+    `base` in it names the run file that it is laid over: a path, seen from its own folder, or a name. `above` are
+    the run files that led here.
+    """
     path = _find(source)
+    tables = _load(path)
+    base = tables.pop("base", None)
+    if base is None:
+        return tables
+    if not isinstance(base, str) or not base:
+        raise UsageError(f"base: the path or name of a run file is wanted, not {base!r} (in {path})")
+    beside = path.parent / base
+    chain = [*above, path.resolve()]
+    found = beside if beside.is_file() else base
+    if _find(found).resolve() in chain:
+        raise UsageError(f"{path} is its own base, by way of {base!r}")
+    whole = read_tables(found, chain)
+    apply_options(whole, flatten(tables))
+    return whole
+
+
+def flatten(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables -> {dotted key: value}, as `apply_options` takes them."""
+    found: dict[str, Any] = {}
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{key}": inner for key, inner in flatten(value).items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -120,6 +155,8 @@ def apply_options(tables: dict[str, Any], options: Mapping[str, Any]) -> None:
         if key in options and isinstance(table, dict) and table.get(chooser) != options[key]:
             kept = _OF_THE_CORE.get(section, ())
             tables[section] = {k: v for k, v in table.items() if k in kept}
+            if section == "scorer" and isinstance(tables.get("labels"), dict):
+                tables["labels"] = {k: v for k, v in tables["labels"].items() if k not in _OF_THE_SCORER}
     sets = [options[key] for key in ("probing.set", "probing.sets") if key in options]
     if sets and isinstance(tables.get("probing"), dict):
         before = tables["probing"].pop("set", None), tables["probing"].pop("sets", None)
@@ -142,10 +179,10 @@ class Problems:
     """Collects what is wrong with a run file, so that it is all said at once."""
 
     def __init__(self) -> None:
-        self._found: list[DndError] = []
+        self.found: list[DndError] = []
 
     def add(self, problem: DndError | str) -> None:
-        self._found.append(problem if isinstance(problem, DndError) else UsageError(problem))
+        self.found.append(problem if isinstance(problem, DndError) else UsageError(problem))
 
     def table(self, section: str, value: object) -> dict[str, Any]:
         if isinstance(value, dict):
@@ -168,10 +205,10 @@ class Problems:
 
     def raise_if_any(self) -> None:
         """One problem as it is; several as a list."""
-        if len(self._found) == 1:
-            raise self._found[0]
-        if self._found:
-            lines = [f"\n  {error}" + (f". {error.hint}" if error.hint else "") for error in self._found]
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            lines = [f"\n  {error}" + (f". {error.hint}" if error.hint else "") for error in self.found]
             raise UsageError(f"{len(lines)} things are wrong with this run:{''.join(lines)}")
 
 

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dnd.answers import checked_captions, checked_concepts, checked_images, checked_scores, counted
 from dnd.api import Backend, Evidence, ImageRequest, Label, Picture, Runtime, SummaryRequest, Unit
-from dnd.errors import PluginError
+from dnd.groups import merge
 from dnd.labels import choose, drive
 from dnd.mapping import Tally, complete
 from dnd.progress import Meter
 from dnd.registry import Registry
-from dnd.runfile import Run
+from dnd.runfile import UNUSED, Run
+from dnd.runlog import log_stage
+from dnd.spread import Spread
 from dnd.store import Store, Table, derive_seed, digest_of, stage_key
 from dnd.weights import model_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dnd.exemplars import Exemplar, ExemplarResult
+    from dnd.exemplar import Exemplar
+    from dnd.exemplars import ExemplarResult
+    from dnd.ordinary import Ordinary
     from dnd.watched import Watched
 
+SPREAD = ("captioner", "generator")
+"""Kinds of which every device gets one; a summarizer uses several devices by itself."""
 CAPTIONS = pa.schema([("key", pa.string()), ("caption", pa.string())])
 CONCEPTS = pa.schema([("key", pa.string()), ("concepts", pa.list_(pa.string()))])
 IMAGES = pa.schema([("key", pa.string()), ("concept", pa.string()), ("seed", pa.int64()), ("image", pa.string())])
@@ -53,14 +60,27 @@ class Job:
         """The chosen backend, not yet loaded, and the key of its stage."""
         choice = getattr(self.run, kind)
         entry = self.registry.find(kind, choice.name)
-        settings = choice.config.model_dump(mode="json", exclude={"batch_size"})
+        made: Any = self.registry.make(kind, choice.name, choice.config, self.runtime)
+        unkeyed: frozenset[str] = getattr(choice.config, "unkeyed", frozenset())
+        chosen = {name: value for name, value in made.chosen().items() if name not in unkeyed}
+        if chosen:  # made anew with what "auto" came to: other workers, or less free memory later, must not differ
+            known = {name: value for name, value in chosen.items() if name in type(choice.config).model_fields}
+            made = self.registry.make(kind, choice.name, choice.config.model_copy(update=known), self.runtime)
+        settings = {**choice.config.model_dump(mode="json"), **chosen}
         parts = {
             "backend": [entry.name, entry.distribution, entry.version],
-            "settings": settings,
+            "settings": {name: value for name, value in settings.items() if name not in unkeyed},
             "models": {name: self.digest_of_model(name) for name in model_names(choice.config)},
             "device": self.runtime.device.partition(":")[0],
         }
-        return self.registry.make(kind, choice.name, choice.config, self.runtime), stage_key(kind, 1, parts)
+        return self._housed(kind, made), stage_key(kind, 1, parts)
+
+    def _housed(self, kind: str, backend: Backend) -> Backend:
+        """The backend as it is, or in worker processes where several devices or a time limit want it."""
+        devices, timeout = self.run.devices if kind in SPREAD else self.run.devices[:1], self.run.general.timeout
+        if len(devices) == 1 and timeout is None:
+            return backend
+        return Spread(backend, devices, timeout)
 
     def table(self, tally: Tally, schema: pa.Schema) -> Table:
         table = self.store.table(tally.name, tally.key, schema)
@@ -76,6 +96,8 @@ class Job:
         """`complete` under a progress bar."""
         with tally.running(), self.meter.stage(tally.name, len(items)) as advance:
             complete(table, items, backend, work, rows, tally, advance)
+        tally.chosen, tally.used = dict(backend.chosen()), dict(backend.used())
+        log_stage(tally, backend)
 
 
 @dataclass(frozen=True)
@@ -92,6 +114,33 @@ class Finding:
     images: tuple[tuple[Picture, ...], ...] = ()
     activations: npt.NDArray[np.float32] | None = None
     """(n_concepts, n_images)."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Candidates that could not be judged, and why; they are not among `concepts`."""
+    sample: Ordinary | None = None
+    """The unit's activations on the random sample."""
+    groups: tuple[int, ...] = ()
+    """Of each exemplar, where they were put into groups."""
+    groups_of_concepts: tuple[tuple[int, ...], ...] = ()
+    """Which groups each candidate came from."""
+
+
+class Findings(Sequence[Finding]):
+    """One per unit, each put together anew whenever it is asked for: all at once they would fill the memory."""
+
+    def __init__(self, units: Sequence[Unit], find: Callable[[Unit], Finding]) -> None:
+        self._units, self._find = units, find
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    @overload
+    def __getitem__(self, place: int) -> Finding: ...
+    @overload
+    def __getitem__(self, place: slice) -> Findings: ...
+    def __getitem__(self, place: int | slice) -> Finding | Findings:
+        if isinstance(place, slice):
+            return Findings(self._units[place], self._find)
+        return self._find(self._units[place])
 
 
 def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> dict[Unit, tuple[str, ...]]:
@@ -99,48 +148,74 @@ def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> di
     backend, key = job.backend("captioner")
     tally = job.tally("captions", key)
     table = job.table(tally, CAPTIONS)
-    wanted = {unit: [exemplar.digest for exemplar in result.exemplars(unit)] for unit in units}
+    wanted = {unit: [sys.intern(exemplar.digest) for exemplar in result.exemplars(unit)] for unit in units}
     items = {digest: job.store.picture(digest) for digests in wanted.values() for digest in digests}
 
     def caption(pictures: list[Picture]) -> list[str]:
-        return _texts(backend.caption([picture.open() for picture in pictures]))
+        return checked_captions(backend.caption([picture.open() for picture in pictures]), len(pictures))
 
     job.map(tally, table, items, backend, caption, lambda done: [{"key": k, "caption": c} for k, _, c in done])
     captions = {row["key"]: row["caption"] for row in table.read(set(items))}
     return _gather(job, wanted, captions, tally)
 
 
-def concept_stage(job: Job, captions: Mapping[Unit, tuple[str, ...]]) -> dict[Unit, tuple[str, ...]]:
-    """Candidate concepts of every unit from its captions."""
-    backend, key = job.backend("summarizer")
-    tally = job.tally("concepts", key)
-    table = job.table(tally, CONCEPTS)
-    requests = {
-        unit: SummaryRequest(texts, job.run.concepts.n, derive_seed(job.run.seed, "concepts", unit))
-        for unit, texts in captions.items()
-    }
-    keys = {unit: digest_of([list(r.captions), r.n_concepts, r.seed]) for unit, r in requests.items()}
-    items = {keys[unit]: request for unit, request in requests.items()}
-
-    def summarize(batch: list[SummaryRequest]) -> list[list[str]]:
-        return [
-            _concepts(answer, request.n_concepts)
-            for answer, request in zip(backend.summarize(batch), batch, strict=True)
-        ]
-
-    job.map(tally, table, items, backend, summarize, lambda done: [{"key": k, "concepts": c} for k, _, c in done])
-    concepts = {row["key"]: tuple(row["concepts"]) for row in table.read(set(items))}
-    found: dict[Unit, tuple[str, ...]] = {}
-    for unit, item in keys.items():
-        if item in concepts:
-            found[unit] = concepts[item]
-        else:
-            job.failed[unit] = tally.failures[item]
+def summary_requests(
+    job: Job,
+    result: ExemplarResult,
+    captions: Mapping[Unit, tuple[str, ...]],
+    groups: Mapping[Unit, tuple[int, ...]],
+) -> dict[Unit, list[SummaryRequest]]:
+    """What the summarizer is asked about every unit: its captions or, where there are none, its exemplars; in one
+    request, or in one for each group of exemplars."""
+    found: dict[Unit, list[SummaryRequest]] = {}
+    for unit, texts in captions.items():
+        pictures = () if texts else tuple(job.store.picture(e.digest) for e in result.exemplars(unit))
+        own = groups.get(unit, ())
+        parts = max(own, default=0) + 1
+        n = max(1, job.run.concepts.n // parts)
+        for group in range(parts):
+            seed = derive_seed(job.run.seed, "concepts", unit, *([group] if parts > 1 else []))
+            chosen = [place for place in range(len(texts or pictures)) if parts == 1 or own[place] == group]
+            request = SummaryRequest(
+                tuple(texts[i] for i in chosen if texts), n, seed, tuple(pictures[i] for i in chosen if pictures)
+            )
+            found.setdefault(unit, []).append(request)
     return found
 
 
-def image_stage(job: Job, concepts: Mapping[Unit, tuple[str, ...]]) -> dict[str, tuple[Picture, ...]]:
-    """Synthetic images of every distinct concept; those of a concept that failed are missing."""
+def concept_stage(
+    job: Job, requests: Mapping[Unit, Sequence[SummaryRequest]]
+) -> dict[Unit, dict[str, tuple[int, ...]]]:
+    """Candidate concepts of every unit, each with the numbers of the unit's requests that it answers."""
+    backend, key = job.backend("summarizer")
+    tally = job.tally("concepts", key)
+    table = job.table(tally, CONCEPTS)
+    items = {_request_key(request): request for asked in requests.values() for request in asked}
+
+    def summarize(batch: list[SummaryRequest]) -> list[list[str]]:
+        answers = counted(backend.summarize(batch), len(batch))
+        return [checked_concepts(answer, request.n_concepts) for answer, request in zip(answers, batch, strict=True)]
+
+    job.map(tally, table, items, backend, summarize, lambda done: [{"key": k, "concepts": c} for k, _, c in done])
+    concepts = {row["key"]: tuple(map(sys.intern, row["concepts"])) for row in table.read(set(items))}
+    found: dict[Unit, dict[str, tuple[int, ...]]] = {}
+    for unit, asked in requests.items():
+        keys = [_request_key(request) for request in asked]
+        answers = [concepts.get(item, ()) for item in keys]
+        if any(answers):
+            found[unit] = merge(answers)
+        else:
+            job.failed[unit] = tally.failures[keys[0]]
+    return found
+
+
+def image_stage(
+    job: Job, concepts: Mapping[Unit, tuple[str, ...]]
+) -> tuple[dict[str, tuple[Picture, ...]], dict[str, str]]:
+    """Synthetic images of every distinct concept; and of a concept that lacks some, why.
+
+    A unit goes on without such candidates; one that has no others is marked failed.
+    """
     backend, key = job.backend("generator")
     tally = job.tally("images", key)
     table = job.table(tally, IMAGES)
@@ -152,30 +227,35 @@ def image_stage(job: Job, concepts: Mapping[Unit, tuple[str, ...]]) -> dict[str,
         for concept in dict.fromkeys(c for candidates in concepts.values() for c in candidates)
     }
     items = {f"{r.seed}:{r.concept}": r for requests in wanted.values() for r in requests}
+    job.store.mend(table, set(items), ["image"])
     with ThreadPoolExecutor(8) as pool:
 
         def rows(done: Sequence[tuple[str, ImageRequest, Image]]) -> list[dict[str, Any]]:
-            pictures = pool.map(job.store.put_image, [image.convert("RGB") for _, _, image in done])
+            pictures = pool.map(job.store.put_image, [image for _, _, image in done])
             return [
                 {"key": k, "concept": r.concept, "seed": r.seed, "image": picture.digest}
                 for (k, r, _), picture in zip(done, pictures, strict=True)
             ]
 
-        job.map(tally, table, items, backend, backend.generate, rows)
+        def generate(batch: list[ImageRequest]) -> list[Image]:
+            return checked_images(backend.generate(batch), len(batch))
+
+        job.map(tally, table, items, backend, generate, rows)
     made = {row["key"]: row["image"] for row in table.read(set(items))}
     names = {concept: [f"{r.seed}:{r.concept}" for r in requests] for concept, requests in wanted.items()}
-    for unit, candidates in concepts.items():
-        missing = next((n for c in candidates for n in names[c] if n not in made), None)
-        if missing is not None:
-            job.failed[unit] = tally.failures[missing]
-    return {
-        concept: tuple(job.store.picture(made[n]) for n in keys)
+    lacking = {
+        concept: tally.failures[next(n for n in keys if n not in made)]
         for concept, keys in names.items()
-        if all(n in made for n in keys)
+        if not all(n in made for n in keys)
     }
+    for unit, candidates in concepts.items():
+        if all(concept in lacking for concept in candidates):
+            job.failed[unit] = lacking[candidates[0]]
+    images = {c: tuple(job.store.picture(made[n]) for n in keys) for c, keys in names.items() if c not in lacking}
+    return images, lacking
 
 
-class _TargetRunner(Backend):
+class TargetRunner(Backend):
     """The target in a backend's clothes, so that one loop serves both."""
 
     name = "target"
@@ -186,6 +266,7 @@ class _TargetRunner(Backend):
 
     def load(self) -> None:
         self.watched.__enter__()
+        self.batch_size = max(self.batch_size, self.watched.batch_size)  # something for every device
 
     def close(self) -> None:
         self.watched.__exit__(None, None, None)
@@ -209,42 +290,44 @@ def activation_stage(
     key = stage_key("activations", 1, parts)
     tally = job.tally("activations", key)
     table = job.table(tally, ACTIVATIONS)
-    runner = _TargetRunner(watched, job.run.batch_size)
+    runner = TargetRunner(watched, job.run.batch_size)
     units = [unit for unit in concepts if unit not in job.failed]
     items = {picture.digest: picture for unit in units for c in concepts[unit] for picture in images[c]}
     job.map(tally, table, items, runner, runner.run, lambda done: [{"key": k, "values": v} for k, _, v in done])
     starts = dict(zip(watched.layers, np.cumsum([0, *watched.layer_sizes().values()]), strict=False))
-    places: dict[str, list[tuple[Unit, int, int]]] = {}
+    rows: dict[str, list[tuple[Unit, int]]] = {}
+    places: dict[str, list[tuple[str, int]]] = {}
     found = {u: np.full((len(concepts[u]), job.run.images.n), np.nan, np.float32) for u in units}
     for unit in units:
         for row, concept in enumerate(concepts[unit]):
-            for column, picture in enumerate(images[concept]):
-                places.setdefault(picture.digest, []).append((unit, row, column))
+            rows.setdefault(concept, []).append((unit, row))
+    for concept in rows:
+        for column, picture in enumerate(images[concept]):
+            places.setdefault(picture.digest, []).append((concept, column))
     for line in table.read(set(items)):
         values = np.frombuffer(line["values"], "<f4")
-        for unit, row, column in places[line["key"]]:
-            found[unit][row, column] = values[starts[unit.layer] + unit.index]
+        for concept, column in places[line["key"]]:
+            for unit, row in rows[concept]:
+                found[unit][row, column] = values[starts[unit.layer] + unit.index]
     for unit in units:
-        missing = [p for c in concepts[unit] for p in images[c] if p.digest in tally.failures]
+        missing = tally.failures and [p for c in concepts[unit] for p in images[c] if p.digest in tally.failures]
         if missing:
             job.failed[unit] = tally.failures[missing[0].digest]
     return {unit: values for unit, values in found.items() if unit not in job.failed}
 
 
-def score_stage(job: Job, evidence: Mapping[Unit, Evidence]) -> dict[Unit, tuple[float, ...]]:
+def score_stage(job: Job, units: Iterable[Unit], evidence: Callable[[Unit], Evidence]) -> dict[Unit, tuple[float, ...]]:
     """The scorer's word on every candidate of every unit."""
     backend, key = job.backend("scorer")
     tally = job.tally("scores", key)
     table = job.table(tally, SCORES)
-    keys = {unit: _evidence_key(e) for unit, e in evidence.items()}
-    items = {keys[unit]: e for unit, e in evidence.items()}
+    keys = {unit: _evidence_key(evidence(unit)) for unit in units}
+    items = {key: unit for unit, key in keys.items()}
 
-    def score(batch: list[Evidence]) -> list[list[float]]:
-        answers = backend.score(batch)
-        for answer, one in zip(answers, batch, strict=True):
-            if len(answer) != len(one.concepts) or not np.isfinite(answer).all():
-                raise PluginError(f"not one finite score per candidate: {answer}")
-        return [[float(value) for value in answer] for answer in answers]
+    def score(batch: list[Unit]) -> list[list[float]]:
+        whole = [evidence(unit) for unit in batch]
+        answers = counted(backend.score(whole), len(whole))
+        return [checked_scores(answer, len(one.concepts)) for answer, one in zip(answers, whole, strict=True)]
 
     job.map(tally, table, items, backend, score, lambda done: [{"key": k, "scores": s} for k, _, s in done])
     scores = {row["key"]: tuple(row["scores"]) for row in table.read(set(items))}
@@ -254,47 +337,110 @@ def score_stage(job: Job, evidence: Mapping[Unit, Evidence]) -> dict[Unit, tuple
     return {unit: scores[item] for unit, item in keys.items() if item in scores}
 
 
-def find_labels(
-    job: Job, watched: Watched, identity: str, result: ExemplarResult, units: Sequence[Unit]
-) -> Iterator[Finding]:
+def find_labels(job: Job, watched: Watched, identity: str, result: ExemplarResult, units: Sequence[Unit]) -> Findings:
     """Stages 2 to 5 over the exemplars of all units, then each unit's label, in the order of `units`."""
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
     silent = {unit for unit in units if result.is_silent(unit)}
-    captions = caption_stage(job, result, [unit for unit in units if unit not in silent and unit not in job.failed])
-    concepts = concept_stage(job, captions)
-    images = image_stage(job, concepts)
-    activations = activation_stage(job, watched, identity, concepts, images)
-    evidence = {
-        unit: _evidence(job, result, unit, concepts[unit], images, values) for unit, values in activations.items()
-    }
-    scores = score_stage(job, evidence)
-    for unit in units:
+    active = [unit for unit in units if unit not in silent and unit not in job.failed]
+    groups: dict[Unit, tuple[int, ...]] = {}
+    if job.run.concepts.clusters > 1:
+        from dnd.grouping import group_stage
+
+        groups = group_stage(job, watched, identity, result, active)
+        active = [unit for unit in active if unit in groups]
+    captions: dict[Unit, tuple[str, ...]] = dict.fromkeys(active, ())
+    if job.run.captioner.name != UNUSED:
+        captions = caption_stage(job, result, active)
+    answers = concept_stage(job, summary_requests(job, result, captions, groups))
+    concepts = {unit: tuple(those) for unit, those in answers.items()}
+    if job.run.generator.name == UNUSED:
+        images: dict[str, tuple[Picture, ...]] = {c: () for those in concepts.values() for c in those}
+        lacking: dict[str, str] = {}
+        activations = {unit: np.zeros((len(those), 0), np.float32) for unit, those in concepts.items()}
+        drawn = concepts
+    else:
+        images, lacking = image_stage(job, concepts)
+        drawn = {unit: tuple(c for c in candidates if c in images) for unit, candidates in concepts.items()}
+        activations = activation_stage(job, watched, identity, drawn, images)
+    sample = tuple(job.store.picture(digest) for digest in result.sample)
+
+    def evidence(unit: Unit) -> Evidence:
+        return _evidence(job, result, unit, drawn[unit], images, activations[unit], sample)
+
+    scores = score_stage(job, activations, evidence)
+    alike = _alike(job, {unit: drawn[unit] for unit in scores})
+    calibration = job.run.labels.calibrated
+
+    def find(unit: Unit) -> Finding:
         if unit in silent:
             label = Label(unit, "uninterpretable", (), "it responds to no probing image differently from another")
-            yield Finding(label, result.exemplars(unit))
-        elif unit in job.failed:
+            return Finding(label, result.exemplars(unit), sample=result.ordinary(unit))
+        if unit in job.failed:
             label = Label(unit, "failed", (), job.failed[unit])
-            yield Finding(label, result.exemplars(unit), captions.get(unit, ()), concepts.get(unit, ()))
-        else:
-            one = evidence[unit]
-            drives = tuple(drive(row, one.sample_activations) for row in one.activations)
-            least = job.run.labels
-            label = choose(
-                unit, one.concepts, scores[unit], drives, min_drive=least.min_drive, min_score=least.min_score
-            )
-            yield Finding(
+            return Finding(
                 label,
                 result.exemplars(unit),
-                captions[unit],
-                one.concepts,
-                scores[unit],
-                drives,
-                one.images,
-                one.activations,
+                captions.get(unit, ()),
+                concepts.get(unit, ()),
+                sample=result.ordinary(unit),
+                groups=groups.get(unit, ()),
             )
+        one = evidence(unit)
+        drives = tuple(drive(row, one.sample_activations) for row in one.activations if row.size)
+        own_groups = tuple(answers[unit][concept] for concept in one.concepts) if unit in groups else ()
+        least = job.run.labels
+        label = choose(
+            unit,
+            one.concepts,
+            scores[unit],
+            drives,
+            min_drive=least.min_drive,
+            min_score=least.min_score,
+            calibration=calibration,
+            min_confidence=least.min_confidence,
+            groups=own_groups,
+            alike=alike.get(unit),
+        )
+        return Finding(
+            label,
+            result.exemplars(unit),
+            captions[unit],
+            one.concepts,
+            scores[unit],
+            drives,
+            one.images,
+            one.activations if drives else None,
+            {concept: lacking[concept] for concept in concepts[unit] if concept in lacking},
+            result.ordinary(unit),
+            groups.get(unit, ()),
+            own_groups,
+        )
+
+    return Findings(units, find)
 
 
 # --- helpers -----------------------------------------------------------------------------------------
+
+
+def _request_key(request: SummaryRequest) -> str:
+    images = [[picture.digest for picture in request.images]] if request.images else []
+    return digest_of([list(request.captions), request.n_concepts, request.seed, *images])
+
+
+def _alike(job: Job, concepts: Mapping[Unit, tuple[str, ...]]) -> dict[Unit, dict[int, set[int]]]:
+    """Per unit and candidate, the others that say nearly the same; nothing where no encoder was chosen."""
+    settings = job.run.labels
+    if settings.encoder is None or not concepts:
+        return {}
+    from dnd.evaluation.encoder import Encoder
+
+    encoder, found = Encoder(settings.encoder, job.runtime.device), {}
+    encoder.encode(sorted({concept for those in concepts.values() for concept in those}))
+    for unit, those in concepts.items():
+        vectors = encoder.encode(those).sentences
+        near = vectors @ vectors.T > settings.distinct
+        found[unit] = {i: {int(j) for j in np.flatnonzero(row) if j != i} for i, row in enumerate(near)}
+    return found
 
 
 def _gather(
@@ -311,20 +457,6 @@ def _gather(
     return whole
 
 
-def _texts(answers: Sequence[str]) -> list[str]:
-    for answer in answers:
-        if not isinstance(answer, str) or not answer.strip() or len(answer) > 2000:
-            raise PluginError(f"not a caption: {str(answer)[:80]!r}")
-    return [answer.strip() for answer in answers]
-
-
-def _concepts(answers: Sequence[str], at_most: int) -> list[str]:
-    distinct = list(islice(dict.fromkeys(answers), at_most))
-    if not distinct or not all(isinstance(a, str) and a.strip() and len(a) <= 100 for a in distinct):
-        raise PluginError(f"not a list of candidate concepts: {str(answers)[:80]}")
-    return distinct
-
-
 def _evidence(
     job: Job,
     result: ExemplarResult,
@@ -332,6 +464,7 @@ def _evidence(
     concepts: tuple[str, ...],
     images: Mapping[str, tuple[Picture, ...]],
     activations: npt.NDArray[np.float32],
+    sample: tuple[Picture, ...],
 ) -> Evidence:
     exemplars = result.exemplars(unit)
     return Evidence(
@@ -341,7 +474,7 @@ def _evidence(
         concepts=concepts,
         images=tuple(images[c] for c in concepts),
         activations=activations,
-        sample=tuple(job.store.picture(d) for d in result.sample),
+        sample=sample,
         sample_activations=result.sample_activations(unit),
     )
 

@@ -1,35 +1,43 @@
 """The store: durable tables of stage results and images kept once by content.
 
-    <store>/<stage>-<key>/part-*.parquet   rows of a finished batch each; a column `key` names the item
-    <store>/images/ab/cdef....png          named by the sha256 of mode, size and pixels
+    <store>/<stage>-<key>/part-<sha256>.parquet   rows of a finished batch each; a column `key` names the item
+    <store>/images/ab/cdef....png                 named by the sha256 of mode, size and pixels
 
 Every file is written beside its place and renamed into it, so that a kill at any moment leaves whole files
 only; tables are flushed to disk first, images are not (there are thousands, and a flush each takes longer than
-drawing some). Parts are only ever added, under names that cannot clash: any number of processes
-may share a store.
+drawing some). Parts are named by their content and never changed: any number of processes may share a store.
+A file that is not what its name says was damaged: it is set aside as `damaged-...`, and its items are asked for again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dnd.api import Picture
-from dnd.errors import StoreError
+from dnd.errors import DamagedError, StoreError
+from dnd.offline import raise_if_tried
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from PIL.Image import Image
 
 _MANY_PARTS = 64
-"""A finished stage of more parts than this is rewritten as one."""
+"""Of a finished stage with more small parts than this, the small ones are joined."""
+_SMALL = 32 << 20
+"""Bytes of a small part."""
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 << 20
+_LOG = logging.getLogger(__name__)
 
 
 def digest_of(value: object) -> str:
@@ -43,16 +51,21 @@ def derive_seed(*parts: object) -> int:
     return int(digest_of([str(p) for p in parts])[:16], 16) >> 1
 
 
-def write_atomic(path: Path, data: bytes, *, flush: bool = True) -> None:
-    """Write a whole file or nothing; raises StoreError where the disk will not have it.
+def write_atomic(path: Path, data: bytes | Iterable[bytes] | Callable[[BinaryIO], None], *, flush: bool = True) -> None:
+    """Write a whole file or nothing; raises StoreError where the disk will not have it. `data` is given as a whole, in
+    parts, or by who writes it into the file.
 
     Without `flush` a power cut, though not a kill, may lose what was written in the last seconds.
     """
+    raise_if_tried()  # what was made while somebody reached for the network is not kept
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.writelines([data] if isinstance(data, bytes) else data)
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
@@ -77,13 +90,30 @@ class Table:
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
 
-    def keys(self) -> set[str]:
-        """The items that are done."""
+    def _sound_parts(self) -> Iterator[Path]:
+        """Every part that is what its name says; where a process beside us joins parts meanwhile, also what they
+        became."""
+        tried: set[Path] = set()
+        while parts := [part for part in self._parts() if part not in tried]:
+            for part in parts:
+                tried.add(part)
+                if _is_sound(part):
+                    yield part
+
+    def _batches(self, **options: Any) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
 
+        for part in self._sound_parts():
+            with suppress(FileNotFoundError), pq.ParquetFile(part) as file:
+                size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+                rows = _BYTES_AT_ONCE * file.metadata.num_rows // max(size, 1)
+                yield from file.iter_batches(min(max(rows, 1), _ROWS_AT_ONCE), **options)
+
+    def keys(self) -> set[str]:
+        """The items that are done."""
         found: set[str] = set()
-        for part in self._parts():
-            found.update(pq.read_table(part, columns=["key"]).column("key").to_pylist())
+        for batch in self._batches(columns=["key"]):
+            found.update(batch.column("key").to_pylist())
         return found
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -93,46 +123,107 @@ class Table:
         if rows:
             self._write(pa.Table.from_pylist(list(rows), schema=self.schema))
 
-    def _write(self, table: pa.Table) -> None:
+    def _write(self, table: pa.Table) -> Path:
         import pyarrow.parquet as pq
 
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-        write_atomic(self.folder / f"part-{uuid.uuid4().hex}.parquet", buffer.getvalue())
+        pq.write_table(table, buffer, compression="zstd", row_group_size=4 * _ROWS_AT_ONCE)
+        data = buffer.getvalue()
+        part = self.folder / f"part-{hashlib.sha256(data).hexdigest()}.parquet"
+        write_atomic(part, data)
+        return part
 
-    def read(self, keys: set[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Rows, of these keys only if given, each key once; one part in memory at a time, in no set order."""
-        import pyarrow.parquet as pq
-
+    def read(self, keys: set[str] | None = None, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Rows, of these keys only if given, each key once; few of them in memory at a time, in no set order."""
         seen: set[str] = set()
-        for part in self._parts():
-            for row in pq.read_table(part, page_checksum_verification=True).to_pylist():
-                if row["key"] not in seen and (keys is None or row["key"] in keys):
-                    seen.add(row["key"])
-                    yield row
+        for batch in self._batches(columns=columns):
+            new = []
+            for key in batch.column("key").to_pylist():
+                new.append(key not in seen and (keys is None or key in keys))
+                if new[-1]:
+                    seen.add(key)
+            yield from batch.filter(new).to_pylist()
 
     def clear(self) -> None:
         """Forget all rows."""
         for part in self._parts():
             part.unlink(missing_ok=True)
 
+    def forget(self, keys: set[str]) -> None:
+        """Forget the rows of these keys."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        lost = pa.array(list(keys), pa.string())
+        for part in list(self._sound_parts()) if keys else []:
+            with suppress(FileNotFoundError):
+                table = pq.read_table(part)
+                kept = table.filter(pc.invert(pc.is_in(table.column("key"), lost)))
+                if len(kept) < len(table):
+                    if len(kept):
+                        self._write(kept)
+                    part.unlink()
+
     def compact(self) -> None:
-        """Join many small parts into one; a reader beside us may see a row twice, never none."""
+        """Join small parts, if there are many, to bigger ones; a reader beside us may see a row twice, never none."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        parts = self._parts()
-        if len(parts) > _MANY_PARTS:
-            self._write(pa.concat_tables([pq.read_table(part) for part in parts]))
-            for part in parts:
-                part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # somebody else is at it
+            sizes = {part: part.stat().st_size for part in self._parts()}
+            small = [part for part, size in sizes.items() if size < _SMALL]
+            while len(small) > _MANY_PARTS:
+                group, total = [], 0
+                while small and total < 2 * _SMALL:
+                    group.append(small.pop())
+                    total += sizes[group[-1]]
+                tables = [pq.read_table(part) for part in group if _is_sound(part)]
+                joined = self._write(pa.concat_tables(tables)) if tables else None
+                for part in group:
+                    if part != joined:
+                        part.unlink(missing_ok=True)
+
+
+def _is_sound(part: Path) -> bool:
+    """Whether a part is there and is what its name says; one that is not is set aside."""
+    try:
+        with part.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == part.stem.removeprefix("part-"):
+                return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        _raise_unless_damaged(error, part)
+    _set_aside(part)
+    return False
+
+
+def _raise_unless_damaged(error: Exception, path: Path) -> None:
+    """StoreError where a file cannot be read for another reason than what is in it: permissions, too many open."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
+        raise StoreError(f"cannot read {path}: {error.strerror}", "Check its permissions.") from error
+
+
+def _set_aside(path: Path) -> None:
+    """Take a damaged file out of use, but leave it for whoever wants to know what became of the disk."""
+    _LOG.warning("%s is damaged: it is set aside, and what it held is computed again", path)
+    try:
+        path.replace(path.with_name(f"damaged-{path.name}"))
+    except FileNotFoundError:
+        pass  # by a process beside us
+    except OSError as error:
+        raise StoreError(
+            f"{path} is damaged and cannot be set aside: {error.strerror or error}", "Delete it, then run again."
+        ) from error
 
 
 class Store:
     """A folder that holds the tables of all stages, and the images."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, look: bool = False) -> None:
+        """With `look`, an image counts as there only once it has been read."""
+        self.folder, self.look = folder, look
 
     def table(self, stage: str, key: str, schema: pa.Schema) -> Table:
         """The table of a stage under its key (see `stage_key`)."""
@@ -140,10 +231,9 @@ class Store:
 
     def put_image(self, image: Image) -> Picture:
         """Keep an RGB image, once by content."""
-        head = f"{image.mode} {image.width} {image.height}\n".encode()
-        digest = hashlib.sha256(head + image.tobytes()).hexdigest()
+        digest = _image_digest(image)
         path = self.image_path(digest)
-        if not path.exists():
+        if self._lacking({digest}):
             buffer = io.BytesIO()
             image.save(buffer, "PNG", compress_level=1)
             write_atomic(path, buffer.getvalue(), flush=False)
@@ -153,8 +243,8 @@ class Store:
         return self.folder / "images" / digest[:2] / f"{digest[2:]}.png"
 
     def picture(self, digest: str) -> Picture:
-        """An image of the store by its digest; opening one that is gone raises StoreError."""
-        return Picture(digest, lambda: self._open(digest))
+        """An image of the store by its digest; opening one that is gone or damaged raises DamagedError."""
+        return Picture(digest, partial(self._open, digest))  # unlike a lambda, it can go to another process
 
     def _open(self, digest: str) -> Image:
         from PIL import Image
@@ -162,9 +252,51 @@ class Store:
         path = self.image_path(digest)
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise StoreError(f"cannot read {path}: {error}", "Delete that file and run again with --fresh.") from error
+                image.load()
+            if image.mode == "RGB" and _image_digest(image) == digest:
+                return image
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is gone", _AGAIN) from None
+        except MemoryError:
+            raise
+        except Exception as error:  # a decoder of damaged bytes raises anything
+            _raise_unless_damaged(error, path)
+        _set_aside(path)
+        raise DamagedError(f"{path} was damaged", _AGAIN)
+
+    def mend(self, table: Table, keys: set[str], columns: Sequence[str]) -> None:
+        """Forget those rows that name images, in these columns, that are gone."""
+
+        def images(row: Mapping[str, Any]) -> set[str]:
+            found = (row[name] for name in columns)
+            return {one for given in found for one in ([given] if isinstance(given, str) else given) if one}
+
+        wanted = ["key", *columns]
+        lacking = self._lacking({one for row in table.read(keys, wanted) for one in images(row)})
+        if lacking:
+            gone = {row["key"] for row in table.read(keys, wanted) if lacking & images(row)}
+            _LOG.warning("%d images are gone from %s: they are made again", len(lacking), self.folder / "images")
+            table.forget(gone)
+
+    def _lacking(self, digests: set[str]) -> set[str]:
+        found = set()
+        for digest in digests:
+            try:
+                if self.look:
+                    self._open(digest)
+                elif not self.image_path(digest).exists():
+                    found.add(digest)
+            except DamagedError:
+                found.add(digest)
+        return found
+
+
+def _image_digest(image: Image) -> str:
+    head = f"{image.mode} {image.width} {image.height}\n".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
+_AGAIN = "Do the run again, `dnd run RUN/run.toml --out RUN`: what is gone is made once more, the rest is kept."
 
 
 def stage_key(stage: str, version: int, parts: Mapping[str, Any]) -> str:

@@ -6,10 +6,9 @@ now and then, so that a killed pass goes on where it was.
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from dnd.api import ProbingSet
-from dnd.errors import UsageError
+from dnd.errors import StoppedError, UsageError
 from dnd.loading import Loaded, load_ahead
 from dnd.store import derive_seed, write_atomic
 from dnd.watched import Watched, stack
@@ -28,6 +27,10 @@ _SAVE_SHARE = 0.05
 """Saving may take this part of the time."""
 _LEAST_SECONDS = 1.0
 """Between two saves."""
+
+
+_UNITS_AT_ONCE = 8192
+_LOG = logging.getLogger(__name__)
 
 
 class LayerTop:
@@ -45,19 +48,25 @@ class LayerTop:
 
     def add(self, indices: list[int], values: torch.Tensor) -> None:
         """Take in images in ascending order of index, values (B, U); of equal images the first wins."""
+        for start in range(0, values.shape[1], _UNITS_AT_ONCE):
+            self._add(indices, values[:, start : start + _UNITS_AT_ONCE], slice(start, start + _UNITS_AT_ONCE))
+
+    def _add(self, indices: list[int], values: torch.Tensor, part: slice) -> None:
         finite = values.isfinite()
         if not finite.all():
             worst = torch.tensor(indices)[(~finite).int().argmax(0)]
-            self.broken = torch.where((self.broken < 0) & ~finite.all(0), worst, self.broken)
+            broken = self.broken[part]
+            self.broken[part] = torch.where((broken < 0) & ~finite.all(0), worst, broken)
             values = torch.where(finite, values, -torch.inf)
-        self.lowest = torch.minimum(self.lowest, values.amin(0))
-        changed = values.amax(0) > self.values[-1]
+        self.lowest[part] = torch.minimum(self.lowest[part], values.amin(0))
+        strongest, images = self.values[:, part], self.images[:, part]
+        changed = values.amax(0) > strongest[-1]
         if changed.any():
-            joined = torch.cat([self.values[:, changed], values[:, changed]])
-            order = joined.sort(dim=0, descending=True, stable=True).indices[: len(self.values)]
+            joined = torch.cat([strongest[:, changed], values[:, changed]])
+            order = joined.sort(dim=0, descending=True, stable=True).indices[: len(strongest)]
             places = torch.tensor(indices)[:, None].expand(len(indices), joined.shape[1])
-            self.values[:, changed] = joined.gather(0, order)
-            self.images[:, changed] = torch.cat([self.images[:, changed], places]).gather(0, order)
+            strongest[:, changed] = joined.gather(0, order)
+            images[:, changed] = torch.cat([images[:, changed], places]).gather(0, order)
 
     def arrays(self) -> dict[str, torch.Tensor]:
         return {name: getattr(self, name) for name in ("values", "images", "lowest", "broken", "sample")}
@@ -123,9 +132,7 @@ class Survey:
         }
         for layer in layers:
             arrays |= {f"{name}:{layer}": tensor.numpy() for name, tensor in self.layers[layer].arrays().items()}
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_atomic(file, buffer.getvalue())
+        write_atomic(file, lambda opened: np.savez(opened, **arrays))
 
     def restore(self, file: Path) -> Self:
         """Go on from a file of `save`, if it is there and whole."""
@@ -137,7 +144,9 @@ class Survey:
                     for layer, top in self.layers.items()
                 }
                 seen, lots, images = (arrays[name] for name in ("seen", "lots", "images"))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # damaged bytes make the reader raise anything
+            if file.exists():
+                _LOG.warning("%s is damaged: what it held is computed again", file)
             return self
         for layer, tensors in found.items():
             vars(self.layers[layer]).update(tensors)
@@ -162,9 +171,13 @@ def run_survey(
         if batch:
             inputs = stack([one.tensor for one in batch if one.tensor is not None])
             survey.add([one.index for one in batch], watched.pooled(inputs))
-        progress(loaded.index + 1 - survey.position)
-        survey.position = loaded.index + 1
+        new, survey.position = loaded.index + 1 - survey.position, loaded.index + 1
         batch = []
+        try:
+            progress(new)
+        except StoppedError:
+            survey.save(file, survey.layers)
+            raise
         if time.monotonic() - saved > max(_LEAST_SECONDS, cost / _SAVE_SHARE) and not last:
             began = time.monotonic()
             survey.save(file, survey.layers)

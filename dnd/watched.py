@@ -8,24 +8,29 @@ The network always runs on the same number of images, the last few padded: on a 
 on a GPU on `batch_size`. With that, a ResNet, a ViT, an MLP and a plain CNN gave the same bits for an image in any
 place of the batch on CPUs, while batches of other sizes differed by up to 1e-6 of the layer's scale. Where a little
 noise remains (a linear layer of five units: 2e-7), most of it is rounded away, see `dnd.activations.rounded`.
+With several devices each has a copy of the network, and those batches are dealt to them.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
+import queue
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dnd.activations import Pooling, by_unit, first_tensor, pool
-from dnd.errors import UsageError
+from dnd.activations import Pooling, pool
+from dnd.devices import free_memory, is_full, is_lost, reason_of
+from dnd.errors import DeviceError, UsageError
 from dnd.images import probe_image
+from dnd.replica import Replica
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +56,8 @@ class Watched:
     seconds: float
     """Time spent inside the target so far."""
     batch_size: int
-    """Images to hand over at once: a multiple of 16, on a GPU made smaller than asked for where memory is short."""
+    """Images to hand over at once, for all devices: each gets a multiple of 16, on a GPU fewer than asked for where
+    memory is short."""
 
     def __init__(
         self,
@@ -59,74 +65,77 @@ class Watched:
         preprocess: Preprocess,
         layers: Sequence[str],
         *,
-        device: str = "cpu",
+        device: str | Sequence[str] = "cpu",
         pooling: Pooling = "mean",
         batch_size: int = 64,
         channels_last: Collection[str] = (),
     ) -> None:
-        self.module, self.preprocess, self.device, self.pooling = module, preprocess, torch.device(device), pooling
+        self.module, self.preprocess, self.pooling = module, preprocess, pooling
+        self.devices = [torch.device(one) for one in ([device] if isinstance(device, str) else device)]
+        self.device = self.devices[0]
         self.layers = {layer: _find(module, layer) for layer in dict.fromkeys(layers)}
         self.channels_last = frozenset(channels_last)
-        self.batch_size = _whole(batch_size)
+        self._rows = _whole(batch_size)
+        self.batch_size = self._rows * len(self.devices)
         self.seconds = 0.0
-        self._read: Callable[[str, torch.Tensor], None] = lambda layer, units: None
+        self._replicas: list[Replica] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._frame = (1, 1)
         self._undo = ExitStack()
 
     # --- around the work ---
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
-            undo.enter_context(_evaluating(self.module))
-            undo.enter_context(_on_device(self.module, self.device))
             if self.device.type == "cuda":
                 undo.enter_context(
                     torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
                 )
-            for name, layer in self.layers.items():
-                undo.callback(layer.register_forward_hook(self._hook(name)).remove)
-            self.use_batches_of(self.batch_size)
+            copies = [_copied(self.module) for _ in self.devices[1:]]
+            self._replicas = [
+                undo.enter_context(Replica(module, device, tuple(self.layers), self.channels_last))
+                for module, device in zip([self.module, *copies], self.devices, strict=True)
+            ]
+            undo.callback(self._replicas.clear)
+            self._idle: queue.SimpleQueue[Replica] = queue.SimpleQueue()
+            for replica in self._replicas:
+                self._idle.put(replica)
+            self._threads = undo.enter_context(ThreadPoolExecutor(len(self._replicas)))
+            self.use_batches_of(self._rows)
             self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._undo.close()
-
-    def _hook(self, name: str) -> Callable[[torch.nn.Module, object, object], None]:
-        def hook(module: torch.nn.Module, inputs: object, output: object) -> None:
-            found = first_tensor(output)
-            if found is None:
-                raise UsageError(f"layer {name} gives no tensor but {type(output).__name__}")
-            try:
-                units = by_unit(found, self._frame, name in self.channels_last)
-            except UsageError as error:
-                raise UsageError(f"layer {name}: {error}", error.hint) from None
-            self._read(name, units)
-
-        return hook
+        try:
+            self._undo.close()
+            if self.device.type == "cuda":
+                free_memory()  # worker processes cannot have what this one only keeps for later
+        except RuntimeError as error:
+            if not is_lost(error):  # from a device that is gone nothing can be had back
+                raise
 
     def use_batches_of(self, batch_size: int) -> None:
-        """Take that many images at once, or fewer if a GPU has no room; inside `with`.
+        """Take that many images at once on each device, or fewer if a GPU has no room; inside `with`.
 
         A made-up image goes through the target, which also shows the layers' shapes.
         """
-        self.batch_size = _whole(batch_size)
-        seconds, image = self.seconds, self.prepare(probe_image())
-        rows = self.batch_size if self.device.type == "cuda" else 2
-        while True:
-            try:
-                self._forward(image.expand(rows, *image.shape), self._note_shape)
-                break
-            except torch.OutOfMemoryError as error:
+        self._rows = _whole(batch_size)
+        image = self.prepare(probe_image())
+        for replica in self._replicas:
+            rows = self._rows if replica.device.type == "cuda" else 2
+            while not self._fits(replica, image.expand(rows, *image.shape)):
                 if rows <= _STEP:
-                    raise UsageError(
-                        f"the target does not fit into {self.device}", "Choose another --device."
-                    ) from error
-                rows = self.batch_size = _whole(rows // 2)
+                    raise UsageError(f"the target does not fit into {replica.device}", "Choose another --device.")
+                rows = self._rows = _whole(rows // 2)
                 torch.cuda.empty_cache()
-        self._check_shapes(rows)
-        self.seconds = seconds
+            self._check_shapes(rows)
+        self.batch_size = self._rows * len(self._replicas)
+
+    def _fits(self, replica: Replica, batch: torch.Tensor) -> bool:
+        try:
+            replica.forward(batch, self._note_shape)
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     def _check_shapes(self, rows: int) -> None:
         for name in self.layers:
@@ -151,6 +160,10 @@ class Watched:
         """Whether the layer's units have an activation map."""
         return len(self._shapes[layer]) == 4
 
+    def map_shape(self, layer: str) -> tuple[int, ...]:
+        """(h, w) of a layer's activation maps, or () where its units have none."""
+        return self._shapes[layer][2:] if self.has_maps(layer) else ()
+
     def check_units(self, units: Mapping[str, Sequence[int]]) -> None:
         """Raise UsageError for a unit that does not exist."""
         for layer, size in self.layer_sizes().items():
@@ -174,27 +187,46 @@ class Watched:
         return tensor
 
     def observe(self, batch: torch.Tensor, wanted: Wanted) -> tuple[Pooled, Maps]:
-        """One forward pass of (B, C, H, W), B <= batch_size: `pooled` and `maps` at once."""
-        pooled: dict[str, list[torch.Tensor]] = {layer: [] for layer in self.layers}
+        """(B, C, H, W), B <= batch_size, through the target once: `pooled` and `maps` at once."""
+        began = time.perf_counter()
+        rows = _STEP if self.device.type == "cpu" else self._rows
         maps: Maps = {}
-        rows = _STEP if self.device.type == "cpu" else self.batch_size
-        for start in range(0, len(batch), rows):
-            part = batch[start : start + rows]
-            latest: Pooled = {}
 
-            def read(layer: str, units: torch.Tensor, first: int = start, into: Pooled = latest) -> None:
-                into[layer] = pool(units, self.pooling)
-                pairs = wanted.get(layer, ())
-                places = [place for place, (row, _) in enumerate(pairs) if first <= row < first + rows]
-                if places:
-                    found = units[[pairs[p][0] - first for p in places], [pairs[p][1] for p in places]]
-                    whole = maps.setdefault(layer, np.empty((len(pairs), *found.shape[1:]), np.float32))
-                    whole[places] = found.float().cpu().numpy()
+        def run(start: int) -> Pooled:
+            return self._run(batch[start : start + rows], rows, start, wanted, maps)
 
-            self._forward(_padded(part, rows), read)
-            for layer, values in latest.items():
-                pooled[layer].append(values[: len(part)])
-        return {layer: torch.cat(parts) for layer, parts in pooled.items()}, maps
+        deal: Callable[..., Iterable[Pooled]] = self._threads.map if len(self._replicas) > 1 else map
+        try:
+            parts = list(deal(run, range(0, len(batch), rows)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_full(error) and not is_lost(error):
+                raise
+            raise DeviceError(
+                f"the target cannot go on: {reason_of(error)}",
+                "What is computed is kept: the same command goes on from there once the device works and has room.",
+            ) from error
+        self.seconds += time.perf_counter() - began
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}, maps
+
+    def _run(self, part: torch.Tensor, rows: int, first: int, wanted: Wanted, maps: Maps) -> Pooled:
+        """A batch on the next free device; the maps go to their places in `maps`, which others fill as well."""
+        latest: Pooled = {}
+
+        def read(layer: str, units: torch.Tensor) -> None:
+            latest[layer] = pool(units, self.pooling)
+            pairs = wanted.get(layer, ())
+            places = [place for place, (row, _) in enumerate(pairs) if first <= row < first + rows]
+            if places:
+                found = units[[pairs[p][0] - first for p in places], [pairs[p][1] for p in places]]
+                whole = maps.setdefault(layer, np.empty((len(pairs), *found.shape[1:]), np.float32))
+                whole[places] = found.float().cpu().numpy()
+
+        replica = self._idle.get()
+        try:
+            replica.forward(_padded(part, rows), read)
+        finally:
+            self._idle.put(replica)
+        return {layer: values[: len(part)] for layer, values in latest.items()}
 
     def pooled(self, batch: torch.Tensor) -> Pooled:
         """{layer: float32 (B, U)} on the CPU; not finite where the target is not."""
@@ -216,13 +248,14 @@ class Watched:
             for layer, size in self.layer_sizes().items()
         }
 
-    def _forward(self, batch: torch.Tensor, read: Callable[[str, torch.Tensor], None]) -> None:
-        self._read, self._frame = read, (batch.shape[-2], batch.shape[-1])
-        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
-        start = time.perf_counter()
-        with torch.no_grad():
-            self.module(batch.to(self.device, dtype))
-        self.seconds += time.perf_counter() - start
+
+def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise UsageError(
+            f"the target cannot be copied to a second device: {reason_of(error)}", "Choose one device with --device."
+        ) from error
 
 
 def _whole(rows: int) -> int:
@@ -256,27 +289,3 @@ def _find(module: torch.nn.Module, layer: str) -> torch.nn.Module:
         f"{type(module).__name__} has no layer {layer!r}",
         (f"Did you mean {' or '.join(close)}? " if close else "") + f"Its top layers: {shown}.",
     )
-
-
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-@contextmanager
-def _on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    first = next(module.parameters(), None)
-    home = device if first is None else first.device
-    if home != device:
-        module.to(device)
-    try:
-        yield
-    finally:
-        if home != device:
-            module.to(home)

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 import toys
+from PIL import Image
 
+from dnd import api
 from dnd.errors import PluginError, UsageError
 from dnd.pipeline import Result, execute
 
@@ -139,6 +141,77 @@ def test_too_few_answers_are_a_failure_not_a_shift(photos: Path, tmp_path: Path,
     result = label(photos, tmp_path / "run")
     assert [one.status for one in result.labels] == ["labelled", "labelled", "failed", "uninterpretable"]
     assert "0 answers came back for 1" in result.labels[2].reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "bad", "reason"),
+    [
+        ("Captioner", "caption", "", "captions: not a caption: ''"),
+        ("Captioner", "caption", "x" * 100_000, "captions: not a caption: 'xxx"),
+        ("Captioner", "caption", None, "captions: not a caption: None"),
+        ("Summarizer", "summarize", [], "concepts: not a list of candidate concepts: []"),
+        ("Summarizer", "summarize", "green", "concepts: not a list of candidate concepts: 'green'"),
+        ("Summarizer", "summarize", ["y" * 5000], "concepts: not a list of candidate concepts: ['yyy"),
+        ("Scorer", "score", [float("nan")] * 3, "scores: not one finite score per candidate: [nan"),
+        ("Scorer", "score", [0.5], "scores: not one finite score per candidate: [0.5]"),
+    ],
+)
+def test_what_is_no_answer_fails_its_unit_with_the_reason(
+    kind: str, method: str, bad: Any, reason: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls = getattr(toys, kind)
+    plain = getattr(cls, method)
+
+    def is_green(item: Any) -> bool:
+        if isinstance(item, Image.Image):
+            return toys.colour_of(item) == "green"
+        return "green" in item.captions[0] if isinstance(item, api.SummaryRequest) else item.unit.index == 1
+
+    def answer(self: Any, items: Any) -> list[Any]:
+        return [bad if is_green(item) else good for item, good in zip(items, plain(self, items), strict=True)]
+
+    monkeypatch.setattr(cls, method, answer)
+    result = label(photos, tmp_path / "run")
+    by_unit = {one.unit.index: one for one in result.labels}
+    assert by_unit[1].status == "failed"
+    assert by_unit[1].reason.startswith(reason)
+    assert len(by_unit[1].reason) < 500
+    assert [by_unit[u].labels[0][0] for u in (0, 2)] == ["red", "blue"]
+    assert result.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (Image.new("RGB", (1, 1)), "images: not an image of a usable size: 1x1"),
+        (Image.new("L", (9000, 10)), "images: not an image of a usable size: 9000x10"),
+        (None, "images: not an image but NoneType"),
+    ],
+)
+def test_a_candidate_that_cannot_be_drawn_is_dropped_and_the_rest_are_judged(
+    bad: Any, reason: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = toys.Generator.generate
+
+    def generate(self: Any, requests: Any) -> list[Any]:
+        drawn = zip(requests, plain(self, requests), strict=True)
+        return [bad if r.concept == "green" else image for r, image in drawn]
+
+    monkeypatch.setattr(toys.Generator, "generate", generate)
+    result = label(photos, tmp_path / "run")
+    assert [one.labels[0][0] for one in result.labels if one.unit.index in (0, 2)] == ["red", "blue"]
+    assert result.exit_code == 0
+    line = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[0])
+    assert line["dropped"] == [{"concept": "green", "reason": reason}]
+    assert {candidate["concept"] for candidate in line["candidates"]} == {"red", "blue"}
+
+
+def test_a_run_may_go_on_otherwise(photos: Path, tmp_path: Path) -> None:
+    """Settings that change no answer may differ when a run goes on."""
+    label(photos, tmp_path / "run", workers=2)
+    label(photos, tmp_path / "run", workers=3)
+    assert sum(stage["computed"] for stage in stages(tmp_path / "run").values()) == 0
+    assert "workers = 3" in (tmp_path / "run" / "run.toml").read_text()
 
 
 def test_a_broken_backend_stops_the_run_and_loses_nothing(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:

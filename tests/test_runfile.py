@@ -275,4 +275,4 @@ def test_a_target_or_images_of_ones_own_start_from_the_full_run_file() -> None:
 def test_kinds_and_sections_agree() -> None:
     from dnd.runfile import BACKENDS
 
-    assert set(KINDS) == {*BACKENDS, "target", "probing-set"}
+    assert set(KINDS) == {*BACKENDS, "target", "probing-set", "method"}

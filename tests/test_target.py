@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from dnd.activations import by_unit, rounded, token_grid
-from dnd.errors import UsageError
+from dnd.errors import DeviceError, UsageError
 from dnd.images import probe_image
 from dnd.target import Watched, fingerprint, load_function
 
@@ -219,6 +220,77 @@ def test_units_out_of_range() -> None:
 def test_a_preprocess_of_the_wrong_kind(bad: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message), Watched(Net(), bad, ["conv"]):
         pass
+
+
+# --- several devices ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_number_of_devices_changes_no_bit(count: int) -> None:
+    net, inputs = Net().train(), batch(90)
+    wanted = {"conv": [(89, 1), (3, 7), (40, 0)], "tokens": [(17, 2)]}
+    with Watched(net, preprocess, ["conv", "tokens", "head"], batch_size=32) as one:
+        pooled, maps = one.observe(inputs, wanted)
+        assert one.batch_size == 32
+    with Watched(net, preprocess, ["conv", "tokens", "head"], batch_size=32, device=["cpu"] * count) as several:
+        assert several.batch_size == 32 * count
+        again, maps_again = several.observe(inputs, wanted)
+        assert all(torch.equal(again[layer], pooled[layer]) for layer in pooled)
+        assert all(np.array_equal(maps_again[layer], maps[layer]) for layer in maps)
+        assert len({id(replica.module) for replica in several._replicas}) == count
+        assert not any(part.training for replica in several._replicas for part in replica.module.modules())
+        assert several.seconds > 0
+    assert net.training
+    assert not any(part._forward_hooks for part in net.modules())
+
+
+def test_every_replica_is_at_work() -> None:
+    class Meeting(torch.nn.Module):
+        """Waits until as many threads are inside as there are devices."""
+
+        barrier = threading.Barrier(2, timeout=20)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) == 16:
+                self.barrier.wait()
+            return self.layer(x).mean((2, 3))
+
+    with Watched(Meeting(), preprocess, ["layer"], batch_size=16, device=["cpu", "cpu"]) as watched:
+        assert watched.pooled(batch(32))["layer"].shape == (32, 2)
+
+
+def test_a_network_that_cannot_be_copied_takes_one_device() -> None:
+    net = Net()
+    net.weight = net.head.weight * 2  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="cannot be copied to a second device") as caught:
+        Watched(net, preprocess, ["conv"], device=["cpu", "cpu"]).__enter__()
+    assert "--device" in caught.value.hint
+    assert not any(part._forward_hooks for part in net.modules())
+
+
+@pytest.mark.parametrize("problem", ["CUDA error: device-side assert triggered", "CUDA out of memory. Tried"])
+def test_a_device_that_fails_under_the_target_stops_the_run(problem: str) -> None:
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 16:
+            raise RuntimeError(problem)
+        return x
+
+    def give_back() -> None:
+        if "out of memory" not in problem:
+            raise RuntimeError(f"{problem}, once more")
+
+    def work() -> None:
+        with Watched(Odd(answer), preprocess, ["layer"]) as watched:
+            watched._undo.callback(give_back)
+            watched.pooled(batch(3))
+
+    with pytest.raises(DeviceError, match=problem) as caught:
+        work()
+    assert "same command" in caught.value.hint
 
 
 # --- fingerprint -------------------------------------------------------------------------------------

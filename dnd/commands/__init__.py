@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def make_console() -> Console:
+def make_console(*, quiet: bool = False) -> Console:
     """Standard output; where that is not a terminal, wide enough that no table is cut."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    console = Console(highlight=False, quiet=quiet)
+    return console if console.is_terminal else Console(highlight=False, quiet=quiet, width=200)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,0 +1,105 @@
+"""status.json in a run's folder: how far the run is, for `dnd status` from another terminal or another machine.
+
+A thread writes it every few seconds, whatever the run itself is busy with; the last state stays when the run ends.
+A disk that is full, say, keeps it from being written: the run goes on without.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from dnd.errors import DndError, StoppedError
+from dnd.mapping import Tally
+from dnd.progress import Meter
+from dnd.store import write_atomic
+
+STATUS = "status.json"
+BEAT_SECONDS = 2.0
+_LOG_SECONDS = 30.0
+"""Between two lines of progress in the log."""
+_LOG = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """`with Heartbeat(...)` writes the file until the block ends, and then how it ended."""
+
+    def __init__(self, folder: Path, meter: Meter, tallies: Sequence[Tally]) -> None:
+        self._file, self._meter, self._tallies = folder / STATUS, meter, tallies
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._started, self._clock = _now(), time.monotonic()
+        self.facts: dict[str, Any] = {}
+        """What else the file is to say."""
+
+    def __enter__(self) -> Self:
+        self._write("running")
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if error is None:
+            state, message = "done", ""
+        elif isinstance(error, StoppedError | KeyboardInterrupt):
+            state, message = "interrupted", "the same command goes on from there"
+        else:
+            state, message = "failed", str(error) or type(error).__name__
+        _LOG.log(logging.ERROR if state == "failed" else logging.INFO, "%s", f"{state}: {message}".removesuffix(": "))
+        self._write(state, message)
+
+    def _beat(self) -> None:
+        logged, said = time.monotonic(), ""
+        while not self._ended.wait(BEAT_SECONDS):
+            self._write("running")
+            if time.monotonic() - logged >= _LOG_SECONDS and self._meter.ways:
+                logged, way = time.monotonic(), self._meter.ways[-1]
+                if way.seconds is None and said != (said := str(way)):
+                    _LOG.info("%s", way)
+
+    def _write(self, state: str, message: str = "") -> None:
+        with suppress(DndError):
+            text = json.dumps(self._record(state, message), indent=1, ensure_ascii=False)
+            write_atomic(self._file, f"{text}\n".encode("utf-8", "replace"), flush=False)
+
+    def _record(self, state: str, message: str) -> dict[str, Any]:
+        ways = list(self._meter.ways)
+        now = ways[-1] if ways and state == "running" else None
+        return {
+            "state": state,
+            "message": message,
+            "stage": now.name if now else "",
+            "done": now.done if now else 0,
+            "total": now.total if now else 0,
+            "rate": now.rate and round(now.rate, 3) if now else None,
+            "eta": now.left and round(now.left, 1) if now else None,
+            "failures": sum(len(tally.failures) for tally in list(self._tallies)),
+            "stages": [
+                {"name": way.name, "done": way.done, "total": way.total, "seconds": _rounded(way.seconds)}
+                for way in ways
+            ],
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": self._started,
+            "updated": _now(),
+            "seconds": round(time.monotonic() - self._clock, 1),
+            **self.facts,
+        }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

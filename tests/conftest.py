@@ -1,0 +1,30 @@
+"""What every test finds: a cache of its own, the network as it was, and the environment as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dnd.guard import hook
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Remembered digests and measured rates stay out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DND_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _surroundings() -> Iterator[None]:
+    """`dnd.cli.main` switches libraries off the network for good: here only until the test's end."""
+    before = dict(os.environ)
+    yield
+    hook.release()
+    os.environ.clear()
+    os.environ.update(before)

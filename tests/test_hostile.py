@@ -1,0 +1,230 @@
+"""What comes from outside: image files of every kind and name, and bytes where a text file was meant."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import string
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toys
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dnd.errors import DndError
+from dnd.evaluation.tables import read_labels
+from dnd.evaluation.truth import read_truth
+from dnd.pipeline import execute
+from dnd.probing import FolderSet
+from dnd.runfile import build_run
+from dnd.settings import read_tables
+
+NAMES = (
+    "two\nlines.png",
+    "<img src=x onerror=alert(1)>.png",
+    "red \U0001f98a ✓.png",
+    "x" * 251 + ".png",
+    "--out.png",
+    "[bold red].png",
+    "a,b;c'd\"e.png",
+    "ab\u202egnp.png",
+)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A whole PNG in a few bytes, however many pixels it has: its rows are all alike."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + width // 8)) for _ in range(height)) + packer.flush()
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def make_corpus(folder: Path) -> set[str]:
+    """Good and bad images; the names of those that cannot be read."""
+    toys.make_photos(folder, 12)
+    red = toys.flat("red", 100, 40)
+    red.save(folder / "whole.jpg")
+    whole = (folder / "whole.jpg").read_bytes()
+    bad = {
+        "cut-short.jpg": whole[: len(whole) // 2],
+        "cut-short.png": (folder / "000.png").read_bytes()[:44],
+        "empty.png": b"",
+        "zeros.png": bytes(1000),
+        "text.jpg": b"not an image\n",
+        "bomb.png": png_of(30_000, 5_000),
+        "header-only-bomb.png": png_of(8, 1)[:16] + struct.pack(">II", 2**31 - 1, 2**31 - 1) + png_of(8, 1)[24:],
+    }
+    for name, data in bad.items():
+        (folder / name).write_bytes(data)
+    (folder / "wide.png").write_bytes(png_of(30_000, 8))
+    Image.new("RGB", (1, 1), "red").save(folder / "one.png")
+    red.save(folder / "animated.gif", save_all=True, append_images=[toys.flat("blue", 1, 40)])
+    red.save(folder / "animated.webp", save_all=True, append_images=[toys.flat("blue", 1, 40)])
+    red.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(folder / "sixteen.png")
+    palette = red.quantize(4)
+    palette.info["transparency"] = 0
+    palette.save(folder / "palette.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    toys.flat("green", 7, 30).resize((30, 10)).save(folder / "rotated.jpg", exif=exif)
+    red.save(folder / "wrong.jpg", "PNG")
+    for number, name in enumerate(NAMES):
+        toys.flat("blue", 200 + number).save(folder / "name.png")
+        os.rename(folder / "name.png", folder / name)  # noqa: PTH104
+    toys.flat("blue", 300).save(folder / "name.png")
+    os.rename(os.fsencode(folder / "name.png"), os.fsencode(folder) + b"/bytes-\xff\xfe.png")  # noqa: PTH104
+    return set(bad)
+
+
+def test_images_of_every_kind_go_through_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    bad = make_corpus(folder)
+    probing = FolderSet(folder)
+    names = [probing.image_name(index) for index in range(len(probing))]
+    for index, name in enumerate(names):
+        if name not in bad:
+            image = probing.open(index)
+            assert image.mode == "RGB", name
+            assert image.size == {"rotated.jpg": (10, 30), "wide.png": (30_000, 8)}.get(name, image.size)
+    run = toys.toy_run(folder)
+    result = execute(run, tmp_path / "run", registry=toys.registry(), live=(toys.Net(), toys.preprocess))
+    assert [one.status for one in result.labels] == ["labelled"] * 3 + ["uninterpretable"]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert set(record["probing"]["unreadable"]) == bad
+    assert "pixels" in record["probing"]["unreadable"]["bomb.png"]
+    lines = (tmp_path / "run" / "labels.jsonl").read_text().splitlines()
+    assert len(lines) == len(result.labels)
+    assert set().union(*({e["source"] for e in json.loads(line)["exemplars"]} for line in lines)) <= set(names)
+    assert len(list(csv.reader((tmp_path / "run" / "labels.csv").read_text().splitlines()))) == 5
+
+
+def test_a_run_in_a_folder_of_a_hostile_name(tmp_path: Path) -> None:
+    photos = toys.make_photos(tmp_path / "--photos\n<b>[red]" / "\U0001f98a", 12)
+    out = tmp_path / "-run '\"\n[bold]"
+    result = execute(toys.toy_run(photos), out, registry=toys.registry(), live=(toys.Net(), toys.preprocess))
+    assert result.exit_code == 0
+    shutil.rmtree(out)
+
+
+# --- bytes where a text file was meant ---------------------------------------------------------------
+
+NEAR_TOML = st.text(alphabet="[]=\"'\n.,#{}0123456789abtrue_-+:TZ \\\u00e9", max_size=60).map(str.encode)
+NEAR_CSV = st.text(alphabet=',\n"\r01239 abunitlayertextlabelstatus|-.;\x00\u00b2\u0663', max_size=80)
+HEADS = (
+    "unit,text\n",
+    "layer,unit,text\n",
+    "unit,kind,concept\n",
+    "layer,unit,status,label\n",
+    "layer,unit,description\n",
+    "Neuron ID,label\n",
+    "unit,category,label,score\n",
+    "",
+)
+CSV = st.one_of(
+    st.binary(max_size=80), st.builds(lambda head, rest: (head + rest).encode(), st.sampled_from(HEADS), NEAR_CSV)
+)
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def harmless(read: Any, *given: Any) -> None:
+    with suppress(DndError):
+        read(*given)
+
+
+@QUICK
+@given(data=st.one_of(st.binary(max_size=60), NEAR_TOML))
+def test_any_bytes_are_a_run_file_or_an_error(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(data)
+    harmless(lambda: build_run(read_tables(file), toys.registry()))
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(string.printable, max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=5,
+)
+SECTIONS = st.sampled_from(
+    ["target", "probing", "exemplars", "concepts", "images", "labels", "captioner", "method", "device", "seed", "x"]
+)
+KEYS = st.sampled_from(["name", "layers", "units", "set", "sets", "k", "n", "backend", "batch_size", "pooling", "y"])
+
+
+@QUICK
+@given(tables=st.dictionaries(SECTIONS, st.one_of(VALUES, st.dictionaries(KEYS, VALUES, max_size=3)), max_size=4))
+def test_any_tables_are_a_run_or_an_error(tables: dict[str, Any]) -> None:
+    base: dict[str, Any] = {
+        "target": {"name": "Net", "layers": ["units"]},
+        "probing": {"set": "photos"},
+        **{kind: {"backend": "toy"} for kind in ("captioner", "summarizer", "generator", "scorer")},
+    }
+    harmless(lambda: build_run({**base, "device": "cpu", **tables}, toys.registry(), live_target=True))
+
+
+@QUICK
+@given(data=CSV)
+def test_any_bytes_are_a_label_table_or_an_error(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_bytes(data)
+    harmless(read_labels, file)
+
+
+@QUICK
+@given(data=CSV)
+def test_any_bytes_are_truth_or_an_error(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "truth.csv"
+    file.write_bytes(data)
+    harmless(read_truth, file)
+
+
+# --- answers of language models ----------------------------------------------------------------------
+
+ANSWERS = st.one_of(
+    st.text(max_size=60),
+    st.text(alphabet="aAzZ \n,.;\"'`-_0\u00df\u0130\u02b0\ufb01\u3000\u2028", max_size=40),
+    st.lists(
+        st.sampled_from(["a", "the", "Dog", "red-brown", "dogs,", "is", "water.", "\u0130ce", "2"]), max_size=7
+    ).map(" ".join),
+)
+
+
+@QUICK
+@given(answer=ANSWERS)
+def test_an_answer_is_a_plain_concept_or_refused(answer: str) -> None:
+    prompts = pytest.importorskip("dnd_llama.prompts")
+    try:
+        concept = prompts.parse_concept(answer)
+    except prompts.BadAnswer:
+        return
+    assert 1 <= len(concept.split(" ")) <= prompts.MAX_WORDS
+    assert len(concept) <= 80
+    assert concept == concept.lower().strip()
+    assert all(part.isalnum() for word in concept.split(" ") for part in word.split("-"))
+    assert prompts.parse_concept(concept) == concept
+
+
+@QUICK
+@given(answer=ANSWERS, caption=ANSWERS)
+def test_a_simplified_caption_adds_nothing_or_is_refused(answer: str, caption: str) -> None:
+    prompts = pytest.importorskip("dnd_llama.prompts")
+    try:
+        simple = prompts.parse_simplified(answer, caption)
+    except prompts.BadAnswer:
+        return
+    assert simple
+    assert len(simple.splitlines()) == 1
+    assert len(simple) <= len(caption.strip()) + 8
