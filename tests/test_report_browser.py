@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,14 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (
 N = 300
 DESK, PHONE = {"width": 1200, "height": 800}, {"width": 390, "height": 780}
 Open = Callable[..., Any]
+FIGURES = {
+    name: {
+        "higher_is_better": True,
+        "own": {"value": value, "low": value - 0.1, "high": value + 0.1},
+        "controls": {"shuffled": {"value": 0.1}, "constant": {"value": 0.2}},
+    }
+    for name, value in (("text.cosine", 0.75), ("images.mad", 3.5))
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     large[8] |= {"candidates": [], "sample": None, "exemplars": [{**e, "caption": None} for e in one["exemplars"]]}
     reports.make_run(folder / "large", large)
     reports.small_run(folder / "small")
+    (folder / "small" / "evaluation.json").write_text(json.dumps({"figures": FIGURES}))
     reports.make_run(folder / "other", [reports.unit(store, "a", 0, "red"), reports.unit(store, "a", 1, "blue")])
     reports.hostile_run(folder / "hostile")
     for name, runs in {
@@ -314,6 +324,19 @@ def test_texts_that_would_like_to_be_code_stay_texts(visit: Open) -> None:
     with pytest.raises(sync_api.Error, match="TrustedHTML"):  # were there a mistake, the browser would stop it
         page.evaluate("document.body.innerHTML = '<b>x</b>'")
     visit.faults.clear()  # type: ignore[attr-defined]
+
+
+def test_every_figure_of_an_evaluation_is_drawn(visit: Open) -> None:
+    page = visit("small")
+    plots = page.locator("svg.interval")
+    expect(plots).to_have_count(2)
+    expect(plots.nth(1)).to_have_attribute(
+        "aria-label", "images.mad: 3.50, 95 % 3.40 to 3.60; shuffled 0.10, best constant 0.20"
+    )
+    ticks = [float(one.get_attribute("x1")) for one in plots.nth(1).locator("line.control").all()]
+    dot = float(plots.nth(1).locator("circle").get_attribute("cx"))
+    assert ticks == sorted(ticks)
+    assert ticks[-1] < dot
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -60,6 +60,21 @@
       known.map((value) => dnd.svg("circle", { cx: place(value), cy: 7, r: 3.6, class: "dot" })));
   };
 
+  // A figure with its interval, and its controls as ticks; 0..1 unless a value lies beyond.
+  dnd.interval = (what, value, low, high, controls) => {
+    const known = [value, low, high, ...controls].filter((one) => typeof one === "number");
+    if (typeof value !== "number") return null;
+    const [least, most] = [Math.min(0, ...known), Math.max(1, ...known)];
+    const place = (one) => 4 + (one - least) / (most - least) * (WIDTH - 8);
+    const words = `${what}: ${dnd.number(value)}, 95 % ${dnd.number(low)} to ${dnd.number(high)}; shuffled ${dnd.number(controls[0])}, best constant ${dnd.number(controls[1])}`;
+    return dnd.svg("svg", { viewBox: `0 0 ${WIDTH} 16`, class: "interval", role: "img", "aria-label": words },
+      dnd.svg("title", null, words),
+      dnd.svg("line", { x1: place(least), x2: place(most), y1: 8, y2: 8, class: "axis" }),
+      controls.map((one) => typeof one === "number" ? dnd.svg("line", { x1: place(one), x2: place(one), y1: 2, y2: 14, class: "control" }) : null),
+      typeof low === "number" && typeof high === "number" ? dnd.svg("line", { x1: place(low), x2: place(high), y1: 8, y2: 8, class: "range" }) : null,
+      dnd.svg("circle", { cx: place(value), cy: 8, r: 4, class: "dot" }));
+  };
+
   // A bar as long as `share`, 0..1.
   dnd.bar = (share) => {
     const fill = dnd.el("i");

@@ -29,8 +29,8 @@
     if (run.figures.length) {
       parts.push(dnd.el("details", { open: run.figures.length < 9 },
         dnd.el("summary", null, `dnd eval: ${dnd.several(run.figures.length, "figure")}, with a 95 % interval and two controls`),
-        dnd.table(["figure", "value", "95 %", "shuffled", "best constant"], run.figures.map(([name, higher, value, low, high, shuffled, constant]) =>
-          [higher ? name : `${name} (lower is better)`, value, dnd.el("span", { class: "together" }, `${dnd.number(low)} to ${dnd.number(high)}`), shuffled, constant]), "Figures of dnd eval")));
+        dnd.table(["figure", "value and controls", "value", "95 %", "shuffled", "best constant"], run.figures.map(([name, higher, value, low, high, shuffled, constant]) =>
+          [higher ? name : `${name} (lower is better)`, dnd.interval(name, value, low, high, [shuffled, constant]), value, dnd.el("span", { class: "together" }, `${dnd.number(low)} to ${dnd.number(high)}`), shuffled, constant]), "Figures of dnd eval")));
     }
     return parts;
   };
