@@ -126,3 +126,16 @@ def test_the_core_names_no_plugin() -> None:
     assert "dnd_blip2" in names
     core = {path: path.read_text() for path in Path("dnd").glob("*.py")}
     assert [(path, name) for path, text in core.items() for name in names if name in text] == []
+
+
+def test_every_bundled_module_with_hooks_is_offered() -> None:
+    """One without an entry point would be in the wheel and for nobody."""
+    import tomllib
+    from pathlib import Path
+
+    root = Path(__file__).parent.parent
+    points = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]["dnd"].values()
+    files = [*root.glob("plugins/*.py"), *root.glob("plugins/*/__init__.py")]
+    with_hooks = {f.parent.name if f.name == "__init__.py" else f.stem for f in files if "hookimpl\n" in f.read_text()}
+    assert with_hooks == set(points)
+    assert len(with_hooks) > 10
