@@ -12,8 +12,6 @@ import dnd_fitting as fitting
 from dnd import api
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
 AUTO = {"cpu": 16, "cuda": 64}
@@ -71,14 +69,7 @@ class Blip2Captioner(api.Captioner):
     @cached_property
     def _precision(self) -> tuple[str, str]:
         """dtype and quantization. Kept, because the free memory that decides them changes."""
-        config, device = self.config, self.runtime.device
-        dtype = fitting.dtype_name(config.dtype, device)
-        if config.offload != "none":
-            return dtype, "none"
-        return dtype, fitting.choose_quantization(config.quantization, self._files, dtype, device)
-
-    def _files(self) -> list[Path]:
-        return sorted(self.runtime.weights(self.config.model).glob("*.safetensors"))
+        return fitting.precision(self.config, self.runtime)
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable BLIP-2, UsageError where bitsandbytes is missing,

@@ -86,6 +86,19 @@ def choose_quantization(setting: str, files: Callable[[], list[Path]], dtype: st
     return "4bit"
 
 
+def precision(config: Any, runtime: api.Runtime) -> tuple[str, str]:
+    """dtype and quantization of settings `model`, `dtype`, `quantization` and `offload`, "auto" resolved by what the
+    device has free; weights that are offloaded are not packed."""
+
+    def files() -> list[Path]:
+        return sorted(runtime.weights(config.model).glob("*.safetensors"))
+
+    dtype = dtype_name(config.dtype, runtime.device)
+    if config.offload != "none":
+        return dtype, "none"
+    return dtype, choose_quantization(config.quantization, files, dtype, runtime.device)
+
+
 def needed(weights: int) -> int:
     """Bytes on a GPU, with what the work takes for one item at a time: an estimate."""
     return weights + memory.work_beside(weights, "cuda")

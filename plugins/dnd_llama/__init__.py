@@ -14,8 +14,6 @@ from dnd_llama.asking import Ask, AskingConfig, AskingSummarizer
 from dnd_llama.prompts import concept_messages
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dnd_llama.chat import ChatModel
 
 AUTO = {"cpu": 32, "cuda": 128}
@@ -73,14 +71,7 @@ class LlamaSummarizer(AskingSummarizer):
     @cached_property
     def _precision(self) -> tuple[str, str]:
         """dtype and quantization. Kept, because the free memory that decides them changes."""
-        config, device = self.config, self.runtime.device
-        dtype = fitting.dtype_name(config.dtype, device)
-        if config.offload != "none":
-            return dtype, "none"
-        return dtype, fitting.choose_quantization(config.quantization, self._files, dtype, device)
-
-    def _files(self) -> list[Path]:
-        return sorted(self.runtime.weights(self.config.model).glob("*.safetensors"))
+        return fitting.precision(self.config, self.runtime)
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable chat model, UsageError where bitsandbytes is missing,
