@@ -94,4 +94,5 @@ def rounded(values: torch.Tensor) -> torch.Tensor:
     the order of the images decides between them.
     """
     mantissa, exponent = torch.frexp(values)
-    return torch.ldexp((mantissa * 2**_KEPT_BITS).round() / 2**_KEPT_BITS, exponent)
+    mantissa.mul_(2**_KEPT_BITS).round_().div_(2**_KEPT_BITS)
+    return torch.ldexp(mantissa, exponent)

@@ -95,7 +95,7 @@ class Runtime:
 # --- records -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Unit:
     """One channel of a conv layer, one feature of an MLP or ViT layer, one logit."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from dnd.attention import Attention, packed
 from dnd.crops import Box, attention_boxes
 from dnd.geometry import Geometry, cut, to_source
 from dnd.loading import map_ahead, open_again, prepare
+from dnd.scratch import Ledger
 from dnd.store import Table
 from dnd.watched import Maps, Watched, stack
 
@@ -33,8 +34,12 @@ CANDIDATES = pa.schema(
         ("frame", pa.list_(pa.float64())),  # where the map lies, in fractions of the source; or empty
     ]
 )
+_LINES_AT_ONCE = 4096
+"""Pairs of an image and a unit whose maps are in memory together, unless they are all of one image."""
 _NOTHING: dict[str, Any] = {"boxes": [], "activations": [], "features": [], "map": b"", "frame": []}
 Map = npt.NDArray[np.float32]
+Wanted = dict[int, list[tuple[Unit, bool]]]
+"""Image -> the units that chose it, and whether its crops are wanted too."""
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Features = Mapping[str, npt.NDArray[np.float32]]
 """Layer -> matrix (U + 1, d): activations and a 1 in, a place in the layer's activation space out."""
@@ -90,47 +95,56 @@ class Cropper:
         self.watched, self.probing, self.table = watched, probing, table
         self.geometry = Geometry(watched.prepare)
         self.max_crops, self.features, self.workers = max_crops, features, workers
-        self._cropped: set[tuple[Unit, int]] = set()
 
-    def run(self, chosen: Mapping[Unit, Sequence[int]], cropped: int, stage: Stage) -> None:
-        """Have a row in the table for each of the units' images; the first `cropped` of a unit also get crops.
+    def run(
+        self, units: Sequence[Unit], images_of: Callable[[Unit], Sequence[int]], cropped: int, stage: Stage
+    ) -> Ledger:
+        """See to it that the table has a row for each of the units' images, strongest first; the rows. The first
+        `cropped` of a unit also get crops. `stage` is `dnd.progress.Meter.stage`."""
 
-        `stage` is `dnd.progress.Meter.stage`.
-        """
-        done = self.table.keys()
-        self._cropped = {(unit, image) for unit, images in chosen.items() for image in images[:cropped]}
-        wanted: dict[int, list[Unit]] = {}
-        for unit, images in chosen.items():
-            for image in images:
-                if _key(unit, image) not in done and (self.features or self._crops(unit, image)):
-                    wanted.setdefault(image, []).append(unit)
+        def pairs() -> Iterator[tuple[Unit, int, bool]]:
+            for unit in units:
+                may_crop = self.max_crops > 0 and self.watched.has_maps(unit.layer)
+                for rank, image in enumerate(images_of(unit)):
+                    if self.features or (may_crop and rank < cropped):
+                        yield unit, image, may_crop and rank < cropped
+
+        found = Ledger(self.table.folder.parent)
+        for unit, image, _ in pairs():
+            found.add(_key(unit, image))
+        self.table.fill(found, lambda row: row)
+        wanted: Wanted = {}
+        for unit, image, crop in pairs():
+            if found.lacks(_key(unit, image)):
+                wanted.setdefault(image, []).append((unit, crop))
 
         def load(index: int) -> tuple[int, torch.Tensor]:
             return index, prepare(self.watched, open_again(self.probing, index), self.probing.image_name(index))
 
         if not wanted:
-            return
+            return found
         loaded = map_ahead(load, sorted(wanted), self.workers, self.watched.batch_size + self.workers)
         with ThreadPoolExecutor(self.workers) as pool, stage("crops", len(wanted)) as advance:
-            for batch in _batches(loaded, self.watched.batch_size):
-                self._add(batch, wanted, pool)
+            for batch in _batches(loaded, self.watched.batch_size, lambda one: len(wanted[one[0]])):
+                for row in self._rows(batch, wanted, pool):
+                    found.settle(row["key"], row)
                 advance(len(batch))
         self.table.compact()
+        return found
 
-    def _crops(self, unit: Unit, image: int) -> bool:
-        return self.max_crops > 0 and (unit, image) in self._cropped and self.watched.has_maps(unit.layer)
-
-    def _add(
+    def _rows(
         self,
         batch: Sequence[tuple[int, torch.Tensor]],
-        wanted: Mapping[int, Sequence[Unit]],
+        wanted: Wanted,
         pool: ThreadPoolExecutor,
-    ) -> None:
+    ) -> list[dict[str, Any]]:
+        """Rows for some images, durable."""
         lines = {
             (row, unit): _Line(_key(unit, index), [], [], [])
             for row, (index, _) in enumerate(batch)
-            for unit in wanted[index]
+            for unit, _ in wanted[index]
         }
+        cropped = [{unit for unit, crop in wanted[index] if crop} for index, _ in batch]
         asked: dict[str, list[tuple[int, int]]] = {}
         for row, unit in lines:
             if self.max_crops and self.watched.has_maps(unit.layer):
@@ -142,7 +156,9 @@ class Cropper:
         for row, pairs in by_row.items():
             for unit, activation_map in pairs:
                 lines[row, unit].map = packed(activation_map)
-        found = list(pool.map(lambda row: self._cut(row, *batch[row], by_row.get(row, [])), range(len(batch))))
+        found = list(
+            pool.map(lambda row: self._cut(row, *batch[row], by_row.get(row, []), cropped[row]), range(len(batch)))
+        )
         for (row, _), line in lines.items():
             if frame := found[row][1]:
                 line.frame = list(frame)
@@ -154,7 +170,9 @@ class Cropper:
                     line.boxes.append(list(crop.box))
                     line.activations.append(float(values[unit.index]))
                     self._place(line, unit, values)
-        self.table.append([vars(line) for line in lines.values()])
+        rows = [vars(line) for line in lines.values()]
+        self.table.append(rows)
+        return rows
 
     def _place(self, line: _Line, unit: Unit, values: torch.Tensor) -> None:
         if self.features:
@@ -162,9 +180,9 @@ class Cropper:
             line.features.append((row @ self.features[unit.layer]).tolist())
 
     def _cut(
-        self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]]
+        self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]], cropped: Collection[Unit]
     ) -> tuple[list[_Crop], Box | None]:
-        """One image's crops, each once, in a stable order; and the frame of its maps in the source.
+        """One image's crops for the `cropped`, each once, in a stable order; and the frame of its maps in the source.
 
         The source is read once more, and only if needed: a batch of large photographs would fill the memory.
         """
@@ -172,7 +190,7 @@ class Cropper:
         boxes = [
             (unit, box)
             for unit, values in maps
-            if self._crops(unit, index)
+            if unit in cropped
             for box in attention_boxes(values, frame, self.max_crops)
         ]
         if not maps:
@@ -186,22 +204,16 @@ class Cropper:
         return [_Crop(row, box, prepare(self.watched, cut(image, box), name), who) for box, who in units.items()], view
 
 
-def read_candidates(table: Table, chosen: Mapping[Unit, Sequence[tuple[int, float]]]) -> dict[Unit, list[Candidate]]:
-    """Each unit's images, (index, activation) strongest first, with all crops that were found."""
-    lines = table.read({_key(unit, image) for unit, images in chosen.items() for image, _ in images})
-    rows = {line["key"]: line for line in lines}
-    found: dict[Unit, list[Candidate]] = {}
-    for unit, images in chosen.items():
-        found[unit] = []
-        for image, activation in images:
-            line = rows.get(
-                _key(unit, image), {"boxes": [], "activations": [], "features": [], "map": b"", "frame": []}
-            )
-            features = [tuple(f) for f in line["features"]] or [()] * (len(line["boxes"]) + 1)
-            attention = Attention(line["map"], Box(*line["frame"])) if line["map"] and line["frame"] else None
-            found[unit].append(Candidate(image, None, activation, features[0], attention))
-            for box, value, feature in zip(line["boxes"], line["activations"], features[1:], strict=True):
-                found[unit].append(Candidate(image, Box(*box), value, feature))
+def candidates_of(unit: Unit, images: Sequence[tuple[int, float]], rows: Ledger) -> list[Candidate]:
+    """A unit's images, (index, activation) strongest first, with all crops that were found; `rows` from a Cropper."""
+    found = []
+    for image, activation in images:
+        row = rows.get(_key(unit, image)) or _NOTHING
+        features = [tuple(f) for f in row["features"]] or [()] * (len(row["boxes"]) + 1)
+        attention = Attention(row["map"], Box(*row["frame"])) if row["map"] and row["frame"] else None
+        found.append(Candidate(image, None, activation, features[0], attention))
+        for box, value, feature in zip(row["boxes"], row["activations"], features[1:], strict=True):
+            found.append(Candidate(image, Box(*box), value, feature))
     return found
 
 
@@ -209,13 +221,16 @@ def _key(unit: Unit, image: int) -> str:
     return f"{unit}@{image}"
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], size: int, lines: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
+    """At most `size` together, and no more than make `_LINES_AT_ONCE` lines."""
     batch: list[T] = []
+    total = 0
     for item in items:
-        batch.append(item)
-        if len(batch) == size:
+        if batch and (len(batch) == size or total + lines(item) > _LINES_AT_ONCE):
             yield batch
-            batch = []
+            batch, total = [], 0
+        batch.append(item)
+        total += lines(item)
     if batch:
         yield batch
 

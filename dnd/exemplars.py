@@ -17,21 +17,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dnd.api import ProbingSet, Unit
-from dnd.cropping import CANDIDATES, Candidate, Cropper, Features, Stage, read_candidates, unseen
-from dnd.errors import DamagedError
+from dnd.cropping import CANDIDATES, Candidate, Cropper, Stage, candidates_of, unseen
 from dnd.exemplar import EXEMPLARS, Exemplar, exemplar_of, keep_exemplars
 from dnd.loading import open_again
 from dnd.ordinary import Ordinary, ordinary
-from dnd.shelf import Columns, Shelf
+from dnd.scratch import Ledger, Scratch
 from dnd.store import Store, Table, derive_seed, digest_of
-from dnd.survey import LayerTop, Survey, run_survey
+from dnd.survey import Survey, run_survey
 from dnd.watched import Watched
 
 SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
 _UNITS_AT_ONCE = 32
 """Units whose exemplars are written together."""
-_UNITS_A_PASS = 8192
-"""Units whose crops are looked for together: with more, images go through the target again, but memory is bounded."""
+_IMAGES_A_PASS = 1 << 17
+"""Units whose crops are looked for together choose at most so many images: with more, memory would grow; with fewer,
+images go through the target more often."""
+_UNITS_A_BLOCK = 4096
 _FEATURES = 32
 """Dimensions of the random projection in which diversity is measured."""
 
@@ -49,25 +50,45 @@ class Settings(Protocol):
     def sample(self) -> int: ...
 
 
+class SampleActivations:
+    """Each unit's pooled activations on the random sample, on disk."""
+
+    def __init__(self, surveys: Mapping[str, Survey], scratch: Scratch) -> None:
+        orders = {layer: survey.sample_order() for layer, survey in surveys.items()}
+        sizes = {layer: survey.sample[layer].shape[1] for layer, survey in surveys.items()}
+        ends = np.cumsum([0, *sizes.values()]).tolist()
+        self.layers = {layer: (start, start + size) for (layer, size), start in zip(sizes.items(), ends, strict=False)}
+        self._by_unit = scratch.matrix(ends[-1], len(next(iter(orders.values()))))
+        for layer, (start, _) in self.layers.items():
+            surveys[layer].sample[layer].turn(orders[layer], self._by_unit, start)
+
+    def of(self, unit: Unit) -> npt.NDArray[np.float32]:
+        """(n_sample,)."""
+        return self._by_unit[self.layers[unit.layer][0] + unit.index]
+
+    def moments(self, layer: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and deviation of every unit of a layer, (n_units,) each; infinite for a unit that does not vary."""
+        parts = []
+        start, stop = self.layers[layer]
+        for first in range(start, stop, _UNITS_A_BLOCK):
+            rows = self._by_unit.rows(first, min(first + _UNITS_A_BLOCK, stop)).astype(np.float64)
+            rows[~np.isfinite(rows)] = 0
+            parts.append((rows.mean(1), rows.std(1)))
+        mean, deviation = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return mean, np.where(deviation > 1e-6 * (np.abs(mean) + 1e-12), deviation, np.inf)
+
+
 class ExemplarResult:
     """What stage 1 found."""
 
     def __init__(
-        self,
-        surveys: Mapping[str, Survey],
-        sample: Sequence[str],
-        rows: Shelf,
-        failed: Mapping[Unit, str],
-        folder: Path,
+        self, surveys: Mapping[str, Survey], sample: Sequence[str], activations: SampleActivations, rows: Ledger
     ) -> None:
-        """`rows` has the row of each unit; `folder` is where temporary files may go."""
-        self._rows = rows
+        """`rows` has the row of each unit."""
+        self._rows, self._activations = rows, activations
         survey = next(iter(surveys.values()))
         tops = {layer: one.layers[layer] for layer, one in surveys.items()}
         self._silent = {layer: (top.values[0] <= top.lowest).numpy() for layer, top in tops.items()}
-        self._samples = {
-            layer: Columns(top.sample.numpy(), surveys[layer].sample_order(), folder) for layer, top in tops.items()
-        }
         self.sample = tuple(sample)
         """Digests of a random sample of the probing set, in a random order that does not depend on the units."""
         self.unreadable = tuple(survey.unreadable.items())
@@ -75,7 +96,7 @@ class ExemplarResult:
         self.n_images = survey.n_images - len(survey.unreadable) - survey.duplicates
         """Distinct images that were seen."""
         self.duplicates = survey.duplicates
-        self.failed = failed
+        self.failed: dict[Unit, str] = {}
         """Units without exemplars, and why."""
         self.computed = 0
         """Units that were not in the store before."""
@@ -85,20 +106,23 @@ class ExemplarResult:
 
     def exemplars(self, unit: Unit) -> tuple[Exemplar, ...]:
         """A unit's exemplars, strongest first; none for a failed unit."""
-        row = self._rows[unit]
+        row = self._rows[str(unit)]
         names = ("images", "sources", "boxes", "activations", "views", "attention", "maps", "frames")
         return tuple(exemplar_of(*line) for line in zip(*(row[name] for name in names), strict=True))
 
+    def images(self, unit: Unit) -> tuple[tuple[str, float], ...]:
+        """Digest and pooled activation of each of its exemplars."""
+        row = self._rows[str(unit)]
+        return tuple(zip(row["images"], row["activations"], strict=True))
+
     def sample_activations(self, unit: Unit) -> npt.NDArray[np.float32]:
         """Its pooled activation on each image of `sample`: (n_sample,)."""
-        return self._samples[unit.layer].column(unit.index)
+        return self._activations.of(unit)
 
     def scale(self, layer: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean and deviation of every unit of the layer on `sample`, (n_units,) each; infinite for a unit that does
         not vary, which so counts for nothing."""
-        sample = np.nan_to_num(self._samples[layer].whole().astype(np.float64))
-        mean, deviation = sample.mean(0), sample.std(0)
-        return mean, np.where(deviation > 1e-6 * (np.abs(mean) + 1e-12), deviation, np.inf)
+        return self._activations.moments(layer)
 
     def ordinary(self, unit: Unit) -> Ordinary | None:
         """Those activations in a few numbers."""
@@ -112,7 +136,7 @@ class ExemplarResult:
 def find_exemplars(
     watched: Watched,
     probing: ProbingSet,
-    units: Mapping[str, Sequence[int]],
+    units: Sequence[Unit],
     settings: Settings,
     store: Store,
     key: str,
@@ -125,7 +149,7 @@ def find_exemplars(
     fresh: bool = False,
     stage: Stage = unseen,
 ) -> ExemplarResult:
-    """Exemplars of some units of each watched layer, in the store under `key`.
+    """Exemplars of some units of the watched layers, in the store under `key`.
 
     `key` stands for the target, the probing set, settings and `pool`, not for the choice of layers and units:
     what is in the store of earlier choices is reused. `progress` is called with the number of images newly seen.
@@ -134,7 +158,6 @@ def find_exemplars(
     """
     watched.use_batches_of(batch_size)
     watched.check_units(units)
-    wanted = [Unit(layer, index) for layer, indices in units.items() for index in indices]
     tables = [
         store.table(*one)
         for one in (("exemplars", key, EXEMPLARS), ("crops", key, CANDIDATES), ("sample", key, SAMPLE))
@@ -145,34 +168,43 @@ def find_exemplars(
             table.clear()
         for file in folder.glob("*.npz"):
             file.unlink(missing_ok=True)
-    rows, candidates, sample = tables
-    store.mend(rows, {str(unit) for unit in wanted}, ["images", "views"])
-    store.mend(sample, sample.keys(), ["image"])
+    table, candidates, sample = tables
     began = watched.seconds
-    surveys = _surveys(watched, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress)
+    scratch = Scratch(store.folder)
+    surveys = _surveys(
+        watched, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, scratch
+    )
     pictures = _keep_sample(store, sample, probing, next(iter(surveys.values())).sample_images(), workers)
-    done = rows.keys()
-    todo = [unit for unit in wanted if str(unit) not in done]
-    features = _features(surveys, seed) if pool > settings.k else {}
+    activations = SampleActivations(surveys, scratch)
+    rows = Ledger(store.folder)
+    for unit in units:
+        rows.add(str(unit), unit)
+    store.mend(table, rows, ["images", "views"])
+    table.fill(rows, lambda row: row)
+    todo = rows.left
+    features = {layer: _features(activations, layer, seed) for layer in surveys} if pool > settings.k else {}
     max_crops = settings.max_crops if settings.crops else 0
     cropper = Cropper(watched, probing, candidates, max_crops=max_crops, features=features, workers=workers)
-    for start in range(0, len(todo), _UNITS_A_PASS):
-        some = todo[start : start + _UNITS_A_PASS]
-        chosen = {unit: _strongest(surveys[unit.layer].layers[unit.layer], unit.index) for unit in some}
-        cropper.run({unit: [image for image, _ in images] for unit, images in chosen.items()}, settings.k, stage)
-        everything = read_candidates(candidates, chosen)
-        found = {
-            unit: choose(those, settings.k, pool, _ordinary(surveys[unit.layer], unit)) if those else []
-            for unit, those in everything.items()
-        }
+    for batch in rows.batches(max(1, _IMAGES_A_PASS // max(settings.k, pool))):
+        some: list[Unit] = [unit for _, unit in batch]
+        found = cropper.run(some, lambda unit: [image for image, _ in _strongest(surveys, unit)], settings.k, stage)
         with stage("exemplars kept", len(some)) as advance:
             for first in range(0, len(some), _UNITS_AT_ONCE):
-                group = {unit: found[unit] for unit in some[first : first + _UNITS_AT_ONCE]}
-                rows.append(keep_exemplars(group, everything, store, probing, workers))
+                group = some[first : first + _UNITS_AT_ONCE]
+                everything = {unit: candidates_of(unit, _strongest(surveys, unit), found) for unit in group}
+                best = {
+                    unit: choose(those, settings.k, pool, float(np.nanmedian(activations.of(unit)))) if those else []
+                    for unit, those in everything.items()
+                }
+                made = keep_exemplars(best, everything, store, probing, workers)
+                table.append(made)
+                for row in made:
+                    rows.settle(row["key"], row)
                 advance(len(group))
-    rows.compact()
-    result = ExemplarResult(surveys, pictures, *_by_unit(rows, wanted, store), store.folder)
-    result.computed, result.no_crops = len(todo), cropper.geometry.problem
+    table.compact()
+    result = ExemplarResult(surveys, pictures, activations, rows)
+    result.failed = {unit: reason for unit in units if (reason := rows[str(unit)]["reason"])}
+    result.computed, result.no_crops = todo, cropper.geometry.problem
     result.target_seconds = watched.seconds - began
     return result
 
@@ -208,16 +240,18 @@ def _surveys(
     seed: int,
     workers: int,
     progress: Callable[[int], None],
+    scratch: Scratch,
 ) -> dict[str, Survey]:
     """A finished survey of each layer, from the store or from one pass for all that are missing."""
     sizes = watched.layer_sizes()
     files = {layer: folder / f"{digest_of(layer)[:16]}.npz" for layer in sizes}
 
     def survey(layers: Iterable[str]) -> Survey:
-        return Survey({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed)
+        return Survey({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed, scratch)
 
-    found = {layer: survey([layer]).restore(file) for layer, file in files.items()}
-    missing = [layer for layer in sizes if not found[layer].done]
+    stored = {layer: survey([layer]).restore(file) for layer, file in files.items() if file.exists()}
+    found = {layer: one for layer, one in stored.items() if one.done}
+    missing = [layer for layer in sizes if layer not in found]
     if not missing:
         progress(len(probing))
     else:
@@ -228,12 +262,14 @@ def _surveys(
             shared.save(files[layer], [layer])
             found[layer] = shared
         meanwhile.unlink(missing_ok=True)
-    return found
+    return {layer: found[layer] for layer in sizes}
 
 
 def _keep_sample(store: Store, table: Table, probing: ProbingSet, images: Sequence[int], workers: int) -> list[str]:
     """Put the sample's images into the store; their digests."""
-    done = {row["key"]: row["image"] for row in table.read()}
+    wanted = {str(image) for image in images}
+    store.mend(table, wanted, ["image"])
+    done = {row["key"]: row["image"] for row in table.rows(keys=wanted)}
     missing = [image for image in images if str(image) not in done]
     with ThreadPoolExecutor(workers) as pool:
         digests = list(pool.map(lambda image: store.put_image(open_again(probing, image)).digest, missing))
@@ -242,43 +278,19 @@ def _keep_sample(store: Store, table: Table, probing: ProbingSet, images: Sequen
     return [done[str(image)] for image in images]
 
 
-def _ordinary(survey: Survey, unit: Unit) -> float:
-    """The median of a unit's activations on the random sample."""
-    return float(np.nanmedian(survey.layers[unit.layer].sample[survey.sample_order(), unit.index].numpy()))
-
-
-def _strongest(top: LayerTop, index: int) -> list[tuple[int, float]]:
+def _strongest(surveys: Mapping[str, Survey], unit: Unit) -> list[tuple[int, float]]:
     """A unit's (image, activation), strongest first; none for a unit that is broken."""
-    if top.broken[index] >= 0:
+    top = surveys[unit.layer].layers[unit.layer]
+    if top.broken[unit.index] >= 0:
         return []
-    pairs = zip(top.images[:, index].tolist(), top.values[:, index].tolist(), strict=True)
+    pairs = zip(top.images[:, unit.index].tolist(), top.values[:, unit.index].tolist(), strict=True)
     return [(image, value) for image, value in pairs if image >= 0]
 
 
-def _features(surveys: Mapping[str, Survey], seed: int) -> Features:
-    """Activations, each unit scaled by its mean and deviation on the sample, through a random projection."""
-    found = {}
-    for layer, survey in surveys.items():
-        sample = survey.layers[layer].sample[survey.sample_order()].double().numpy()
-        sample = np.where(np.isfinite(sample), sample, 0)
-        mean, deviation = sample.mean(0), sample.std(0)
-        scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * (np.abs(mean) + 1e-12))
-        project = np.random.default_rng(derive_seed(seed, "diversity", layer)).normal(size=(sample.shape[1], _FEATURES))
-        matrix = scale[:, None] * project
-        found[layer] = np.concatenate([matrix, -(mean @ matrix)[None]]).astype(np.float32)
-    return found
-
-
-def _by_unit(table: Table, units: Sequence[Unit], store: Store) -> tuple[Shelf, dict[Unit, str]]:
-    """The row of each unit; and of the units without exemplars, why."""
-    names = {str(unit): unit for unit in units}
-    rows, failed = Shelf(store.folder), {}
-    for row in table.read(set(names)):
-        unit = names[row["key"]]
-        rows[unit] = row
-        if row["reason"]:
-            failed[unit] = row["reason"]
-    for unit in units:
-        if unit not in rows:
-            raise DamagedError(f"what was stored of {unit} is gone", "Give the same command again: the rest is kept.")
-    return rows, failed
+def _features(activations: SampleActivations, layer: str, seed: int) -> npt.NDArray[np.float32]:
+    """Activations, each unit scaled by its mean and deviation on the sample, through a random projection: what takes
+    (n_units + 1,), a 1 behind the activations, to a place (d,)."""
+    mean, deviation = activations.moments(layer)
+    project = np.random.default_rng(derive_seed(seed, "diversity", layer)).normal(size=(len(mean), _FEATURES))
+    matrix = (1 / deviation)[:, None] * project
+    return np.concatenate([matrix, -(mean @ matrix)[None]]).astype(np.float32)

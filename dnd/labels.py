@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dnd.api import Label, Unit
 from dnd.calibration import Calibration
-from dnd.groups import pick
+from dnd.clusters import pick
 
 N_LABELS = 3
 """How many concepts a unit's label gives at most."""
@@ -52,7 +52,7 @@ def choose(
     `min_drive` is what the best candidate's `drive` must reach, `min_score` what its score must; without `drives`
     the first is not asked. `min_confidence` is what the best's confidence must reach, where a `calibration` gives the
     labels one. `groups` of exemplars each candidate is from, and those it is `alike`, decide what comes
-    after the best: see `dnd.groups.pick`.
+    after the best: see `dnd.clusters.pick`.
     """
     if not concepts:
         return Label(unit, "uninterpretable", (), "no candidate concept")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,6 +15,7 @@ from dnd.devices import free_memory, is_full, is_lost, reason_of
 from dnd.errors import DamagedError, DeviceError, DndError, PluginError, StoreError
 from dnd.offline import raise_if_tried
 from dnd.peak import Peak
+from dnd.scratch import Ledger
 from dnd.store import Table
 from dnd.worker import NoAnswerError
 
@@ -83,49 +84,50 @@ class Tally:
             self.backend_seconds += time.perf_counter() - began
 
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
 def complete(
     table: Table,
-    items: Mapping[str, T],
+    items: Ledger,
     backend: Backend,
-    work: Callable[[list[T]], Sequence[R]],
-    rows: Callable[[Sequence[tuple[str, T, R]]], list[dict[str, Any]]],
+    work: Callable[[list[Any]], Sequence[R]],
+    rows: Callable[[Sequence[tuple[str, Any, R]]], list[dict[str, Any]]],
+    answer: Callable[[dict[str, Any]], object],
     tally: Tally,
     advance: Callable[[int], None],
 ) -> None:
     """See to it that every item has its row, or its reason in `tally.failures`.
 
-    Items in the table are not asked for again. `rows` turns (key, item, answer) triples into rows of the
-    table; each batch of `backend.batch_size` is durable before the next begins. The backend is loaded only
-    if there is work.
+    Items in the table are not asked for again. `rows` turns (key, item, output) triples into rows of the
+    table; each batch of `backend.batch_size` is durable before the next begins. What `answer` makes of a row, old or
+    new, is the item's answer in the ledger. The backend is loaded only if there is work.
     """
-    done = table.keys()
-    todo = [key for key in items if key not in done]
+    table.fill(items, answer)
     tally.items += len(items)
-    advance(len(items) - len(todo))
-    if not todo:
+    advance(len(items) - items.left)
+    if not items.left:
         return
     succeeded = False
     try:
         with tally.inside():
             _load(backend)
         tally.load_seconds = tally.backend_seconds
-        for start in range(0, len(todo), backend.batch_size):
-            keys = todo[start : start + backend.batch_size]
-            answers = _answers(keys, items, work, tally)
-            table.append(rows(answers))
-            tally.computed += len(answers)
-            succeeded = succeeded or bool(answers)
+        for batch in items.batches(backend.batch_size):
+            done = _answers(batch, work, tally)
+            made = rows(done)
+            table.append(made)
+            for row in made:
+                items.settle(row["key"], answer(row))
+            tally.computed += len(done)
+            succeeded = succeeded or bool(done)
             if not succeeded and len(tally.failures) >= HOPELESS:
                 reason = next(iter(tally.failures.values()))
                 raise PluginError(
                     f"{backend.name} failed on every item it was given, the first time with: {reason}",
                     "Nothing computed so far is lost; mend the backend or choose another, then run the same command.",
                 )
-            advance(len(keys))
+            advance(len(batch))
     finally:
         _close(backend)
     table.compact()
@@ -156,33 +158,33 @@ def _close(backend: Backend) -> None:
 
 
 def _answers(
-    keys: list[str], items: Mapping[str, T], work: Callable[[list[T]], Sequence[R]], tally: Tally
-) -> list[tuple[str, T, R]]:
-    """Ask for a batch; where that fails, for its halves, so that only the items at fault fail.
+    asked: Sequence[tuple[str, Any]], work: Callable[[list[Any]], Sequence[R]], tally: Tally
+) -> list[tuple[str, Any, R]]:
+    """Ask for a batch of (key, item); where that fails, for its halves, so that only the items at fault fail.
 
     Where a process was lost over it, which costs a start each time, for each item alone.
     """
-    batch = [items[key] for key in keys]
     try:
         with tally.inside():
-            outputs = work(batch)
-        if len(outputs) != len(batch):
-            raise PluginError(f"{len(outputs)} answers came back for {len(batch)} items")
-        return list(zip(keys, batch, outputs, strict=True))
+            outputs = work([item for _, item in asked])
+        if len(outputs) != len(asked):
+            raise PluginError(f"{len(outputs)} answers came back for {len(asked)} items")
+        return [(key, item, output) for (key, item), output in zip(asked, outputs, strict=True)]
     except (DeviceError, StoreError):  # not the items' fault
         raise
     except Exception as error:
         raise_if_tried()  # nor is this
         if is_lost(error):
             raise DeviceError(f"the device failed in the stage {tally.name!r}: {reason_of(error)}", _GONE) from error
-        if len(keys) == 1:
-            tally.failures[keys[0]] = f"{tally.name}: {reason_of(error)}"
-            _LOG.info("%s: no answer for %.80r: %s", tally.name, keys[0], reason_of(error))
+        if len(asked) == 1:
+            key = asked[0][0]
+            tally.failures[key] = f"{tally.name}: {reason_of(error)}"
+            _LOG.info("%s: no answer for %.80r: %s", tally.name, key, reason_of(error))
             return []
-        cuts = range(1, len(keys)) if isinstance(error, NoAnswerError) else [len(keys) // 2]
+        cuts = range(1, len(asked)) if isinstance(error, NoAnswerError) else [len(asked) // 2]
         full = is_full(error)
     # Past the handler: an error holds on to the tensors of the call that it came from.
     if full:
         free_memory()
-    parts = pairwise([0, *cuts, len(keys)])
-    return [answer for start, end in parts for answer in _answers(keys[start:end], items, work, tally)]
+    parts = pairwise([0, *cuts, len(asked)])
+    return [answer for start, end in parts for answer in _answers(asked[start:end], work, tally)]

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import Grading, Label
+from dnd.finding import Finding
 from dnd.labels import N_LABELS
 from dnd.mapping import Tally
-from dnd.stages import Finding
 from dnd.store import write_atomic
 
 if TYPE_CHECKING:

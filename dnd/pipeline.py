@@ -20,6 +20,7 @@ from dnd.api import Grading, Label, ProbingSet, Runtime, Target, Unit
 from dnd.checks.parts import refuse_unfit
 from dnd.errors import DamagedError, StoreError, UsageError
 from dnd.exemplars import ExemplarResult, find_exemplars
+from dnd.finding import Finding
 from dnd.heartbeat import Heartbeat
 from dnd.locking import only_here
 from dnd.mapping import Tally
@@ -32,7 +33,8 @@ from dnd.registry import KINDS, Registry
 from dnd.runfile import OWN_METHOD, Run
 from dnd.screen import show_end, show_grading, show_labels, show_unreadable
 from dnd.settings import parse_units
-from dnd.stages import Finding, Job, find_labels
+from dnd.stages.job import Job
+from dnd.stages.labels import find_labels
 from dnd.store import Store, stage_key, write_atomic
 from dnd.study import label_by
 from dnd.surroundings import check_packages, set_switches
@@ -238,15 +240,12 @@ def _exemplar_stage(
         },
     )
     tally = job.tally("exemplars", key)
-    wanted: dict[str, list[int]] = {}
-    for unit in units:
-        wanted.setdefault(unit.layer, []).append(unit.index)
     with tally.running(), job.meter.stage(tally.name, len(probing)) as advance, watched:
         passed = Passed(advance)
         result = find_exemplars(
             watched,
             probing,
-            wanted,
+            units,
             settings,
             job.store,
             key,

@@ -55,7 +55,7 @@ class Concepts(Config):
     """Candidate concepts per unit at most."""
     clusters: int = pydantic.Field(1, ge=1, le=10)
     """With more than 1: a unit's exemplars are put into so many groups by what the target makes of them, and each
-    group is summarised by itself, for up to n / clusters candidates (dnd/groups.py)."""
+    group is summarised by itself, for up to n / clusters candidates (dnd/clusters.py)."""
 
 
 class Images(Config):

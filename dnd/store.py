@@ -18,9 +18,9 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from PIL.Image import Image
 
+    from dnd.scratch import Ledger
+
 _MANY_PARTS = 64
 """Of a finished stage with more small parts than this, the small ones are joined."""
 _SMALL = 32 << 20
 """Bytes of a small part."""
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 << 20
+_IMAGES_REMEMBERED = 1 << 16
 _LOG = logging.getLogger(__name__)
 
 
@@ -51,16 +54,22 @@ def derive_seed(*parts: object) -> int:
     return int(digest_of([str(p) for p in parts])[:16], 16) >> 1
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes] | Callable[[BinaryIO], None], *, flush: bool = True) -> None:
-    """Write a whole file or nothing; raises StoreError where the disk will not have it. `data` is given as a whole, in
-    parts, or by who writes it into the file.
+def write_atomic(
+    path: Path | Callable[[str], Path],
+    data: bytes | Iterable[bytes] | Callable[[BinaryIO], None],
+    *,
+    flush: bool = True,
+) -> Path:
+    """Write a whole file or nothing; raises StoreError where the disk will not have it.
 
-    Without `flush` a power cut, though not a kill, may lose what was written in the last seconds.
+    `path` may follow from the sha256 of what is written. `data` is given as a whole, in parts, or by who writes it
+    into the file. Without `flush` a power cut, though not a kill, may lose what was written in the last seconds.
     """
     raise_if_tried()  # what was made while somebody reached for the network is not kept
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    shown = path if isinstance(path, Path) else path("...")
+    temporary = shown.parent / f".{shown.name[:64]}.{uuid.uuid4().hex}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        shown.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             if callable(data):
                 data(file)
@@ -69,14 +78,22 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes] | Callable[[BinaryIO]
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        final = path if isinstance(path, Path) else path(_sha256_of(temporary))
+        os.replace(temporary, final)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}",
+            f"cannot write {shown}: {error.strerror or error}",
             "Free some space or choose another folder with --out; what is computed is kept, the same command goes on.",
         ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return final
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Table:
@@ -109,40 +126,40 @@ class Table:
                 rows = _BYTES_AT_ONCE * file.metadata.num_rows // max(size, 1)
                 yield from file.iter_batches(min(max(rows, 1), _ROWS_AT_ONCE), **options)
 
-    def keys(self) -> set[str]:
-        """The items that are done."""
-        found: set[str] = set()
-        for batch in self._batches(columns=["key"]):
-            found.update(batch.column("key").to_pylist())
-        return found
-
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Make a batch of rows durable, all or none."""
         import pyarrow as pa
 
         if rows:
-            self._write(pa.Table.from_pylist(list(rows), schema=self.schema))
+            self._write([pa.Table.from_pylist(list(rows), schema=self.schema)])
 
-    def _write(self, table: pa.Table) -> Path:
+    def _write(self, tables: Iterable[pa.Table]) -> Path:
+        """A part of these rows, in memory one table at a time."""
         import pyarrow.parquet as pq
 
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", row_group_size=4 * _ROWS_AT_ONCE)
-        data = buffer.getvalue()
-        part = self.folder / f"part-{hashlib.sha256(data).hexdigest()}.parquet"
-        write_atomic(part, data)
-        return part
+        def write(file: BinaryIO) -> None:
+            # Of few rows at once: all in one batch, large ones would be copied whole several times.
+            with pq.ParquetWriter(file, self.schema, compression="zstd", write_batch_size=16) as writer:
+                for table in tables:
+                    writer.write_table(table, row_group_size=4 * _ROWS_AT_ONCE)
 
-    def read(self, keys: set[str] | None = None, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Rows, of these keys only if given, each key once; few of them in memory at a time, in no set order."""
-        seen: set[str] = set()
+        return write_atomic(lambda digest: self.folder / f"part-{digest}.parquet", write)
+
+    def rows(
+        self, columns: Sequence[str] | None = None, keys: Container[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows, of these keys only if given, few of them in memory at a time, in no set order; where processes beside
+        us did the same work, or join parts, a row may come twice."""
         for batch in self._batches(columns=columns):
-            new = []
-            for key in batch.column("key").to_pylist():
-                new.append(key not in seen and (keys is None or key in keys))
-                if new[-1]:
-                    seen.add(key)
-            yield from batch.filter(new).to_pylist()
+            if keys is not None:
+                batch = batch.filter([key in keys for key in batch.column("key").to_pylist()])
+            yield from batch.to_pylist()
+
+    def fill(self, items: Ledger, answer: Callable[[dict[str, Any]], object]) -> None:
+        """Give those items an answer of which there is a row: what `answer` makes of it."""
+        for row in self.rows(keys=items):
+            if items.lacks(row["key"]):
+                items.settle(row["key"], answer(row))
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -162,12 +179,11 @@ class Table:
                 kept = table.filter(pc.invert(pc.is_in(table.column("key"), lost)))
                 if len(kept) < len(table):
                     if len(kept):
-                        self._write(kept)
+                        self._write([kept])
                     part.unlink()
 
     def compact(self) -> None:
         """Join small parts, if there are many, to bigger ones; a reader beside us may see a row twice, never none."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         with suppress(FileNotFoundError):  # somebody else is at it
@@ -178,19 +194,32 @@ class Table:
                 while small and total < 2 * _SMALL:
                     group.append(small.pop())
                     total += sizes[group[-1]]
-                tables = [pq.read_table(part) for part in group if _is_sound(part)]
-                joined = self._write(pa.concat_tables(tables)) if tables else None
+                sound = [part for part in group if _is_sound(part)]
+                joined = self._write(_joined(map(pq.read_table, sound))) if sound else None
                 for part in group:
                     if part != joined:
                         part.unlink(missing_ok=True)
 
 
+def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Small tables put together, to tables of some size."""
+    import pyarrow as pa
+
+    group: list[pa.Table] = []
+    for table in tables:
+        group.append(table)
+        if sum(one.nbytes for one in group) > _BYTES_AT_ONCE:
+            yield pa.concat_tables(group)
+            group = []
+    if group:
+        yield pa.concat_tables(group)
+
+
 def _is_sound(part: Path) -> bool:
     """Whether a part is there and is what its name says; one that is not is set aside."""
     try:
-        with part.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == part.stem.removeprefix("part-"):
-                return True
+        if _sha256_of(part) == part.stem.removeprefix("part-"):
+            return True
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -233,7 +262,7 @@ class Store:
         """Keep an RGB image, once by content."""
         digest = _image_digest(image)
         path = self.image_path(digest)
-        if self._lacking({digest}):
+        if self._lacks(digest):
             buffer = io.BytesIO()
             image.save(buffer, "PNG", compress_level=1)
             write_atomic(path, buffer.getvalue(), flush=False)
@@ -264,31 +293,29 @@ class Store:
         _set_aside(path)
         raise DamagedError(f"{path} was damaged", _AGAIN)
 
-    def mend(self, table: Table, keys: set[str], columns: Sequence[str]) -> None:
+    def mend(self, table: Table, keys: Container[str], columns: Sequence[str]) -> None:
         """Forget those rows that name images, in these columns, that are gone."""
+        lacks = lru_cache(_IMAGES_REMEMBERED)(self._lacks)
 
-        def images(row: Mapping[str, Any]) -> set[str]:
-            found = (row[name] for name in columns)
-            return {one for given in found for one in ([given] if isinstance(given, str) else given) if one}
+        def is_whole(row: Mapping[str, Any]) -> bool:
+            named = (row[name] for name in columns)
+            return not any(
+                one and lacks(one) for given in named for one in ([given] if isinstance(given, str) else given)
+            )
 
-        wanted = ["key", *columns]
-        lacking = self._lacking({one for row in table.read(keys, wanted) for one in images(row)})
-        if lacking:
-            gone = {row["key"] for row in table.read(keys, wanted) if lacking & images(row)}
-            _LOG.warning("%d images are gone from %s: they are made again", len(lacking), self.folder / "images")
+        gone = {row["key"] for row in table.rows(["key", *columns], keys) if not is_whole(row)}
+        if gone:
+            _LOG.warning("images are gone from %s: what %d rows name is made again", self.folder / "images", len(gone))
             table.forget(gone)
 
-    def _lacking(self, digests: set[str]) -> set[str]:
-        found = set()
-        for digest in digests:
-            try:
-                if self.look:
-                    self._open(digest)
-                elif not self.image_path(digest).exists():
-                    found.add(digest)
-            except DamagedError:
-                found.add(digest)
-        return found
+    def _lacks(self, digest: str) -> bool:
+        if not self.look:
+            return not self.image_path(digest).exists()
+        try:
+            self._open(digest)
+        except DamagedError:
+            return True
+        return False
 
 
 def _image_digest(image: Image) -> str:

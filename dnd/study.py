@@ -12,9 +12,14 @@ import pyarrow as pa
 
 from dnd.api import Backend, Label, Picture, Unit
 from dnd.crops import Box
+from dnd.errors import PluginError
+from dnd.finding import Finding
 from dnd.geometry import Geometry
 from dnd.loading import Loaded, load_ahead
-from dnd.stages import Finding, Job, TargetRunner, caption_stage
+from dnd.stages.activations import TargetRunner
+from dnd.stages.captions import caption_stage
+from dnd.stages.job import Job
+from dnd.stages.labels import SILENT
 from dnd.store import digest_of, stage_key
 from dnd.watched import stack
 
@@ -49,7 +54,7 @@ class Study:
 
     def exemplars(self, unit: Unit) -> tuple[tuple[Picture, float], ...]:
         """Its exemplars with their pooled activations, strongest first."""
-        return tuple((self._job.store.picture(e.digest), e.activation) for e in self._result.exemplars(unit))
+        return tuple((self._job.store.picture(digest), value) for digest, value in self._result.images(unit))
 
     @property
     def sample(self) -> tuple[Picture, ...]:
@@ -58,7 +63,8 @@ class Study:
 
     def captions(self) -> dict[Unit, tuple[str, ...]]:
         """Captions of every unit's exemplars, by the run's captioner; shared with other methods."""
-        return caption_stage(self._job, self._result, self.units)
+        captions_of = caption_stage(self._job, self._result, self.units)
+        return {unit: captions_of(unit) for unit in self.units if unit not in self.failed}
 
     # --- the target over the probing set ---
 
@@ -66,21 +72,28 @@ class Study:
         """Pooled activations of all units of a layer: (n_images, n_units), rows as in `images`; mapped from disk."""
         watched, place = self._watched, {image: row for row, image in enumerate(self.images)}
         parts = {"target": self._identity, "layers": list(watched.layers), "pooling": watched.pooling}
-        runner = TargetRunner(watched, self._job.run.batch_size)
+        runner = TargetRunner(watched)
 
         def run(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
             return [np.frombuffer(row, "<f4") for row in runner.run([self._picture(index) for index in indices])]
 
-        table, items = self._complete(
-            "probing-activations", {**parts, "probing": self.probing.digest()}, {str(i): i for i in place}, runner, run
-        )
-        sizes = watched.layer_sizes()
+        with watched:
+            sizes = watched.layer_sizes()
         start = sum(sizes[name] for name in list(watched.layers)[: list(watched.layers).index(layer)])
         with tempfile.TemporaryFile(dir=self._job.store.folder) as file:
             found = np.memmap(file, np.float32, "w+", shape=(len(place), sizes[layer]))
-        for line in table.read(set(items)):
-            row = np.frombuffer(line["values"], "<f4")
-            found[place[int(line["key"])]] = row[start : start + sizes[layer]]
+
+        def put(key: str, values: npt.NDArray[np.float32]) -> None:
+            found[place[int(key)]] = values[start : start + sizes[layer]]
+
+        self._complete(
+            "probing-activations",
+            {**parts, "probing": self.probing.digest()},
+            {str(i): i for i in place},
+            runner,
+            run,
+            put,
+        )
         return found
 
     def _picture(self, index: int) -> Picture:
@@ -151,25 +164,40 @@ class Study:
         `parts` are what the answers depend on besides an item's key. The backend is loaded only if there is work,
         and closed after. Raises DndError where an item fails.
         """
-        table, keys = self._complete(name, parts, items, backend, work)
-        return {line["key"]: np.frombuffer(line["values"], "<f4") for line in table.read(keys)}
+        found: dict[str, npt.NDArray[np.float32]] = {}
+        self._complete(name, parts, items, backend, work, found.__setitem__)
+        return found
 
     def _complete(
-        self, name: str, parts: Mapping[str, object], items: Mapping[str, T], backend: Backend, work: Any
-    ) -> tuple[Any, set[str]]:
-        from dnd.errors import PluginError
-
+        self,
+        name: str,
+        parts: Mapping[str, object],
+        items: Mapping[str, T],
+        backend: Backend,
+        work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
+        put: Callable[[str, npt.NDArray[np.float32]], None],
+    ) -> None:
+        """`put` gets every item's key and vector."""
         tally = self._job.tally(name, stage_key(name, 1, parts))
-        table = self._job.table(tally, _ARRAYS)
+        ledger = self._job.ledger()
+        for key in items:
+            ledger.add(key, key)
 
-        def rows(done: Sequence[tuple[str, T, npt.NDArray[np.float32]]]) -> list[dict[str, object]]:
+        def rows(done: Sequence[tuple[str, str, npt.NDArray[np.float32]]]) -> list[dict[str, object]]:
             return [{"key": key, "values": np.asarray(value, "<f4").tobytes()} for key, _, value in done]
 
-        self._job.map(tally, table, items, backend, work, rows)
+        self._job.map(
+            tally,
+            self._job.table(tally, _ARRAYS),
+            ledger,
+            backend,
+            lambda keys: work([items[key] for key in keys]),
+            rows,
+            lambda row: put(row["key"], np.frombuffer(row["values"], "<f4")),
+        )
         if tally.failures:
             key, reason = next(iter(tally.failures.items()))
             raise PluginError(f"{name} failed for {len(tally.failures)} of {len(items)} items, first {key}: {reason}")
-        return table, set(items)
 
 
 def label_by(
@@ -185,7 +213,7 @@ def label_by(
     found = {label.unit: label for label in method.describe(study)} if active else {}
     for unit in units:
         if unit in silent:
-            label = Label(unit, "uninterpretable", (), "it responds to no probing image differently from another")
+            label = Label(unit, "uninterpretable", (), SILENT)
         elif unit in found:
             label = found[unit]
         else:

@@ -1,6 +1,6 @@
 """The first pass: every probing image through the target once, of which each unit keeps its strongest.
 
-What is kept does not grow with the number of images, but for 8 bytes each to know duplicates by, and is saved
+What is kept in memory does not grow with the number of images, but for 8 bytes each to know duplicates by, and is saved
 now and then, so that a killed pass goes on where it was.
 """
 
@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dnd.api import ProbingSet
-from dnd.errors import StoppedError, UsageError
+from dnd.errors import StoppedError, StoreError, UsageError
 from dnd.loading import Loaded, load_ahead
+from dnd.scratch import Matrix, Scratch
 from dnd.store import derive_seed, write_atomic
 from dnd.watched import Watched, stack
 
@@ -27,24 +29,21 @@ _SAVE_SHARE = 0.05
 """Saving may take this part of the time."""
 _LEAST_SECONDS = 1.0
 """Between two saves."""
-
-
 _UNITS_AT_ONCE = 8192
 _LOG = logging.getLogger(__name__)
 
 
 class LayerTop:
-    """A layer's strongest images so far, and its activations on the sample."""
+    """A layer's strongest images so far."""
 
-    def __init__(self, units: int, keep: int, sample: int) -> None:
+    def __init__(self, units: int, keep: int) -> None:
         self.values = torch.full((keep, units), -torch.inf)
         """Strongest first."""
-        self.images = torch.full((keep, units), -1, dtype=torch.int64)
+        self.images = torch.full((keep, units), -1, dtype=torch.int32)
         """Index of each; -1 while there are fewer images than places."""
         self.lowest = torch.full((units,), torch.inf)
         self.broken = torch.full((units,), -1, dtype=torch.int64)
         """The first image on which a unit's activation was not finite, or -1."""
-        self.sample = torch.zeros((sample, units))
 
     def add(self, indices: list[int], values: torch.Tensor) -> None:
         """Take in images in ascending order of index, values (B, U); of equal images the first wins."""
@@ -64,20 +63,24 @@ class LayerTop:
         if changed.any():
             joined = torch.cat([strongest[:, changed], values[:, changed]])
             order = joined.sort(dim=0, descending=True, stable=True).indices[: len(strongest)]
-            places = torch.tensor(indices)[:, None].expand(len(indices), joined.shape[1])
+            places = torch.tensor(indices, dtype=images.dtype)[:, None].expand(len(indices), joined.shape[1])
             strongest[:, changed] = joined.gather(0, order)
             images[:, changed] = torch.cat([images[:, changed], places]).gather(0, order)
 
     def arrays(self) -> dict[str, torch.Tensor]:
-        return {name: getattr(self, name) for name in ("values", "images", "lowest", "broken", "sample")}
+        return {name: getattr(self, name) for name in ("values", "images", "lowest", "broken")}
 
 
 class Survey:
-    """Where the pass is, and what it found for some layers."""
+    """Where the pass is, and what it found for some layers. What a damaged file leaves in a sample is written over."""
 
-    def __init__(self, sizes: Mapping[str, int], n_images: int, keep: int, sample: int, seed: int) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], n_images: int, keep: int, sample: int, seed: int, scratch: Scratch
+    ) -> None:
         sample = min(sample, n_images)
-        self.layers = {layer: LayerTop(units, keep, sample) for layer, units in sizes.items()}
+        self.layers = {layer: LayerTop(units, keep) for layer, units in sizes.items()}
+        self.sample = {layer: scratch.matrix(sample, units) for layer, units in sizes.items()}
+        """Activations on the random sample: (sample, units); see `sample_order`."""
         self.n_images = n_images
         self.position = 0
         """Images before this one are in."""
@@ -94,7 +97,7 @@ class Survey:
         return self.position == self.n_images
 
     def sample_order(self) -> npt.NDArray[np.int64]:
-        """Rows of `LayerTop.sample` in a random order, without empty ones."""
+        """Rows of `sample` in a random order, without empty ones."""
         order = np.argsort(self._sample_lots)
         return order[self._sample_images[order] >= 0]
 
@@ -119,12 +122,13 @@ class Survey:
             slot = int(self._sample_lots.argmax())
             if self._lots[index] < self._sample_lots[slot]:
                 self._sample_lots[slot], self._sample_images[slot] = self._lots[index], index
-                for layer, top in self.layers.items():
-                    top.sample[slot] = pooled[layer][row]
+                for layer, sample in self.sample.items():
+                    sample[slot] = pooled[layer][row].numpy()
 
-    def save(self, file: Path, layers: Iterable[str]) -> None:
+    def save(self, file: Path, layers: Collection[str]) -> None:
+        """As numpy's .npz, the samples written row by row."""
         facts = {"position": self.position, "unreadable": self.unreadable, "duplicates": self.duplicates}
-        arrays: dict[str, Any] = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
             "seen": np.fromiter(self._seen, np.uint64) if not self.done else np.zeros(0, np.uint64),
             "lots": self._sample_lots,
@@ -132,7 +136,21 @@ class Survey:
         }
         for layer in layers:
             arrays |= {f"{name}:{layer}": tensor.numpy() for name, tensor in self.layers[layer].arrays().items()}
-        write_atomic(file, lambda opened: np.savez(opened, **arrays))
+
+        def write(opened: BinaryIO) -> None:
+            with zipfile.ZipFile(opened, "w") as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+                for layer in layers:
+                    sample = self.sample[layer]
+                    head = {"descr": "<f4", "fortran_order": False, "shape": sample.shape}
+                    with archive.open(f"sample:{layer}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array_header_1_0(member, head)
+                        for row in range(sample.shape[0]):
+                            member.write(sample[row].tobytes())
+
+        write_atomic(file, write)
 
     def restore(self, file: Path) -> Self:
         """Go on from a file of `save`, if it is there and whole."""
@@ -144,6 +162,10 @@ class Survey:
                     for layer, top in self.layers.items()
                 }
                 seen, lots, images = (arrays[name] for name in ("seen", "lots", "images"))
+                for layer, sample in self.sample.items():
+                    _fill(sample, arrays.zip.open(f"sample:{layer}.npy"))
+        except StoreError:
+            raise
         except Exception:  # damaged bytes make the reader raise anything
             if file.exists():
                 _LOG.warning("%s is damaged: what it held is computed again", file)
@@ -153,6 +175,18 @@ class Survey:
         self.position, self.unreadable, self.duplicates = facts["position"], facts["unreadable"], facts["duplicates"]
         self._seen, self._sample_lots, self._sample_images = {int(content) for content in seen}, lots, images
         return self
+
+
+def _fill(matrix: Matrix, member: IO[bytes]) -> None:
+    """From a .npy file, row by row; ValueError where it is of another shape."""
+    with member:
+        np.lib.format.read_magic(member)
+        if np.lib.format.read_array_header_1_0(member)[0] != matrix.shape:
+            raise ValueError("not the sample of this survey")
+        for row in range(matrix.shape[0]):
+            matrix[row] = np.frombuffer(member.read(4 * matrix.shape[1]), "<f4")
+        if member.read(1):  # to the end, where the checksum is looked at
+            raise ValueError("more than the sample")
 
 
 def run_survey(

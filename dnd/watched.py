@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 
 from dnd.activations import Pooling, pool
+from dnd.api import Unit
 from dnd.devices import free_memory, is_full, is_lost, reason_of
 from dnd.errors import DeviceError, UsageError
 from dnd.images import probe_image
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _STEP = 16
 """Images in a forward pass on a CPU; on a GPU they are a multiple of it."""
+_MOST = 8 << 20
+"""Bytes of pooled activations in a batch on a CPU."""
 
 Preprocess = Callable[["Image"], torch.Tensor]
 Pooled = dict[str, torch.Tensor]
@@ -56,8 +59,8 @@ class Watched:
     seconds: float
     """Time spent inside the target so far."""
     batch_size: int
-    """Images to hand over at once, for all devices: each gets a multiple of 16, on a GPU fewer than asked for where
-    memory is short."""
+    """Images to hand over at once, for all devices: each gets a multiple of 16, fewer than asked for where a GPU's
+    memory is short or the units are very many."""
 
     def __init__(
         self,
@@ -128,6 +131,8 @@ class Watched:
                 rows = self._rows = _whole(rows // 2)
                 torch.cuda.empty_cache()
             self._check_shapes(rows)
+        if self.device.type == "cpu":  # where a forward pass has its own size in any case
+            self._rows = max(_STEP, min(self._rows, _MOST // (4 * sum(self.layer_sizes().values())) // _STEP * _STEP))
         self.batch_size = self._rows * len(self._replicas)
 
     def _fits(self, replica: Replica, batch: torch.Tensor) -> bool:
@@ -164,13 +169,14 @@ class Watched:
         """(h, w) of a layer's activation maps, or () where its units have none."""
         return self._shapes[layer][2:] if self.has_maps(layer) else ()
 
-    def check_units(self, units: Mapping[str, Sequence[int]]) -> None:
+    def check_units(self, units: Iterable[Unit]) -> None:
         """Raise UsageError for a unit that does not exist."""
-        for layer, size in self.layer_sizes().items():
-            wrong = [unit for unit in units.get(layer, ()) if not 0 <= unit < size]
-            if wrong:
+        sizes = self.layer_sizes()
+        for unit in units:
+            size = sizes[unit.layer]
+            if not 0 <= unit.index < size:
                 raise UsageError(
-                    f"layer {layer} has no unit {wrong[0]}: its {size} units are 0 to {size - 1}",
+                    f"layer {unit.layer} has no unit {unit.index}: its {size} units are 0 to {size - 1}",
                     f"Choose within 0-{size - 1}, or `--units all`.",
                 )
 
@@ -243,6 +249,8 @@ class Watched:
                 self.pooled(stack(list(threads.map(self.prepare, images[start : start + self.batch_size]))))
                 for start in range(0, len(images), self.batch_size)
             ]
+        if len(parts) == 1:
+            return {layer: values.numpy() for layer, values in parts[0].items()}
         return {
             layer: np.concatenate([np.zeros((0, size), np.float32), *(part[layer].numpy() for part in parts)])
             for layer, size in self.layer_sizes().items()

@@ -178,7 +178,7 @@ class _Disk:
         def opened(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
             file = plain_open(path, mode, *rest, **options)
             if mode == "wb" and disk._is_full(counts="status.json" not in path.name):
-                file.writelines = _no_space  # type: ignore[method-assign]
+                file.write = file.writelines = _no_space  # type: ignore[method-assign]
             return file
 
         def pwrite(*args: Any) -> int:

@@ -11,8 +11,8 @@ from PIL import Image
 from dnd.api import Label, Unit
 from dnd.crops import Box
 from dnd.exemplar import Exemplar
+from dnd.finding import Finding
 from dnd.output import write_findings
-from dnd.stages import Finding
 from dnd.store import Store
 
 EXEMPLARS = 3

@@ -91,8 +91,9 @@ def find(tmp_path: Path) -> Find:
         units = units or {"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]}
         chosen = Exemplars(**{"k": 5, "sample": 7, **settings})
         with Watched(net or network(), prepare, list(units)) as watched:
+            wanted = [Unit(layer, index) for layer, indices in units.items() for index in indices]
             return find_exemplars(
-                watched, probing or Blobs(), units, chosen, Store(tmp_path / store), "key",
+                watched, probing or Blobs(), wanted, chosen, Store(tmp_path / store), "key",
                 seed=0, batch_size=batch_size, progress=progress, workers=2, pool=pool, fresh=fresh,
             )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -10,17 +11,20 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toys
 from PIL import Image
 
 from dnd import api
 from dnd.errors import PluginError, UsageError
 from dnd.pipeline import Result, execute
+from dnd.runfile import BACKENDS
 
 ANSWERS = {0: "red", 1: "green", 2: "blue"}
 
@@ -235,6 +239,42 @@ def test_a_run_that_never_began_leaves_its_folder_free(photos: Path, tmp_path: P
     with pytest.raises(UsageError, match="no layer"):
         label(photos, tmp_path / "run", target={"name": "Net", "layers": ["unit"]})
     label(photos, tmp_path / "run")
+
+
+class Wide(torch.nn.Module):
+    """Units of colours of their own."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        weights = torch.rand(units, 3, generator=torch.Generator().manual_seed(0))
+        self.units = torch.nn.Linear(3, units, bias=False)
+        self.units.weight.data = torch.nn.functional.normalize(weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.units(x.mean((2, 3)))
+        return found
+
+
+def test_what_is_known_of_a_unit_is_not_kept_in_memory(photos: Path, tmp_path: Path) -> None:
+    """At full scale, and with what is in use meanwhile: benchmarks/long.py."""
+
+    def kept(units: int) -> int:
+        out = tmp_path / f"run {len(list(tmp_path.iterdir()))}"
+        live = (Wide(units), toys.preprocess)
+        backends = {kind: {"backend": "toy", "batch_size": 64} for kind in BACKENDS}
+        gc.collect()
+        tracemalloc.start()
+        result = execute(toys.toy_run(photos, **backends), out, registry=toys.registry(), live=live)
+        gc.collect()
+        bytes_kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert len(result.labels) == len(result.findings) == units
+        assert result.findings[units - 1].captions
+        return bytes_kept
+
+    kept(400)  # imports and caches
+    grown = (kept(400) - kept(100)) / 300
+    assert grown < 1500  # its label, mostly
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_exemplars_know_what_the_unit_looked_at(tmp_path: Path) -> None:
     probing, store = Blobs(), Store(tmp_path / "store")
     with Watched(network(), preprocess, ["2", "5"]) as watched:
         result = find_exemplars(
-            watched, probing, {"2": [0, 4], "5": [0]}, Exemplars(k=5, sample=7), store, "key",
+            watched, probing, [Unit("2", 0), Unit("2", 4), Unit("5", 0)], Exemplars(k=5, sample=7), store, "key",
             seed=0, batch_size=16, progress=lambda n: None, workers=2, pool=12,
         )  # fmt: skip
     exemplars = [e for index in (0, 4) for e in result.exemplars(Unit("2", index))]

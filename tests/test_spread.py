@@ -27,8 +27,9 @@ from dnd.mapping import Tally, complete
 from dnd.pipeline import Result, execute
 from dnd.registry import Entry, Registry
 from dnd.runfile import build_run
+from dnd.scratch import Ledger
 from dnd.spread import Spread
-from dnd.stages import IMAGES
+from dnd.stages.images import IMAGES
 from dnd.store import Store
 from dnd.worker import NoAnswerError
 
@@ -257,15 +258,17 @@ def draw(tmp_path: Path, **settings: Any) -> Tally:
     backend = awkward.Generator(awkward.FaultConfig(**settings), api.Runtime("cpu", lambda name: Path(name)))
     tally = Tally("images")
     table = Store(tmp_path / "store").table("images", "0" * 64, IMAGES)
-    items = {f"{request.concept} {request.seed}": request for request in REQUESTS}
+    items = Ledger(tmp_path / "store")
+    for request in REQUESTS:
+        items.add(f"{request.concept} {request.seed}", request)
 
     def rows(done: Any) -> list[dict[str, Any]]:
         return [{"key": key, "concept": r.concept, "seed": r.seed, "image": ""} for key, r, _ in done]
 
     try:
-        complete(table, items, backend, backend.generate, rows, tally, lambda n: None)
+        complete(table, items, backend, backend.generate, rows, lambda row: row["image"], tally, lambda n: None)
     finally:
-        tally.items = len(table.keys())  # what is durable
+        tally.items = len(list(table.rows()))  # what is durable
     return tally
 
 

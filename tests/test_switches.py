@@ -15,8 +15,8 @@ import toys
 from PIL import Image
 
 from dnd import api
+from dnd.clusters import clusters, merge, pick
 from dnd.errors import UsageError
-from dnd.groups import clusters, merge, pick
 from dnd.labels import choose
 from dnd.pipeline import Result, execute
 from dnd.plan import plan_stages

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dnd.activations import by_unit, rounded, token_grid
+from dnd.api import Unit
 from dnd.errors import DeviceError, UsageError
 from dnd.images import probe_image
 from dnd.target import Watched, fingerprint, load_function
@@ -203,10 +204,10 @@ def test_an_unknown_layer_is_answered_with_close_ones() -> None:
 
 def test_units_out_of_range() -> None:
     with Watched(Net(), preprocess, ["head"]) as watched:
-        watched.check_units({"head": [0, 4]})
+        watched.check_units([Unit("head", 0), Unit("head", 4)])
         for unit in (5, -1):
             with pytest.raises(UsageError, match=f"layer head has no unit {unit}: its 5 units are 0 to 4"):
-                watched.check_units({"head": [0, unit]})
+                watched.check_units([Unit("head", 0), Unit("head", unit)])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dnd.checks import Case, Check, State, gigabytes
 from dnd.errors import DndError, ModelError
 from dnd.memory import Need, estimate, free_memory, work_beside
 from dnd.plan import stage_items
-from dnd.stages import SPREAD
+from dnd.stages.job import SPREAD
 from dnd.weights import Weights, cache_folder, model_names, store_folder
 
 PNG_BYTES = 2.2

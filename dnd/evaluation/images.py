@@ -23,7 +23,7 @@ from dnd.evaluation.clip import BATCH, Clip
 from dnd.evaluation.figures import Pairs
 from dnd.evaluation.reopen import Opened
 from dnd.evaluation.tables import Row
-from dnd.stages import image_stage
+from dnd.stages.images import image_stage
 from dnd.store import derive_seed
 
 Floats = npt.NDArray[np.float64]
@@ -46,15 +46,14 @@ class OnImages:
 
 def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnImages:
     """Figures of labelled units, each by its first label; a label that cannot be drawn is left out and noted."""
-    units = {row.unit: row.labels[0] for row in rows}
-    pictures, lacking = image_stage(opened.job, {unit: (label,) for unit, label in units.items()})
+    digests, lacking = image_stage(opened.job, (row.labels[0] for row in rows))
     notes = [f"not drawn: {label!r} ({reason})" for label, reason in lacking.items()]
-    rows = [row for row in rows if row.labels[0] in pictures]
+    rows = [row for row in rows if row.labels[0] not in lacking]
     labels = list(dict.fromkeys(row.labels[0] for row in rows))
     held_out, source = _held_out(opened)
     if source == "sample":
         notes.append("the probing set is too small to hold images out: its random images may have chosen the labels")
-    drawn = [picture for label in labels for picture in pictures[label]]
+    drawn = [opened.job.store.picture(digest) for label in labels for digest in digests[label]]
     repeated = len({picture.digest for picture in drawn} & opened.seen().drawn)
     if repeated:
         notes.append(f"{repeated} of {len(drawn)} drawn images were among those that chose the labels")
@@ -127,7 +126,7 @@ class _Looker(Backend):
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
 
-    def look(self, batch: list[Picture]) -> list[bytes]:
+    def look(self, batch: Sequence[Picture]) -> list[bytes]:
         return [row.tobytes() for row in self.clip.images([picture.open() for picture in batch]).astype("<f4")]
 
 

@@ -20,7 +20,8 @@ from dnd.progress import Meter
 from dnd.registry import Registry
 from dnd.runfile import BACKENDS, Choice, Run, build_run, read_run
 from dnd.settings import read_tables
-from dnd.stages import Job, TargetRunner
+from dnd.stages.activations import TargetRunner
+from dnd.stages.job import Job
 from dnd.store import Store, derive_seed, stage_key
 from dnd.target import fingerprint, load_function
 from dnd.watched import Watched
@@ -58,13 +59,14 @@ class Opened:
         """What the run has looked at."""
         facts = json.loads((self.folder / "run.json").read_text("utf-8"))
         key = facts.get("stages", {}).get("exemplars", {}).get("key")
-        rows = list(self.job.store.table("sample", key, _SAMPLE).read()) if key else []
+        rows = list(self.job.store.table("sample", key, _SAMPLE).rows()) if key else []
         names, probed, drawn = set(), {row["image"] for row in rows}, set()
-        for line in (self.folder / "labels.jsonl").read_text("utf-8").splitlines():
-            record = json.loads(line)
-            names |= {one["source"] for one in record["exemplars"]}
-            probed |= {one["image"] for one in record["exemplars"]}
-            drawn |= {one["image"] for c in record["candidates"] for one in c.get("images", ())}
+        with (self.folder / "labels.jsonl").open(encoding="utf-8") as lines:
+            for line in lines:
+                record = json.loads(line)
+                names |= {one["source"] for one in record["exemplars"]}
+                probed |= {one["image"] for one in record["exemplars"]}
+                drawn |= {one["image"] for c in record["candidates"] for one in c.get("images", ())}
         return Seen(frozenset(int(row["key"]) for row in rows), frozenset(names), frozenset(probed), frozenset(drawn))
 
     def activations(self, pictures: Sequence[Picture]) -> dict[str, npt.NDArray[np.float32]]:
@@ -72,7 +74,7 @@ class Opened:
         watched = self.watched
         parts = {"target": self.identity, "layers": list(watched.layers), "pooling": watched.pooling}
 
-        runner = TargetRunner(watched, watched.batch_size)
+        runner = TargetRunner(watched)
         found = self.vectors("evaluation-activations", parts, pictures, runner, runner.run)
         sizes = watched.layer_sizes()
         ends = np.cumsum(list(sizes.values()))
@@ -84,17 +86,28 @@ class Opened:
         parts: Mapping[str, Any],
         pictures: Sequence[Picture],
         runner: Backend,
-        run: Callable[[list[Picture]], Sequence[bytes]],
+        run: Callable[[Sequence[Picture]], Sequence[bytes]],
     ) -> npt.NDArray[np.float32]:
         """One vector per picture, (n, d), from the store or from `run`, whose bytes are float32; `parts` are what
         they depend on."""
         tally = self.job.tally(stage, stage_key(stage, 1, parts))
         table = self.job.table(tally, VECTORS)
-        items = {picture.digest: picture for picture in pictures}
-        self.job.map(tally, table, items, runner, run, lambda done: [{"key": k, "values": v} for k, _, v in done])
+        by_digest = {picture.digest: picture for picture in pictures}
+        items = self.job.ledger()
+        for digest in by_digest:
+            items.add(digest, digest)
+        known: dict[str, npt.NDArray[np.float32]] = {}
+        self.job.map(
+            tally,
+            table,
+            items,
+            runner,
+            lambda digests: run([by_digest[digest] for digest in digests]),
+            lambda done: [{"key": key, "values": values} for key, _, values in done],
+            lambda row: known.__setitem__(row["key"], np.frombuffer(row["values"], "<f4")),
+        )
         if tally.failures:
             raise DndError(f"{len(tally.failures)} images have no answer: {next(iter(tally.failures.values()))}")
-        known = {row["key"]: np.frombuffer(row["values"], "<f4") for row in table.read(set(items))}
         return np.stack([known[picture.digest] for picture in pictures])
 
 

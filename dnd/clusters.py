@@ -31,14 +31,6 @@ def merge(answers: Sequence[Sequence[str]]) -> dict[str, tuple[int, ...]]:
     return {concept: tuple(groups) for concept, groups in found.items()}
 
 
-def split(captions: Sequence[str], groups: Sequence[int]) -> list[tuple[str, ...]]:
-    """What belongs to each group, in order."""
-    return [
-        tuple(text for text, own in zip(captions, groups, strict=True) if own == group)
-        for group in range(max(groups, default=-1) + 1)
-    ]
-
-
 def pick(
     order: Sequence[int], n: int, groups: Sequence[Sequence[int]] = (), alike: Mapping[int, set[int]] | None = None
 ) -> list[int]:

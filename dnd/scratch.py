@@ -1,0 +1,188 @@
+"""What is too much for memory while a run is under way: files without a name, which go when the process does."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sqlite3
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dnd.errors import DamagedError, StoreError
+
+Floats = npt.NDArray[np.float32]
+_COLUMNS_AT_ONCE = 1024
+
+
+class Ledger:
+    """The distinct items of a stage, in the order in which they were first asked for, and their answers."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreError, here and later, where the disk of `folder` will not have it."""
+        self._folder = folder
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            number, name = tempfile.mkstemp(prefix=".ledger-", dir=folder)
+            os.close(number)
+            # No journal and no end to the transaction: nobody else sees the file, and nobody comes back to it.
+            self._file = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
+            try:
+                self._file.execute("PRAGMA journal_mode = OFF")
+                self._file.execute("PRAGMA synchronous = OFF")
+                self._file.execute("BEGIN")
+                self._file.execute(
+                    "CREATE TABLE ledger (place INTEGER PRIMARY KEY, key TEXT UNIQUE, item BLOB, answer BLOB)"
+                )
+            finally:
+                Path(name).unlink()
+        weakref.finalize(self, self._file.close)
+        self._size = 0
+        self._answered = 0
+
+    def add(self, key: str, item: object = None) -> bool:
+        """Ask for an item; False where it was asked for before, which is then what counts."""
+        data = pickle.dumps(item)
+        added = self._run("INSERT OR IGNORE INTO ledger (key, item) VALUES (?, ?)", key, data).rowcount == 1
+        self._size += added
+        return added
+
+    def settle(self, key: str, answer: object) -> None:
+        """Note the answer to an item that was asked for and has none."""
+        data = pickle.dumps(answer)
+        self._answered += self._run("UPDATE ledger SET answer = ? WHERE key = ? AND answer IS NULL", data, key).rowcount
+
+    def __len__(self) -> int:
+        """Items asked for."""
+        return self._size
+
+    @property
+    def left(self) -> int:
+        """Items without an answer."""
+        return self._size - self._answered
+
+    def lacks(self, key: str) -> bool:
+        """Whether it was asked for and has no answer."""
+        return self._run("SELECT 1 FROM ledger WHERE key = ? AND answer IS NULL", key).fetchone() is not None
+
+    def __contains__(self, key: object) -> bool:
+        """Whether it was asked for."""
+        return self._run("SELECT 1 FROM ledger WHERE key = ?", key).fetchone() is not None
+
+    def item(self, key: str) -> Any:
+        """What was asked for under a key."""
+        return pickle.loads(self._run("SELECT item FROM ledger WHERE key = ?", key).fetchone()[0])
+
+    def get(self, key: str) -> Any:
+        """An item's answer; None where there is none."""
+        found = self._run("SELECT answer FROM ledger WHERE key = ?", key).fetchone()
+        return None if found is None or found[0] is None else pickle.loads(found[0])
+
+    def __getitem__(self, key: str) -> Any:
+        """An item's answer."""
+        found = self._run("SELECT answer FROM ledger WHERE key = ?", key).fetchone()
+        if found is None or found[0] is None:
+            raise DamagedError(f"what was stored of {key!r} is gone", "Give the same command again: the rest is kept.")
+        return pickle.loads(found[0])
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys, in order."""
+        for page in self._pages("1", 1024):
+            yield from (key for _, key, _ in page)
+
+    def batches(self, n: int) -> Iterator[list[tuple[str, Any]]]:
+        """(key, item) of those without an answer, in order, n at a time, each once."""
+        for page in self._pages("answer IS NULL", n):
+            yield [(key, pickle.loads(item)) for _, key, item in page]
+
+    def _pages(self, which: str, n: int) -> Iterator[list[tuple[int, str, bytes]]]:
+        place = 0
+        query = f"SELECT place, key, item FROM ledger WHERE place > ? AND {which} ORDER BY place LIMIT ?"
+        while page := self._run(query, place, n).fetchall():
+            yield page
+            place = page[-1][0]
+
+    def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
+        with _explained(self._folder):
+            return self._file.execute(statement, values)
+
+
+class Scratch:
+    """One file for any number of matrices."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreError, here and where a matrix is written to, where the disk of `folder` will not have it."""
+        self.folder = folder
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._end = 0
+
+    def matrix(self, rows: int, columns: int) -> Matrix:
+        """A new one, of zeros."""
+        start, self._end = self._end, self._end + 4 * rows * columns
+        with _explained(self.folder):
+            self._file.truncate(self._end)
+        return Matrix(self, start, rows, columns)
+
+    def write(self, data: bytes, place: int) -> None:
+        left = memoryview(data)
+        with _explained(self.folder):
+            while left:  # a disk that fills up takes a part first, and only then says so
+                written = os.pwrite(self._file.fileno(), left, place)
+                left, place = left[written:], place + written
+
+    def read(self, size: int, place: int) -> bytes:
+        return os.pread(self._file.fileno(), size, place)
+
+
+class Matrix:
+    """float32 (rows, columns) on disk: `matrix[7]` is a row, (columns,), and can be set."""
+
+    def __init__(self, scratch: Scratch, start: int, rows: int, columns: int) -> None:
+        """See `Scratch.matrix`."""
+        self._scratch, self._start, self.shape = scratch, start, (rows, columns)
+
+    def _place(self, row: int, column: int) -> int:
+        return self._start + 4 * (row * self.shape[1] + column)
+
+    def __setitem__(self, row: int, values: Floats) -> None:
+        self._scratch.write(np.ascontiguousarray(values, "<f4").tobytes(), self._place(row, 0))
+
+    def __getitem__(self, row: int) -> Floats:
+        return self.part(row, 0, self.shape[1])
+
+    def part(self, row: int, start: int, stop: int) -> Floats:
+        """Columns `start` to `stop` of a row."""
+        return np.frombuffer(self._scratch.read(4 * (stop - start), self._place(row, start)), "<f4")
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """(stop - start, columns)."""
+        whole = self._scratch.read(4 * (stop - start) * self.shape[1], self._place(start, 0))
+        return np.frombuffer(whole, "<f4").reshape(stop - start, self.shape[1])
+
+    def turn(self, order: npt.NDArray[np.int64], into: Matrix, first: int) -> None:
+        """Write the columns of these rows, in this order, as rows of another matrix, from its row `first` on."""
+        for start in range(0, self.shape[1], _COLUMNS_AT_ONCE):
+            stop = min(start + _COLUMNS_AT_ONCE, self.shape[1])
+            block = np.stack([self.part(int(row), start, stop) for row in order]).T  # (columns, rows)
+            into._scratch.write(np.ascontiguousarray(block).tobytes(), into._place(first + start, 0))
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StoreError(
+            f"cannot write a temporary file in {folder}: {why}",
+            "Free some space; what is computed is kept, the same command goes on.",
+        ) from error
