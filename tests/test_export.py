@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from dnd.cli import cli
 from dnd.errors import StoreError, UsageError
 from dnd.evaluation.tables import read_labels
 from dnd.exporting import FORMATS, as_text, export, parquet
+from dnd.exporting.latex import escape_latex
 from dnd.reading import RunFolder
 
 NASTY = "50% <b>|_x_|</b> & $1 \\ {y} ~"
@@ -74,6 +77,44 @@ def test_latex_escapes_what_a_model_said(run):
     rows = [line for line in text.splitlines() if line.startswith("fc/")]
     assert len(rows) == 4
     assert all(row.replace(r"\&", "").count("&") == 3 and row.endswith(r" \\") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("[2em] x", "{[}2em] x"),  # after the \\ of the row before it would be its argument
+        ("*", "{*}"),
+        ("a--b ,,c ''", "a-{}-b ,{},c '{}'"),
+        ("``", r"\textasciigrave{}\textasciigrave{}"),
+        ("café “Łódź”", "café “Łódź”"),
+        ("cafe\u0301", "café"),
+        ("猫\u200d", r"\dndsign{猫}{U+732B}\dndsign{" + "\u200d}{U+200D}"),
+        ("a\x00b\x7f \u202ec", "aU+0000bU+007F U+202Ec"),
+        ("x" * 30, r"xxxxxxxxxxxx\allowbreak{}xxxxxxxxxxxx\allowbreak{}xxxxxx"),
+    ],
+)
+def test_latex_has_no_sign_that_stops_it(said, written):
+    assert escape_latex(said) == written
+
+
+def test_latex_columns_break_their_lines_where_they_are_long(tmp_path):
+    short = as_text(RunFolder(finish(tmp_path / "short", {"fc/0": ["lake"]})), "latex")
+    assert r"\begin{longtable}{llrl}" in short
+    long = as_text(RunFolder(finish(tmp_path / "long", {"fc/0": ["a lake in the mountains " * 9]})), "latex")
+    assert r"\begin{longtable}{l>{\raggedright\arraybackslash}p{0.26\linewidth}rl}" in long
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex (Debian: texlive-latex-recommended)")
+def test_latex_compiles_whatever_a_model_said(tmp_path):
+    signs = "".join(map(chr, range(1, 0x180))) + "\u2013\u2014\u201c\u201d\u2026\u20ac\u202e\u2212 猫 🐈"
+    nasty = {"[1]*{x}&%/0": [signs, NASTY], "[1]*{x}&%/1": ["?` !` ``x''"], "[1]*{x}&%/2": ["!it broke: \\input{x}"]}
+    long = {f"{'deep.' * 20}x/{n}": ["[0em]" + "no_break" * 30, "a long label " * 30] for n in range(3)}
+    table = as_text(RunFolder(finish(tmp_path / "run", nasty | long)), "latex")
+    head = r"\documentclass{article}\usepackage{array,booktabs,longtable}\usepackage[T1]{fontenc}\begin{document}"
+    (tmp_path / "x.tex").write_text(f"{head}\n{table}\\end{{document}}\n", "utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-2000:]
 
 
 def test_parquet_has_the_images_in_it(run, tmp_path):

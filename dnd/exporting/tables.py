@@ -9,19 +9,9 @@ from collections.abc import Sequence
 
 from dnd.api import Label
 from dnd.errors import UsageError
+from dnd.exporting.latex import latex
 from dnd.labels import N_LABELS
 from dnd.reading import RunFolder
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{sign: "\\" + sign for sign in "&%$#_{}"},
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-}
 
 
 def labels_table(run: RunFolder) -> str:
@@ -59,11 +49,9 @@ def markdown_table(run: RunFolder) -> str:
 
 
 def latex_table(run: RunFolder) -> str:
-    """A `longtable` with rules; the document needs the packages booktabs, longtable, and fontenc with T1."""
-    head = r"unit & label & score & also \\"
-    rows = [" & ".join(_latex(cell) for cell in _cells(label)) + r" \\" for label in run.labels]
-    lines = [r"\begin{longtable}{llrl}", r"\toprule", head, r"\midrule", r"\endhead", *rows, r"\bottomrule"]
-    return "\n".join([*lines, r"\end{longtable}"]) + "\n"
+    """A `longtable` with rules; the document needs the packages array, booktabs, longtable, and with pdfLaTeX fontenc
+    with T1."""
+    return latex(("unit", "label", "score", "also"), [_cells(label) for label in run.labels])
 
 
 def _cells(label: Label) -> Sequence[str]:
@@ -78,7 +66,3 @@ def _markdown(text: str) -> str:
     """Text that no Markdown reader takes for markup, on one line."""
     safe = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#!|~@$])", r"\\\1", safe)
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
