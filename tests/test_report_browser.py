@@ -108,6 +108,11 @@ def test_the_overview_says_what_there_is(visit: Open) -> None:
         *("captions: cannot do red", "images of … drive it little", "strongest exemplar", "bad.png", "truncated"),
     ):
         assert words in text
+    assert "toy · 100 probing images · blip2" in page.inner_text(".intro")
+    assert "# < #" not in text
+    chip = page.locator(".chips a[href='#a/1']")
+    assert chip.inner_text() == "a / 1"
+    expect(chip.locator("img")).to_have_js_property("naturalWidth", 48)
     page.click("button:has-text('failed'):has(strong)")
     assert page.inner_text("#count") == "1 of 6 units"
     assert shown(page) == ["b / 5"]
@@ -126,6 +131,13 @@ def test_search_filter_and_sort(visit: Open) -> None:
     assert shown(page) == ["b / 7"]
     page.fill("#search", "DISC number 3 a/")
     assert page.inner_text("#count") == f"0 of {N} units"
+    assert page.is_visible("text=No unit fits")
+    page.fill("#least", "0.1")
+    page.click("text=Show all")
+    assert page.inner_text("#count") == f"{N} units"
+    assert page.input_value("#least") == ""
+    assert not page.is_visible("text=Show all")
+    assert not page.is_visible("text=No unit fits")
     page.fill("#search", "b / 29")
     assert shown(page)[:2] == ["b / 29", "b / 129"]
     page.fill("#search", "")
@@ -156,7 +168,7 @@ def test_a_unit_shows_its_evidence(visit: Open) -> None:
     assert page.inner_text(".exemplars figure >> nth=1").startswith("a green disc, number 1\n1.7")
     assert "green-1-1.png" in page.inner_text(".exemplars figure >> nth=1")
     assert page.locator(".candidate .concept").all_inner_texts() == ["green label", "disc"]
-    assert page.locator(".candidate.chosen figure").all_inner_texts() == ["1.50", "1", "0.50"]
+    assert page.locator(".candidate.chosen figure").all_inner_texts() == ["1.50", "1.00", "0.50"]
     assert page.locator(".strip").count() == 3
     assert "3 activations from 0.50 to 1.50; random images: median 0.10" in page.locator(
         ".chosen .strip"

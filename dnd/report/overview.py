@@ -82,7 +82,8 @@ def histogram(values: Sequence[float], span: tuple[float, float] | None = None) 
 
 def kind_of_reason(reason: str) -> str:
     """A reason without what differs from unit to unit, so that like ones can be counted."""
-    return shown(re.sub(r"\d+(\.\d+)?", "#", re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason)))[:200]
+    alike = re.sub(r"\d+(\.\d+)?", "#", re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason))
+    return shown(re.sub(r": (score )?# < #$", "", alike))[:200]
 
 
 def _median(values: Iterable[float | None]) -> float | None:

@@ -52,12 +52,16 @@ const dnd = { data: null };
   dnd.svg = (tag, attributes, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
-dnd.number = (value) => {
+// A count as it is, all else as a measure.
+dnd.number = (value) => Number.isInteger(value) && Math.abs(value) < 1e6 ? value.toLocaleString("en") : dnd.measure(value);
+
+// An activation or a score: 9.00 beside 8.86.
+dnd.measure = (value) => {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value)) return Math.abs(value) < 1e6 ? value.toLocaleString("en") : value.toExponential(2);
   const size = Math.abs(value);
-  if (size >= 1000) return size < 1e6 ? Math.round(value).toLocaleString("en") : value.toExponential(2);
+  if (size >= 1e6) return value.toExponential(2);
+  if (size >= 1000) return Math.round(value).toLocaleString("en");
   if (size >= 100) return value.toFixed(0);
   if (size >= 10) return value.toFixed(1);
   if (size >= 0.01) return value.toFixed(2);

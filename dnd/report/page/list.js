@@ -47,6 +47,7 @@ dnd.list = {};
     for (const id of inputs) $(id).addEventListener("input", () => dnd.list.update());
     $("filters").addEventListener("submit", (event) => event.preventDefault());
     $("concept").addEventListener("click", () => dnd.list.only(null));
+    $("clear").addEventListener("click", () => { dnd.list.filter({}); $("search").focus(); });
     $("scroll").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
     new ResizeObserver(() => draw()).observe($("scroll"));
     dnd.list.update();
@@ -71,6 +72,8 @@ dnd.list = {};
     const order = orders[$("sort").value][1];
     shown.sort((a, b) => order(units[a], units[b]) || a - b);
     $("count").textContent = shown.length === units.length ? dnd.several(units.length, "unit") : `${dnd.number(shown.length)} of ${dnd.several(units.length, "unit")}`;
+    $("clear").hidden = shown.length === units.length;
+    $("nothing").hidden = shown.length > 0;
     $("scroll").scrollTop = 0;
     for (const item of drawn.values()) item.remove();
     drawn.clear();
@@ -96,14 +99,14 @@ dnd.list = {};
     return dnd.el("span", { class: "answer" },
       dnd.data.runs.length > 1 ? dnd.letter(place) : null,
       dnd.el("span", { class: label ? "label" : "none" }, dnd.answer(run)),
-      label ? dnd.el("span", { class: "score" }, dnd.number(label[1])) : null);
+      label ? dnd.el("span", { class: "score" }, dnd.measure(label[1])) : null);
   };
 
   const item = (place, position) => {
     const row = dnd.data.units[place];
     const pictures = row.runs.find((run) => run?.thumbnails.length)?.thumbnails ?? [];
     const node = dnd.el("li", { "aria-setsize": shown.length, "aria-posinset": position + 1 },
-      dnd.el("a", { href: dnd.link(row), "aria-current": place === current ? "true" : null },
+      dnd.el("a", { href: dnd.link(row), class: row.runs.length > 1 ? "several" : null, "aria-current": place === current ? "true" : null },
         dnd.el("span", { class: "thumbnails" }, pictures.map(dnd.thumbnail)),
         dnd.el("span", { class: "answers" }, row.runs.map(answer),
           dnd.el("small", null, dnd.el("bdi", null, dnd.unitName(row)), row.differs ? dnd.el("span", { class: "differs" }, "different") : null))));

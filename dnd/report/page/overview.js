@@ -4,6 +4,7 @@
 {
   const section = (level, title, ...content) => content.flat(Infinity).some(Boolean)
     ? dnd.el("section", { class: "card" }, dnd.el(level, { class: "title" }, title), content) : null;
+  const MOST = 24; // units shown beside a label
   const percent = (share) => `${(share * 100).toFixed(0)} %`;
   const filtered = (values, ...content) => dnd.el("button", { type: "button", class: "plain", onclick: () => {
     dnd.list.filter(values);
@@ -52,15 +53,16 @@
     return [...found].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
   };
 
-  const group = ([label, rows], most) => dnd.el("li", null,
+  const group = ([label, rows], most, place) => dnd.el("li", null,
     dnd.el("div", { class: "row" }, filtered({ concept: label }, label), dnd.bar(rows.length / most), dnd.el("span", { class: "score" }, dnd.several(rows.length, "unit"))),
-    rows.length > 1 ? dnd.el("div", { class: "chips" }, rows.slice(0, 24).map((row) => dnd.el("a", { href: dnd.link(row) }, dnd.unitName(row))),
-      rows.length > 24 ? dnd.el("span", { class: "note" }, `and ${dnd.number(rows.length - 24)} more`) : null) : null);
+    dnd.el("div", { class: "chips" }, rows.slice(0, MOST).map((row) => dnd.el("a", { href: dnd.link(row) },
+      row.runs[place].thumbnails.slice(0, 1).map(dnd.thumbnail), dnd.unitName(row))),
+      rows.length > MOST ? dnd.el("span", { class: "note" }, `and ${dnd.number(rows.length - MOST)} more`) : null));
 
   const concepts = (place) => {
     const all = groups(place);
     const shared = all.filter(([, rows]) => rows.length > 1);
-    const list = (some) => dnd.el("ul", { class: "concepts" }, some.map((one) => group(one, all[0][1].length)));
+    const list = (some) => dnd.el("ul", { class: "concepts" }, some.map((one) => group(one, all[0][1].length, place)));
     if (!all.length) return [];
     const rest = all.slice(12);
     return [
@@ -74,6 +76,15 @@
 
   const abstentions = (run) => run.reasons.length ? dnd.el("ul", { class: "reasons" }, run.reasons.map(([status, reason, n]) =>
     dnd.el("li", null, filtered({ status }, dnd.badge(status), " ", dnd.several(n, "unit")), dnd.el("span", null, reason)))) : null;
+
+  // The network, the images and the backends, in a line.
+  const inShort = (run) => {
+    const setting = (table, name) => run.settings.find(([one]) => one === table)?.[1].find(([one]) => one === name)?.[1];
+    const method = setting("method", "name");
+    const used = method && method !== "dnd" ? [method] : ["captioner", "summarizer", "generator", "scorer"].map((kind) => setting(kind, "backend")).filter(Boolean);
+    const images = run.facts.find(([name]) => name === "probing images")?.[1];
+    return [setting("target", "name"), images ? dnd.several(images, "probing image") : null, used.join(" → ")].filter(Boolean).join(" · ");
+  };
 
   const pairs = (rows) => dnd.el("dl", { class: "facts" }, rows.map(([name, value]) =>
     dnd.el("div", null, dnd.el("dt", null, name), dnd.el("dd", null, dnd.number(value)))));
@@ -100,8 +111,8 @@
   dnd.overview = () => {
     const [run] = dnd.data.runs;
     return [
-      dnd.el("h1", { tabindex: -1 }, run.name),
-      dnd.el("p", { class: "note" }, `${dnd.several(dnd.data.units.length, "unit")} · `, dnd.el("bdi", null, run.folder)),
+      dnd.el("div", { class: "intro" }, dnd.el("h1", { tabindex: -1 }, run.name), dnd.el("p", null, inShort(run)),
+        dnd.el("p", { class: "note" }, `${dnd.several(dnd.data.units.length, "unit")} · `, dnd.el("bdi", null, run.folder))),
       dnd.missing(),
       dnd.statuses(run),
       dnd.findings(run, 0, "h2"),

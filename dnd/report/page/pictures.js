@@ -64,7 +64,7 @@
 
   const enlargeExemplar = (exemplar, number, section) => {
     const shown = { ...exemplar, image: large(exemplar.image), view: large(exemplar.view) };
-    const facts = [["activation", dnd.number(exemplar.activation)], ["image", exemplar.source],
+    const facts = [["activation", dnd.measure(exemplar.activation)], ["image", exemplar.source],
       ["crop", exemplar.box && exemplar.box.map((edge) => edge.toFixed(2)).join(", ")], ["digest", exemplar.digest]];
     enlarge(`Exemplar ${number}`,
       dnd.el("div", { class: `both ${section.className}` }, layers(shown, exemplar.caption || `Exemplar ${number}`)),
@@ -80,17 +80,17 @@
     return dnd.el("figure", null, button,
       dnd.el("figcaption", null,
         exemplar.caption ? dnd.el("span", { class: "caption" }, exemplar.caption) : null,
-        dnd.el("small", null, dnd.el("b", null, dnd.number(exemplar.activation)), exemplar.box ? " crop of " : " ", dnd.el("bdi", null, exemplar.source))));
+        dnd.el("small", null, dnd.el("b", null, dnd.measure(exemplar.activation)), exemplar.box ? " crop of " : " ", dnd.el("bdi", null, exemplar.source))));
   };
 
   // A synthetic image with its activation.
   dnd.synthetic = ([copy, activation], concept, rank) => {
     const alt = `${concept}, generated image, rank ${rank}`;
     const open = () => enlarge(concept, dnd.el("div", { class: "both" }, frame(large(copy), alt, "only")),
-      dnd.el("p", null, `Generated for this candidate. Activation ${dnd.number(activation)}, rank ${rank} of its images.`));
+      dnd.el("p", null, `Generated for this candidate. Activation ${dnd.measure(activation)}, rank ${rank} of its images.`));
     return dnd.el("figure", null,
       dnd.el("button", { type: "button", class: "picture", onclick: open }, frame(copy, alt, "only")),
-      dnd.el("figcaption", null, dnd.el("small", null, dnd.number(activation))));
+      dnd.el("figcaption", null, dnd.el("small", null, dnd.measure(activation))));
   };
 
   dnd.thumbnail = (copy) => dnd.el("span", { class: "thumbnail" }, image(copy, ""));

@@ -6,7 +6,7 @@
   const on = new Set(["boxes"]);
 
   const metric = (name, value, share) => value === null || value === undefined ? null
-    : dnd.el("div", { class: "metric" }, dnd.el("span", null, name), dnd.el("strong", null, dnd.number(value)), share === undefined ? null : dnd.bar(share));
+    : dnd.el("div", { class: "metric" }, dnd.el("span", null, name), dnd.el("strong", null, dnd.measure(value)), share === undefined ? null : dnd.bar(share));
 
   // Switch an overlay of all exemplars on the page.
   dnd.toggle = (name) => {
@@ -24,7 +24,8 @@
         dnd.el("div", { class: "buttons" }, offered.map(([name, text]) =>
           dnd.el("button", { type: "button", "data-toggle": name, "aria-pressed": on.has(name), onclick: () => dnd.toggle(name) }, text)))),
       dnd.el("div", { class: "grid" }, evidence.exemplars.map((exemplar, place) => dnd.exemplar(exemplar, place + 1, section))),
-      dnd.strip(evidence.exemplars.map((exemplar) => exemplar.activation), evidence.sample, dnd.span(evidence), "Exemplars") ?? "");
+      dnd.strip(evidence.exemplars.map((exemplar) => exemplar.activation), evidence.sample, dnd.span(evidence), "Exemplars") ?? "",
+      evidence.sample ? dnd.el("p", { class: "note" }, "Dots: these images. Grey: the unit's activations on random probing images, 95 % of which lie left of the dashed line.") : "");
     return section;
   };
 
@@ -42,7 +43,7 @@
     const label = run.status === "labelled" ? run.labels[0]?.[0] : null;
     const drawn = evidence.candidates.some((one) => one.images.length);
     return dnd.el("section", { class: "candidates" }, dnd.el(level, { class: "title" }, "Candidates"),
-      drawn ? dnd.el("p", { class: "note" }, "Each with its generated images, strongest first. Dots: their activations. Grey: the unit's activations on random probing images, 95 % of which lie left of the dashed line.") : null,
+      drawn ? dnd.el("p", { class: "note" }, "Each with its generated images, strongest first; dots are their activations. Score: how well the concept fits, by the run's scorer. Drive: the chance that one of its images moves the unit more than a random probing image; 0.5 is none.") : null,
       dnd.el("ol", null, evidence.candidates.map((one) => candidate(one, evidence, one.concept === label, level === "h2" ? "h3" : "h4"))),
       evidence.dropped.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(evidence.dropped.length, "candidate")} could not be judged`),
         dnd.el("ul", null, evidence.dropped.map(([concept, reason]) => dnd.el("li", null, dnd.el("b", null, concept), ": ", reason)))) : null);
@@ -51,7 +52,7 @@
   const alternatives = (run, evidence, level) => run.labels.length > (run.status === "labelled" ? 1 : 0) ? dnd.el("section", null,
     dnd.el(level, { class: "title" }, run.status === "labelled" ? "Label and alternatives" : "What came closest"),
     dnd.table(["concept", "score", ...(evidence.confidences.some((one) => one !== null) ? ["confidence"] : [])],
-      run.labels.map(([concept, score], place) => [concept, score, ...(evidence.confidences.some((one) => one !== null) ? [evidence.confidences[place]] : [])]), "Labels with their scores")) : null;
+      run.labels.map(([concept, score], place) => [concept, dnd.measure(score), ...(evidence.confidences.some((one) => one !== null) ? [dnd.measure(evidence.confidences[place])] : [])]), "Labels with their scores")) : null;
 
   const provenance = (about, evidence, row) => {
     const planted = about.wrong.find(([name]) => name === `${row.layer}/${row.unit}`);
