@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (
 N = 300
 DESK, PHONE = {"width": 1200, "height": 800}, {"width": 390, "height": 780}
 Open = Callable[..., Any]
+OTHER = 'seed = 1\n\n[target]\nname = "toy"\nlayers = ["a", "b"]\n\n[method]\nname = "clip-dissect"\ntop = 5\n'
 FIGURES = {
     name: {
         "higher_is_better": True,
@@ -56,7 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reports.make_run(folder / "large", large)
     reports.small_run(folder / "small")
     (folder / "small" / "evaluation.json").write_text(json.dumps({"figures": FIGURES}))
-    reports.make_run(folder / "other", [reports.unit(store, "a", 0, "red"), reports.unit(store, "a", 1, "blue")])
+    units = [reports.unit(store, "a", 0, "red"), reports.unit(store, "a", 1, "blue")]
+    reports.make_run(folder / "other", units, settings=OTHER)
     reports.hostile_run(folder / "hostile")
     for name, runs in {
         "large": ["large"],
@@ -284,7 +286,10 @@ def test_runs_side_by_side(visit: Open) -> None:
     page = visit("both")
     assert shown(page)[0] == "a / 1", "different labels first"
     assert "2 runs side by side" in page.inner_text("#main h1")
-    page.select_option("#agreement", "same")
+    differing = page.locator(".card", has_text="What differs").locator("tbody tr").all_inner_texts()
+    assert differing == ["captioner.backend\tblip2\t\u2013", "run.seed\t0\t1", "method.name\t\u2013\tclip-dissect"]
+    page.click("#main td:nth-child(3) button")
+    assert page.input_value("#agreement") == "same"
     assert shown(page) == ["a / 0"]
     page.select_option("#agreement", "partial")
     assert page.inner_text("#count") == "4 of 6 units"

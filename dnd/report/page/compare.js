@@ -4,14 +4,17 @@
 {
   const same = (values) => values.every((value) => value === values[0]);
 
-  // Settings that are not the same in all runs: [name, value per run].
+  // Settings that are not the same in all runs: [name, value per run]. Of a part that a run does without, only its name.
   const differences = (runs) => {
+    const parts = runs.map((run) => new Set(run.settings.map(([table]) => table)));
+    const everywhere = (name) => /\.(backend|name)$/.test(name) || name.startsWith("model ") || parts.every((of) => of.has(name.split(".")[0]));
+
     const tables = runs.map((run) => new Map([
       ...run.settings.flatMap(([table, rows]) => rows.map(([name, value]) => [`${table}.${name}`, String(value)])),
       ...run.models.map(([name, digest]) => [`model ${name}`, digest]),
     ]));
     const names = [...new Set(tables.flatMap((table) => [...table.keys()]))];
-    return names.map((name) => [name, ...tables.map((table) => table.get(name) ?? "–")]).filter(([, ...values]) => !same(values));
+    return names.map((name) => [name, ...tables.map((table) => table.get(name) ?? "–")]).filter(([name, ...values]) => !same(values) && everywhere(name));
   };
 
   const pairwise = (runs) => {
@@ -20,7 +23,8 @@
       for (let b = a + 1; b < runs.length; b++) {
         const both = dnd.data.units.filter((row) => row.runs[a] && row.runs[b]);
         const agreed = both.filter((row) => dnd.answer(row.runs[a]) === dnd.answer(row.runs[b]));
-        rows.push([dnd.el("span", null, dnd.letter(a), " and ", dnd.letter(b)), both.length, agreed.length, both.length - agreed.length]);
+        const shown = (n, agreement) => n && runs.length === 2 ? dnd.filtered({ agreement }, dnd.number(n)) : n;
+        rows.push([dnd.el("span", null, dnd.letter(a), " and ", dnd.letter(b)), both.length, shown(agreed.length, "same"), shown(both.length - agreed.length, "different")]);
       }
     }
     return dnd.table(["runs", "units of both", "same label", "different"], rows, "Agreement of each pair of runs");

@@ -26,7 +26,7 @@ dnd.list = {};
     drive: ["drive", descending((row) => first(row, "drive"))],
     confidence: ["confidence", descending((row) => first(row, "confidence"))],
     label: ["label, A to Z", (a, b) => collator.compare(dnd.answer(a.runs[0]), dnd.answer(b.runs[0]))],
-    differs: ["different labels first", (a, b) => b.differs - a.differs],
+    differs: ["different first", (a, b) => b.differs - a.differs],
   };
 
   const option = (value, text) => dnd.el("option", { value }, text);

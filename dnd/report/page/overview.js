@@ -6,7 +6,8 @@
     ? dnd.el("section", { class: "card" }, dnd.el(level, { class: "title" }, title), content) : null;
   const MOST = 24; // units shown beside a label
   const percent = (share) => `${(share * 100).toFixed(0)} %`;
-  const filtered = (values, ...content) => dnd.el("button", { type: "button", class: "plain", onclick: () => {
+  // A button that shows the units that fit a filter.
+  dnd.filtered = (values, ...content) => dnd.el("button", { type: "button", class: "plain", onclick: () => {
     dnd.list.filter(values);
     if (matchMedia("(max-width: 860px)").matches) location.hash = "#units";
   } }, content);
@@ -14,7 +15,7 @@
   // How many units have each status.
   dnd.statuses = (run) => dnd.el("div", { class: "tiles" },
     ["labelled", "uninterpretable", "failed"].filter((status) => run.statuses[status] || status === "labelled").map((status) =>
-      filtered({ status }, dnd.el("span", { class: "tile", "data-status": status },
+      dnd.filtered({ status }, dnd.el("span", { class: "tile", "data-status": status },
         dnd.el("strong", null, dnd.number(run.statuses[status] ?? 0)), status))));
 
   const quality = (run) => {
@@ -54,7 +55,7 @@
   };
 
   const group = ([label, rows], most, place) => dnd.el("li", null,
-    dnd.el("div", { class: "row" }, filtered({ concept: label }, label), dnd.bar(rows.length / most), dnd.el("span", { class: "score" }, dnd.several(rows.length, "unit"))),
+    dnd.el("div", { class: "row" }, dnd.filtered({ concept: label }, label), dnd.bar(rows.length / most), dnd.el("span", { class: "score" }, dnd.several(rows.length, "unit"))),
     dnd.el("div", { class: "chips" }, rows.slice(0, MOST).map((row) => dnd.el("a", { href: dnd.link(row) },
       row.runs[place].thumbnails.slice(0, 1).map(dnd.thumbnail), dnd.unitName(row))),
       rows.length > MOST ? dnd.el("span", { class: "note" }, `and ${dnd.number(rows.length - MOST)} more`) : null));
@@ -75,7 +76,7 @@
   };
 
   const abstentions = (run) => run.reasons.length ? dnd.el("ul", { class: "reasons" }, run.reasons.map(([status, reason, n]) =>
-    dnd.el("li", null, filtered({ status }, dnd.badge(status), " ", dnd.several(n, "unit")), dnd.el("span", null, reason)))) : null;
+    dnd.el("li", null, dnd.filtered({ status }, dnd.badge(status), " ", dnd.several(n, "unit")), dnd.el("span", null, reason)))) : null;
 
   // The network, the images and the backends, in a line.
   const inShort = (run) => {
