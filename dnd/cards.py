@@ -29,6 +29,9 @@ _UNITS = 200
 _CARD = "border:1px solid #8888;border-radius:6px;padding:.6em .8em;margin:.3em 0;max-width:62em;line-height:1.35"
 _FIGURE = "display:inline-block;vertical-align:top;width:100px;margin:.3em .3em 0 0;font-size:11px"
 
+_IMAGE = f"display:block;width:{_SIDE}px;height:{_SIDE}px;object-fit:contain"
+"""All of one size: a crop may be a few pixels wide."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -90,7 +93,7 @@ class Card:
         where = shown.source + ("" if shown.box is None else " (part)")
         words = escape(shown.caption or where)
         try:
-            picture = f'<img src="{_inline(self.image(shown))}" alt="{words}" style="max-width:100%">'
+            picture = f'<img src="{_inline(self.image(shown))}" alt="{words}" style="{_IMAGE}">'
         except UsageError:
             picture = '<div style="height:64px;border:1px dashed #8888">the image is gone</div>'
         title = escape(f"{where}, activation {shown.activation:.4g}")
@@ -103,8 +106,9 @@ def run_html(run: RunFolder) -> str:
         (str(label.unit), *_shown(label), ", ".join(concept for concept, _ in label.labels[1:]))
         for label in run.labels[:_UNITS]
     ]
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
-    head = "".join(f"<th>{name}</th>" for name in ("unit", "label", "score", "also"))
+    left = 'style="text-align:left"'
+    rows = "".join("<tr>" + "".join(f"<td {left}>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
+    head = "".join(f"<th {left}>{name}</th>" for name in ("unit", "label", "score", "also"))
     rest = len(run.labels) - len(cells)
     more = f"<div>and {rest} more</div>" if rest > 0 else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
