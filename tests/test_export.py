@@ -90,6 +90,7 @@ def test_latex_escapes_what_a_model_said(run):
         ("cafe\u0301", "café"),
         ("猫\u200d", r"\dndsign{猫}{U+732B}\dndsign{" + "\u200d}{U+200D}"),
         ("a\x00b\x7f \u202ec", "aU+0000bU+007F U+202Ec"),
+        ("uninterpretable", "uninterpretable"),
         ("x" * 30, r"xxxxxxxxxxxx\allowbreak{}xxxxxxxxxxxx\allowbreak{}xxxxxx"),
     ],
 )

@@ -32,8 +32,8 @@ _LIGATURES = re.compile(r"(?<=[-,'])(?=[-,'])")
 """Where T1 would make one sign of two: --, ,, and ''."""
 _WIDE = 24
 """Characters from which a column breaks its lines."""
-_PIECE = 12
-"""Characters after which a line may break within a word."""
+_WORD, _PIECE = 18, 12
+"""A word of more characters than the first may break after each so many of the second."""
 _SHARES = ("0.2", "0.26", "", "0.32")
 """Of the line, for a column that is wide; the scores never are."""
 _DEFINITION = (
@@ -64,7 +64,8 @@ def escape_latex(text: str) -> str:
 
 
 def _pieces(word: str) -> Iterable[str]:
-    return (word[start : start + _PIECE] for start in range(0, len(word), _PIECE))
+    size = len(word) if len(word) <= _WORD else _PIECE
+    return (word[start : start + size] for start in range(0, len(word), size))
 
 
 def _escaped(piece: str) -> str:
