@@ -360,6 +360,15 @@ def test_small_helpers() -> None:
     assert base64.b64decode(reports.cells())[:2] == bytes([255, 218])
 
 
+def test_the_command_says_what_it_built_or_only_the_mistake(run: Path) -> None:
+    one = reports.make_run(run.parent / "one", [reports.unit(Store(run.parent / ".dnd-store"), "a", 0, "red")])
+    assert CliRunner().invoke(cli, ["report", str(one)]).stdout == f"1 unit: {one / 'report' / 'index.html'}\n"
+    (one / "labels.jsonl").unlink()
+    done = CliRunner().invoke(cli, ["report", str(one)])
+    assert isinstance(done.exception, UsageError)
+    assert done.output == "", "no bar of a report that was never begun"
+
+
 def test_building_needs_no_heavy_library(run: Path) -> None:
     code = (
         "import sys\nfrom dnd.cli import main\n"

@@ -34,4 +34,4 @@ def export(folder: str, kind: str, out: str | None, no_images: bool) -> None:
         click.echo(as_text(run, kind), nl=False)
         return
     write(run, kind, Path(out), images=not no_images)
-    click.echo(f"{len(run)} units in {out}", err=True)
+    click.echo(f"{len(run)} unit{'s' if len(run) != 1 else ''} in {out}", err=True)

@@ -24,14 +24,12 @@ def report(runs: tuple[str, ...], out: str | None) -> None:
     from dnd.report.build import build_report
     from dnd.report.runs import RunFolder
 
-    with Meter(Console(stderr=True)) as meter:
-        folders = [Path(run) for run in runs]
-        opened = [RunFolder(folder) for folder in folders]
-        units = len({unit for run in opened for unit in run.units()})
-        with meter.stage("report", units) as advance:
-            built = build_report(opened, Path(out) if out else None, progress=advance)
+    opened = [RunFolder(Path(run)) for run in runs]
+    units = len({unit for run in opened for unit in run.units()})
+    with Meter(Console(stderr=True)) as meter, meter.stage("report", units) as advance:
+        built = build_report(opened, Path(out) if out else None, progress=advance)
     if built.missing.count:
         click.echo(
             f"{built.missing.count} images are not in the report, the first because: {built.missing.first}", err=True
         )
-    click.echo(f"{built.units} units: {built.page}")
+    click.echo(f"{built.units} unit{'s' if built.units != 1 else ''}: {built.page}")
