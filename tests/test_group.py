@@ -11,13 +11,14 @@ import pytest
 from bags import Bags
 from click.testing import CliRunner
 from finished import finish
+from rich.console import Console
 
 from dnd.api import ItemError, Unit
 from dnd.cli import cli
 from dnd.errors import UsageError
 from dnd.meaning.grouping import OTHER, group_units, read_categories
 from dnd.meaning.profile import profile_svg
-from dnd.meaning.tables import groups_csv
+from dnd.meaning.tables import groups_csv, show_groups
 from dnd.reading import RunFolder
 
 LABELS = {
@@ -90,6 +91,9 @@ def test_nothing_labelled_and_a_single_label(tmp_path):
     none = group_units(RunFolder(finish(tmp_path / "none", {"a/0": []})), Bags())
     assert (none.groups, none.unlabelled, none.profile()) == ((), (Unit("a", 0),), {})
     assert ET.fromstring(profile_svg(none)).tag.endswith("svg")
+    console = Console(file=io.StringIO())
+    show_groups(console, none)
+    assert console.file.getvalue() == "The run has no labelled unit.\n"
     one = group_units(RunFolder(finish(tmp_path / "one", {"a/0": ["dots"], "a/1": ["dots"]})), Bags())
     assert one.groups[0].coherence == pytest.approx(1)
 

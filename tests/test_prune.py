@@ -257,6 +257,14 @@ def test_mistakes_are_said(landcover, arguments, words):
     assert words in f"{found.exception} {found.exception.hint}"
 
 
+def test_a_hint_fits_what_was_asked_for(tmp_path):
+    run = RunFolder(finish(tmp_path / "run", {"fc/0": ["lake"], "fc/1": ["lake"]}))
+    with pytest.raises(UsageError, match="no unit of the run") as caught:
+        choose(run, Wish(uninterpretable=True))
+    assert "dnd export" in caught.value.hint
+    assert "dnd find" not in caught.value.hint
+
+
 def test_a_function_of_the_users_own(photos, classes, tmp_path, monkeypatch):
     (tmp_path / "their_net.py").write_text(
         "from toys import Net, preprocess\n\n\ndef net():\n    return Net(), preprocess\n"
@@ -272,7 +280,7 @@ def test_a_function_of_the_users_own(photos, classes, tmp_path, monkeypatch):
     arguments = [folder, "--concept", "red", "--least", 0.99, "--eval", photos, "--classes", classes, "--seeds", 2]
     shown = invoke(*arguments).stdout
     assert re.search(r"red +100.0% +25.0% +100.0%", shown)
-    assert "Change -25.0%" in shown
+    assert "Change -25.0 points, 95 % interval -" in shown
 
 
 def test_the_registered_set_is_labelled():

@@ -37,7 +37,7 @@ def find_units(
     """Every labelled unit (of some layers, if given), nearest first; equally near ones in the run's order. The first
     `among` labels of a unit count."""
     if not text.strip():
-        raise UsageError("there is no text to look for", 'dnd find RUN "water"')
+        raise UsageError("there is no text to look for", 'Say what a label should mean: "water".')
     unknown = [layer for layer in layers if layer not in run.layers]
     if unknown:
         raise UsageError(f"the run in {run.folder} has no layer {unknown[0]!r}", f"It has {', '.join(run.layers)}.")

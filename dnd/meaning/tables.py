@@ -62,6 +62,9 @@ def groups_record(found: Groups) -> dict[str, Any]:
 
 def show_groups(console: Console, found: Groups) -> None:
     """Groups with their units' labels, then the share of each super-category per layer."""
+    if not found.labels:
+        console.print("The run has no labelled unit.")
+        return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("group", "units", "coherence", "category", "labels"):
         table.add_column(column, justify="right" if column in ("units", "coherence") else "left")
@@ -75,8 +78,8 @@ def show_groups(console: Console, found: Groups) -> None:
     if len(found.groups) > _MOST_ROWS:
         console.print(f"... and {len(found.groups) - _MOST_ROWS} more in groups.csv")
     console.print(
-        f"{len(found.groups)} groups; {len(found.ungrouped)} units are like no other, "
-        f"{len(found.unlabelled)} have no label"
+        f"Groups: {len(found.groups)}. Units like no other: {len(found.ungrouped)}, without a label: "
+        f"{len(found.unlabelled)}."
     )
     console.print("share of a layer's labelled units", style="italic")
     profile = Table(box=None, header_style="bold", pad_edge=False)

@@ -28,6 +28,8 @@ LEAST = 0.7
 """Cosine from which a label counts as meaning the concept."""
 _DATASET = "Name a folder with one folder of images per class, or a probing set that knows its images' classes."
 
+_LISTED = "`dnd export` lists the units with their labels and statuses, `dnd group` those that are like no other."
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -130,10 +132,8 @@ def choose(run: RunFolder, wish: Wish) -> Pruning:
         why |= {one.unit: "uninterpretable" for one in run.labels if one.status == "uninterpretable"}
     order = [one.unit for one in run.labels if one.unit in why and (not wish.layer or one.unit.layer in wish.layer)]
     if not order:
-        raise UsageError(
-            f"no unit of the run in {run.folder} fits.{nearest}",
-            "`dnd find` shows what is near a text; --least says how near.",
-        )
+        hint = "`dnd find` shows what is near a text; --least says how near." if wish.concepts else _LISTED
+        raise UsageError(f"no unit of the run in {run.folder} fits.{nearest}", hint)
     labels = {one.unit: one.labels[0][0] if one.labels else f"({one.status})" for one in run.labels}
     return Pruning(
         {u: why[u] for u in order}, {u: labels[u] for u in order}, {k: max(v) + 1 for k, v in _among(run).items()}

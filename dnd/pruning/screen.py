@@ -69,7 +69,8 @@ def _show_comparison(console: Console, found: Comparison, units: int) -> None:
     better = sum(value >= found.after for value in found.random)
     spread = np.quantile(found.random, (0.025, 0.975))
     console.print(
-        f"Change {found.after - found.before:+.1%}, 95 % interval {low:+.1%} to {high:+.1%} (bootstrap over images)."
+        f"Change {100 * (found.after - found.before):+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f} "
+        "(bootstrap over images)."
     )
     console.print(
         f"{len(found.random)} times {units} of {found.active} active units instead, drawn at random: "
