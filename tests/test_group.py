@@ -87,6 +87,13 @@ def test_a_category_file_that_is_none(tmp_path, text, words):
         read_categories(tmp_path / "kinds.txt")
 
 
+def test_a_category_file_that_is_no_text(tmp_path):
+    (tmp_path / "kinds.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="cannot read") as caught:
+        read_categories(tmp_path / "kinds.txt")
+    assert "UTF-8" in caught.value.hint
+
+
 def test_nothing_labelled_and_a_single_label(tmp_path):
     none = group_units(RunFolder(finish(tmp_path / "none", {"a/0": []})), Bags())
     assert (none.groups, none.unlabelled, none.profile()) == ((), (Unit("a", 0),), {})
@@ -152,6 +159,10 @@ def test_the_runs_summarizer_names_groups_and_categories(tmp_path, monkeypatch):
     named, _ = name_groups(run, group_units(run, Bags()), categories=True)
     assert named.profile() == {"a": {"red": 0.5, "blue": 0.5}}
     assert named.groups[0].units == found.groups[0].units
+    monkeypatch.setattr(toys.Summarizer, "summarize", lambda self, requests: [["paint"]] * len(requests))
+    named, _ = name_groups(run, group_units(run, Bags()), categories=True)
+    assert [group.name for group in named.groups] == ["paint (my blue lake)", "paint (the red dots)"]
+    assert named.profile() == {"a": {"paint (the red dots)": 0.5, "paint (my blue lake)": 0.5}}, "still two"
 
     def refuse(self, requests):
         raise ItemError("no word for it")

@@ -117,7 +117,10 @@ def read_categories(file: Path) -> dict[str, list[str]]:
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(
+            f"cannot read {file}: {getattr(error, 'strerror', None) or error}",
+            "Write a text file (UTF-8), a line for each category: water: lake, river, sea",
+        ) from error
     found: dict[str, list[str]] = {}
     for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -47,16 +49,18 @@ def name_groups(run: RunFolder, groups: Groups, *, categories: bool) -> tuple[Gr
             except ItemError as error:
                 unnamed[key] = str(error)
 
-    def kind(name: str) -> str:
-        return names.get(f"category {name}", name)
-
-    named = tuple(
-        replace(group, name=names.get(f"group {group.name}", group.name), category=kind(group.category))
-        for group in groups.groups
-    )
+    titles = _told_apart({one.name: names.get(f"group {one.name}", one.name) for one in groups.groups})
+    kinds = _told_apart({name: names.get(f"category {name}", name) for name in wide})
+    named = tuple(replace(one, name=titles[one.name], category=kinds[one.category]) for one in groups.groups)
     return replace(
-        groups, groups=named, categories={unit: kind(name) for unit, name in groups.categories.items()}
+        groups, groups=named, categories={unit: kinds[name] for unit, name in groups.categories.items()}
     ), unnamed
+
+
+def _told_apart(names: Mapping[str, str]) -> dict[str, str]:
+    """Central label -> the name given; where several were given the same, their central label stands beside it."""
+    times = Counter(names.values())
+    return {own: given if times[given] == 1 or own == given else f"{given} ({own})" for own, given in names.items()}
 
 
 def _request(seed: int, labels: tuple[str, ...] | list[str], most: int = 20) -> SummaryRequest:
