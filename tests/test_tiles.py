@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import sys
 import tomllib
 import types
 from pathlib import Path
@@ -12,14 +15,18 @@ import pytest
 import tifffile
 import torch
 import toys
+from bags import Bags
+from click.testing import CliRunner
 from PIL import Image
 
 from dnd.api import Runtime, UsageError
+from dnd.cli import cli
 from dnd.crops import Box
 from dnd.geometry import cut
 from dnd.pipeline import execute
 from dnd.probing import UnionSet
 from dnd.pruning.accuracy import labelled
+from dnd.reading import RunFolder
 from dnd.registry import Entry, Registry
 from dnd.runfile import build_run, read_run
 from dnd_tiles import Tiles, TilesConfig, bands_of, read_tile, to_rgb
@@ -213,3 +220,63 @@ def test_the_base_for_satellites_is_valid():
     assert run.summarizer.config.domain == "land cover"
     assert "satellite" in run.generator.config.prompt
     assert build_run(tomllib.loads(run.to_toml()), Registry.load()) == run
+
+
+NETWORK = """
+import torch
+from dnd_tiles import bands_of
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.units = torch.nn.Sequential(torch.nn.Conv2d(4, 2, 1), torch.nn.ReLU())
+        self.head = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            self.units[0].weight[:, :, 0, 0] = torch.tensor([[0.0, 0, 0, 1], [0.0, 0, 0, -1]])
+            self.units[0].bias.copy_(torch.tensor([-0.2, 0.2]))
+            self.head.weight.copy_(torch.tensor([[0.0, 1], [1, 0]]))
+            self.head.bias.copy_(torch.tensor([0.075, 0]))
+
+    def forward(self, x):
+        return self.head(self.units(x).mean((2, 3)))
+
+
+def net():
+    def preprocess(image):
+        bands = torch.from_numpy(bands_of(image, 4, range=(0, 3000), fill=[0, 0, 0, 600]))
+        return torch.nn.functional.adaptive_avg_pool2d(bands.permute(2, 0, 1)[None] / 3000, 8)[0]
+
+    return Net().eval(), preprocess
+"""
+
+
+def test_the_base_for_satellites_runs_with_small_models_as_the_guide_says(tmp_path, monkeypatch):
+    make_tiles(tmp_path / "tiles")
+    (tmp_path / "far_above.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr("dnd.meaning.load_encoder", lambda name: Bags())
+    page = (Path(__file__).parent.parent / "docs" / "uses.md").read_text("utf-8")
+    (command,) = re.findall(r"^dnd (run satellite .*(?:\n    .*)*)", page, re.MULTILINE)
+    given = shlex.split(command.replace("\\\n", " ").replace("my_network:vegetation", "far_above:net"))
+    given[given.index("--layer") + 1] = "units"
+    small = ["probing.rgb=[0,1,2]", "concepts.n=1", "images.n=2", "generator.steps=1", "exemplars.k=3"]
+    small += ["exemplars.sample=6", "labels.min_drive=0", "labels.min_score=-9"]
+    run = [*given, "--device", "cpu", "--quiet", "--out", "run", *(word for one in small for word in ("--set", one))]
+    done = CliRunner().invoke(cli, run, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = RunFolder("run")
+    assert [found[n].exemplars[0].source.split("/")[0] for n in (0, 1)] == ["lush", "dry"], "by their fourth band"
+    assert [label.status for label in found.labels] == ["labelled", "labelled"]
+    assert found[0].exemplars[0].caption
+    concept = found[0].concept
+    for command in (["report", "run"], ["group", "run"], ["find", "run", concept]):
+        done = CliRunner().invoke(cli, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert f"1.00  {concept}" in done.stdout
+    prune = ["prune", "run", "--concept", concept, "--least", "0.999", "--seeds", "2", "--json"]
+    data = ["--eval", "tiles", "--set", "folder=tiles", "--set", "rgb=[0,1,2]"]
+    record = json.loads(CliRunner().invoke(cli, [*prune, *data], catch_exceptions=False).stdout)
+    assert (record["images"], record["before"]) == (12, 1)
+    assert record["classes"]["lush"]["after"] == 0
