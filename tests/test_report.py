@@ -220,7 +220,8 @@ def test_images_that_are_gone_or_damaged_are_left_out_and_counted(run: Path, tmp
     done = CliRunner().invoke(cli, ["report", str(run)])
     assert done.exit_code == 0
     assert "6 units" in done.stdout
-    assert "images are not in the report" in done.stderr
+    assert re.search(r"Images that are not in the report: \d+, the first because: .*\.png is gone\n", done.stderr)
+    assert "DND_STORE=FOLDER" in done.stderr
 
 
 @pytest.mark.parametrize(

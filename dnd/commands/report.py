@@ -30,6 +30,8 @@ def report(runs: tuple[str, ...], out: str | None) -> None:
         built = build_report(opened, Path(out) if out else None, progress=advance)
     if built.missing.count:
         click.echo(
-            f"{built.missing.count} images are not in the report, the first because: {built.missing.first}", err=True
+            f"Images that are not in the report: {built.missing.count}, the first because: {built.missing.first}\n"
+            "They are taken from the run's store: DND_STORE=FOLDER says where it is now.",
+            err=True,
         )
     click.echo(f"{built.units} unit{'s' if built.units != 1 else ''}: {built.page}")

@@ -4,7 +4,7 @@
 {
   const section = (level, title, ...content) => content.flat(Infinity).some(Boolean)
     ? dnd.el("section", { class: "card" }, dnd.el(level, { class: "title" }, title), content) : null;
-  const MOST = 24; // units shown beside a label
+  const MOST = 12; // units shown beside a label
   const percent = (share) => `${(share * 100).toFixed(0)} %`;
   // A button that shows the units that fit a filter.
   dnd.filtered = (values, ...content) => dnd.el("button", { type: "button", class: "plain", onclick: () => {
