@@ -69,6 +69,12 @@ def test_markdown_escapes_what_a_model_said(run):
     assert r"50% &lt;b&gt;\|\_x\_\|&lt;/b&gt; &amp; \$1 \\ \{y\} \~" in lines[4]
 
 
+def test_markdown_makes_no_links_of_addresses(tmp_path):
+    """GitHub's reader makes links of bare addresses: a label may not lead anywhere."""
+    run = RunFolder(finish(tmp_path / "run", {"fc/0": ["http://a.b/c", "WWW.a.b"]}))
+    assert as_text(run, "markdown").splitlines()[2] == r"| fc/0 | http\://a.b/c | 0.90 | WWW\.a.b |"
+
+
 def test_latex_escapes_what_a_model_said(run):
     text = as_text(run, "latex")
     assert r"50\% \textless{}b\textgreater{}\textbar{}\_x\_\textbar{}" in text

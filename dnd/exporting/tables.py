@@ -63,6 +63,6 @@ def _cells(label: Label) -> Sequence[str]:
 
 
 def _markdown(text: str) -> str:
-    """Text that no Markdown reader takes for markup, on one line."""
+    """Text that no Markdown reader takes for markup or a web address, on one line."""
     safe = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#!|~@$])", r"\\\1", safe)
+    return re.sub(r"([\\`*_{}\[\]()#!|~@$]|:(?=//)|(?<=www)\.)", r"\\\1", safe, flags=re.IGNORECASE)
