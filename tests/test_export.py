@@ -207,6 +207,14 @@ def test_a_damaged_line_is_named(run):
         list(RunFolder(run.folder).records())
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_table_that_is_no_text_is_named(run, kind):
+    file = run.folder / f"labels.{kind}"
+    file.write_bytes(file.read_bytes().replace(b"lake", b"\xff\xfe"))
+    with pytest.raises(StoreError, match=rf"cannot read .*labels\.{kind}"):
+        as_text(run, kind)
+
+
 def test_an_unfinished_run_is_said(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.toml").write_text("")

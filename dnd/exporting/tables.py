@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from dnd.api import Label
-from dnd.errors import UsageError
+from dnd.errors import StoreError, UsageError
 from dnd.exporting.latex import latex
 from dnd.labels import N_LABELS
 from dnd.reading import RunFolder
@@ -16,12 +16,23 @@ from dnd.reading import RunFolder
 
 def labels_table(run: RunFolder) -> str:
     """labels.csv as it is."""
-    return (run.folder / "labels.csv").read_text("utf-8")
+    return _own(run, "labels.csv")
 
 
 def labels_jsonl(run: RunFolder) -> str:
     """labels.jsonl as it is."""
-    return (run.folder / "labels.jsonl").read_text("utf-8")
+    return _own(run, "labels.jsonl")
+
+
+def _own(run: RunFolder, name: str) -> str:
+    file = run.folder / name
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            return opened.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"cannot read {file}: {error}", "Run again with the same command: what is finished is reused."
+        ) from error
 
 
 def reference_csv(run: RunFolder) -> str:
