@@ -125,6 +125,13 @@ def test_the_overview_says_what_there_is(visit: Open) -> None:
     assert page.inner_text("#count") == "6 units"
 
 
+def test_a_common_label_shows_some_of_its_units_and_leads_to_all(visit: Open) -> None:
+    page = visit("large")
+    assert page.locator(".concepts li").first.locator(".chips a").count() == 6
+    page.click(f".chips >> text=and {N - 1 - 6} more")
+    assert page.inner_text("#count") == f"{N - 1} of {N} units", "all but the needle"
+
+
 def test_search_filter_and_sort(visit: Open) -> None:
     page = visit("large")
     assert page.inner_text("#count") == f"{N} units"

@@ -3,7 +3,7 @@
 
 dnd.list = {};
 {
-  const HEIGHT = { one: 68, more: 34 }; // pixels of a row: of one run, and of each further one
+  const HEIGHT = { one: 68, more: 24 }; // pixels of a row: of one run, and of each further one
   const EXTRA = 6; // rows drawn beyond the edges
   const collator = new Intl.Collator("en", { numeric: true });
   const $ = (id) => document.getElementById(id);

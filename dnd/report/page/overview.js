@@ -4,7 +4,7 @@
 {
   const section = (level, title, ...content) => content.flat(Infinity).some(Boolean)
     ? dnd.el("section", { class: "card" }, dnd.el(level, { class: "title" }, title), content) : null;
-  const MOST = 12; // units shown beside a label
+  const MOST = 6; // units shown under a label: each is an image more to open
   const percent = (share) => `${(share * 100).toFixed(0)} %`;
   // A button that shows the units that fit a filter.
   dnd.filtered = (values, ...content) => dnd.el("button", { type: "button", class: "plain", onclick: () => {
@@ -58,7 +58,7 @@
     dnd.el("div", { class: "row" }, dnd.filtered({ concept: label }, label), dnd.bar(rows.length / most), dnd.el("span", { class: "score" }, dnd.several(rows.length, "unit"))),
     dnd.el("div", { class: "chips" }, rows.slice(0, MOST).map((row) => dnd.el("a", { href: dnd.link(row) },
       row.runs[place].thumbnails.slice(0, 1).map(dnd.thumbnail), dnd.unitName(row))),
-      rows.length > MOST ? dnd.el("span", { class: "note" }, `and ${dnd.number(rows.length - MOST)} more`) : null));
+      rows.length > MOST ? dnd.filtered({ concept: label }, `and ${dnd.number(rows.length - MOST)} more`) : null));
 
   const concepts = (place) => {
     const all = groups(place);
