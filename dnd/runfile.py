@@ -386,8 +386,8 @@ def read_run(
     """The run that a run file (a path, or a name that a package offers) and the command line describe.
 
     `options` maps dotted keys ("target.name") to values, `settings` are `section.setting=value` texts and
-    win over them. Without `source`: the run file `full` if options choose a target or probing set, else
-    `default`. Choosing another plugin than the run file does drops the settings of the plugin left out.
+    win over them. Without `source`: the run file `full` if options choose a target or probing set, else the one
+    named as the chosen method, else `default`. Choosing another plugin than the run file does drops the settings of the plugin left out.
     """
     return build_run(_tables(source, dict(options or {}), settings), registry)
 
@@ -407,11 +407,14 @@ def examine_run(
 
 
 def _tables(source: str | os.PathLike[str] | None, options: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    from dnd.settings import apply_options, parse_setting, read_tables
+    from dnd.settings import apply_options, is_offered, parse_setting, read_tables
 
     if source is None:
         chosen = {*options, *(parse_setting(text)[0] for text in settings)}
-        source = "full" if chosen & {"target.name", "probing.sets", "probing.set"} else "default"
+        method = options.get("method.name")
+        source = method if is_offered(method) else "default"
+        if chosen & {"target.name", "probing.sets", "probing.set"}:
+            source = "full"
     tables = read_tables(source)
     apply_options(tables, options)
     apply_options(tables, dict(parse_setting(text) for text in settings))

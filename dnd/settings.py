@@ -123,7 +123,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _find(source: str | os.PathLike[str]) -> Path:
     path, name = Path(source), os.fspath(source)
-    offered = {point.name: point for point in metadata.entry_points(group=RUNFILES)}
+    offered = _offered()
     if name in offered and not path.is_file():
         spec = util.find_spec(offered[name].value)
         folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -133,6 +133,15 @@ def _find(source: str | os.PathLike[str]) -> Path:
     if not path.exists():
         raise UsageError(f"there is no run file {name}", f"Give a path, or a name. {suggest(name, offered)}")
     return path / "run.toml" if path.is_dir() else path
+
+
+def _offered() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=RUNFILES)}
+
+
+def is_offered(name: object) -> bool:
+    """Whether an installed package has a run file of that name."""
+    return name in _offered()
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

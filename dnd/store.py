@@ -83,7 +83,7 @@ def write_atomic(
     except OSError as error:
         raise StoreError(
             f"cannot write {shown}: {error.strerror or error}",
-            "Free some space or choose another folder with --out; what is computed is kept, the same command goes on.",
+            "Free some space or choose another --out, then give the command again: what is computed is kept.",
         ) from error
     finally:
         with suppress(OSError):

@@ -272,6 +272,13 @@ def test_a_target_or_images_of_ones_own_start_from_the_full_run_file() -> None:
     assert "target.name" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["clip-dissect", "milan", "network-dissection"])
+def test_a_method_alone_starts_from_the_run_file_of_its_name(name: str) -> None:
+    run, named = (read_run(source, Registry.load(), options={"method.name": name}) for source in (None, name))
+    assert run == named
+    assert run.target.name == "microworld"
+
+
 def test_kinds_and_sections_agree() -> None:
     from dnd.runfile import BACKENDS
 
