@@ -112,11 +112,11 @@ def run(
         return 0
     from dnd.pipeline import execute
     from dnd.runlog import log_to
-    from dnd.stopping import stop_on_sigterm
+    from dnd.stopping import stop_on_signals
 
     folder, console = run_folder(out), make_console(quiet=quiet or as_json)
     try:
-        with log_to(log), stop_on_sigterm() as stopped:
+        with log_to(log), stop_on_signals() as stopped:
             result = execute(wanted, folder, fresh=fresh, console=console, registry=registry, stopped=stopped)
     except StoppedError:
         click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)

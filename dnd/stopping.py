@@ -1,4 +1,5 @@
-"""SIGTERM as a wish: the run finishes its batch, then stops; a second one stops it at once."""
+"""SIGTERM, and SIGHUP of a terminal that goes away, as a wish: the run finishes its batch, then stops; a second one
+stops it at once. Under `nohup`, which ignores SIGHUP, the run goes on."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SAID = b"\nStopping once this batch is finished; once more stops at once.\n"
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
     """Yields what tells whether to stop. The second signal raises KeyboardInterrupt, as Ctrl-C does the first time."""
     asked = threading.Event()
 
@@ -21,10 +22,13 @@ def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        os.write(2, _SAID)
+        with suppress(OSError):  # the terminal is gone
+            os.write(2, _SAID)
 
-    before = signal.signal(signal.SIGTERM, ask)
+    kinds = [kind for kind in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) != signal.SIG_IGN]
+    before = {kind: signal.signal(kind, ask) for kind in kinds}
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

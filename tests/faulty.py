@@ -135,7 +135,7 @@ def _child(job: Job, pipe: int) -> None:
 
     from dnd.errors import DndError, StoppedError
     from dnd.pipeline import execute
-    from dnd.stopping import stop_on_sigterm
+    from dnd.stopping import stop_on_signals
 
     torch.set_num_threads(1)
     disk = _Disk(job.full_at)
@@ -151,7 +151,7 @@ def _child(job: Job, pipe: int) -> None:
             k: {"backend": "toy", "batch_size": BATCH} for k in ("captioner", "summarizer", "generator", "scorer")
         }
         run = toys.toy_run(Path(job.photos), batch_size=BATCH, **backends)
-        with stop_on_sigterm() as stopped:
+        with stop_on_signals() as stopped:
             result = execute(
                 run, Path(job.out), registry=toys.registry(), live=(toys.Net(), toys.preprocess), stopped=stopped
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,29 @@ def test_models_lock_pins_package_data(
     assert "package:carrier/weights" in outcome.out
     verified = Outcome(capsys, "models", "verify", "carried")
     assert (verified.code, verified.out) == (0, f"carried: ok, {folder}\n")
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "pipe", "terminal"])
+def test_what_is_printed_into_a_void_stops_no_work(where: str) -> None:
+    """A terminal that was closed, `| head`, a full disk: rich would end the process at the next line."""
+    script = """
+import sys
+from dnd.commands import make_console
+console = make_console()
+sys.stdin.read()  # until the other end is gone
+for n in range(3):
+    console.print("x" * 100_000)
+print("done", file=sys.stderr)
+"""
+    if where == "/dev/full":
+        ends = [os.open(where, os.O_WRONLY)]
+    else:
+        ends = list(os.pipe() if where == "pipe" else os.openpty())
+    command, pipe = [sys.executable, "-c", script], subprocess.PIPE
+    child = subprocess.Popen(command, stdin=pipe, stdout=ends[-1], stderr=pipe)
+    for end in ends:
+        os.close(end)
+    _, said = child.communicate()
+    assert child.returncode == 0, said
+    assert said.endswith(b"done\n")
+    assert (b"cannot be written" in said) == (where != "pipe")

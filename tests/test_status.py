@@ -26,7 +26,7 @@ from dnd.pipeline import execute
 from dnd.progress import Meter, Way, spell_seconds
 from dnd.runlog import log_to
 from dnd.status import read_status, tell
-from dnd.stopping import stop_on_sigterm
+from dnd.stopping import stop_on_signals
 
 
 def toy_target() -> tuple[torch.nn.Module, Any]:
@@ -172,15 +172,26 @@ def test_a_folder_without_a_run_is_said_so(tmp_path: Path) -> None:
         read_status(tmp_path)
 
 
-def test_the_second_sigterm_stops_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    with stop_on_sigterm() as stopped:
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_the_second_signal_stops_at_once(kind: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signals() as stopped:
         assert not stopped()
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(kind)
         assert stopped()
         assert "once this batch is finished" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+            signal.raise_signal(kind)
+    assert signal.getsignal(kind) == signal.SIG_DFL
+
+
+def test_under_nohup_a_run_goes_on() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stopped:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stopped()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_stopped_run_leaves_whole_batches_and_goes_on(photos: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,8 +13,11 @@ def make_console(*, quiet: bool = False) -> Console:
     """Standard output; where that is not a terminal, wide enough that no table is cut."""
     from rich.console import Console
 
-    console = Console(highlight=False, quiet=quiet)
-    return console if console.is_terminal else Console(highlight=False, quiet=quiet, width=200)
+    from dnd.commands.screen import Screen
+
+    file: Any = Screen()
+    console = Console(file=file, highlight=False, quiet=quiet)
+    return console if console.is_terminal else Console(file=file, highlight=False, quiet=quiet, width=200)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
