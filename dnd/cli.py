@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from typing import Any, NoReturn
 
 import click
@@ -116,7 +117,7 @@ def run(
 
     folder, console = run_folder(out), make_console(quiet=quiet or as_json)
     try:
-        with log_to(log), stop_on_signals() as stopped:
+        with log_to(log), stop_on_signals() as stopped, redirect_stdout(sys.stderr) if as_json else nullcontext():
             result = execute(wanted, folder, fresh=fresh, console=console, registry=registry, stopped=stopped)
     except StoppedError:
         click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)

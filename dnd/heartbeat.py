@@ -55,7 +55,9 @@ class Heartbeat:
             state, message = "interrupted", "the same command goes on from there"
         else:
             state, message = "failed", str(error) or type(error).__name__
-        _LOG.log(logging.ERROR if state == "failed" else logging.INFO, "%s", f"{state}: {message}".removesuffix(": "))
+        # Without a handler Python prints errors by itself, and this one is told to whoever began the run.
+        level = logging.ERROR if state == "failed" and _LOG.hasHandlers() else logging.INFO
+        _LOG.log(level, "%s", f"{state}: {message}".removesuffix(": "))
         self._write(state, message)
 
     def _beat(self) -> None:

@@ -28,7 +28,9 @@ def read_status(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         hint = "Name the folder that `dnd run` was given as --out."
         raise UsageError(f"no run has begun in {folder}", hint) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError):
+        raise StoreError(f"{file} is no status of a run", "The run's next sign of life replaces it.") from None
+    except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {file}: {error}", "The run's next sign of life replaces it.") from error
     if not known or updated.tzinfo is None:
         raise StoreError(f"{file} is no status of a run", "The run's next sign of life replaces it.")

@@ -129,6 +129,18 @@ def test_errors_of_the_pipeline_are_printed_once(
     assert (outcome.code, outcome.err) == (1, "Error: there is no layer 'x'\nHint: Did you mean 'y'?\n")
 
 
+def test_json_is_not_mixed_with_what_backends_print(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, execute: list[Any]
+) -> None:
+    def chat(*given: Any, **rest: Any) -> Any:
+        print("loading shard 1 of 2")
+        return type("Result", (), {"exit_code": 0, "summary": staticmethod(lambda: "{}")})
+
+    monkeypatch.setattr("dnd.pipeline.execute", chat)
+    outcome = Outcome(capsys, "run", "--json")
+    assert (outcome.out, outcome.err) == ("{}\n", "loading shard 1 of 2\n")
+
+
 def test_a_dry_run_prints_the_plan_and_touches_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, execute: list[Any]
 ) -> None:

@@ -167,6 +167,24 @@ def test_a_broken_status_is_an_error_not_a_traceback(tmp_path: Path, text: str) 
         read_status(tmp_path)
 
 
+def test_a_failure_is_told_once(tmp_path: Path) -> None:
+    """By whoever began the run; as a record of logging, Python would print it a second time."""
+    script = f"""
+from pathlib import Path
+from rich.console import Console
+from dnd.heartbeat import Heartbeat
+from dnd.progress import Meter
+try:
+    with Heartbeat(Path({str(tmp_path)!r}), Meter(Console(quiet=True)), []):
+        raise ValueError("no space")
+except ValueError:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert read_status(tmp_path)["message"] == "no space"
+
+
 def test_a_folder_without_a_run_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run has begun"):
         read_status(tmp_path)
