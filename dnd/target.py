@@ -8,6 +8,8 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -23,19 +25,25 @@ def load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:
     where, _, what = name.partition(":")
     sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
-        function = getattr(importlib.import_module(where), what, None)
+        function = getattr(_run_theirs(name, lambda: importlib.import_module(where)), what, None)
         names = dir(sys.modules[where])
-    except ImportError as error:
-        raise UsageError(
-            f"cannot import {where!r} for the target {name!r}: {error}",
-            "Run from the folder it lies in, or install it.",
-        ) from error
+    except (ImportError, SyntaxError) as error:
+        hint = "Run from the folder it lies in, or install it."
+        if isinstance(error, SyntaxError):
+            hint = "Mend that line."
+        elif error.name and not f"{where}.".startswith(f"{error.name}."):
+            hint = f"{where!r} imports it: install it into this environment."
+        raise UsageError(f"cannot import {where!r} for the target {name!r}: {error}", hint) from error
     finally:
         sys.path.remove(os.getcwd())  # noqa: PTH109
     if not callable(function):
         close = difflib.get_close_matches(what, names, n=1)
         raise UsageError(f"{where!r} has no function {what!r}", f"Did you mean {close[0]}?" if close else "")
-    found = function()
+    lacking = _lacking(function)
+    if lacking:
+        hint = "It is called without any: give them defaults, or name a function that fills them in."
+        raise UsageError(f"the target {name} wants arguments: {', '.join(lacking)}", hint)
+    found = _run_theirs(name, function)
     if not (
         isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], torch.nn.Module) and callable(found[1])
     ):
@@ -43,10 +51,32 @@ def load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:
     return found
 
 
+def _run_theirs(name: str, work: Callable[[], Any]) -> Any:
+    """Code of the user's own: a fault in it is told with the target's name, and ends nothing by itself."""
+    try:
+        return work()
+    except SystemExit as error:
+        hint = "Give (module, preprocess) without sys.exit; guard a script's part with `if __name__ == '__main__':`."
+        raise UsageError(f"the target {name} ends the process with {error.code}", hint) from error
+    except Exception as error:
+        error.add_note(f"in the target {name}")
+        raise
+
+
+def _lacking(function: Callable[..., Any]) -> list[str]:
+    """Arguments that it cannot be called without."""
+    try:
+        wanted = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of something compiled
+        return []
+    return [p.name for p in wanted if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
 def fingerprint(module: torch.nn.Module, preprocess: Preprocess) -> str:
     """sha256 over the module's structure, its weights, its layers' `forward` code, and what `preprocess` does.
 
-    Of functions that a `forward` calls the code is not seen. Raises UsageError for a preprocess with chance in it.
+    Of functions that a `forward` calls the code is not seen. Raises UsageError for a preprocess with chance in it, or
+    whose values are not finite.
     """
     digest = hashlib.sha256(repr(module).encode())
     for kind in sorted({type(part) for part in module.modules()}, key=_kind_name):
@@ -56,6 +86,11 @@ def fingerprint(module: torch.nn.Module, preprocess: Preprocess) -> str:
         _add(digest, value)
     image = probe_image()
     once, again = preprocess(image), preprocess(image)
+    if not once.isfinite().all():
+        raise UsageError(
+            "the target's preprocess gives values that are not finite for a made-up image",
+            "Look for a division by zero: a mean or deviation of the image itself, say.",
+        )
     if not torch.equal(once, again):
         raise UsageError(
             "the target's preprocess gives another tensor each time for the same image",

@@ -122,7 +122,11 @@ class Watched:
         A made-up image goes through the target, which also shows the layers' shapes.
         """
         self._rows = _whole(batch_size)
-        image = self.prepare(probe_image())
+        try:
+            image = self.prepare(probe_image())
+        except Exception as error:
+            error.add_note("in the target's preprocess, for a made-up image (160x120)")
+            raise
         for replica in self._replicas:
             rows = self._rows if replica.device.type == "cuda" else 2
             while not self._fits(replica, image.expand(rows, *image.shape)):
@@ -140,6 +144,13 @@ class Watched:
             replica.forward(batch, self._note_shape)
         except torch.OutOfMemoryError:
             return False
+        except RuntimeError as error:
+            if is_full(error) or is_lost(error):
+                raise
+            raise UsageError(
+                f"the target cannot take what its preprocess gives, {tuple(batch.shape[1:])}: {reason_of(error)}",
+                "`module(preprocess(image)[None])` must work: try it in Python.",
+            ) from error
         return True
 
     def _check_shapes(self, rows: int) -> None:

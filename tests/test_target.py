@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -342,6 +344,52 @@ def test_a_target_from_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         load_function("my_broken:x")
     with pytest.raises(UsageError, match="No module named 'my_absent'"):
         load_function("my_absent:x")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "hint"),
+    [
+        ("def make(:", r"cannot import 'faulty_net' .*invalid syntax \(faulty_net.py, line 1\)", "Mend that line."),
+        ("import no_such_thing", "No module named 'no_such_thing'", "'faulty_net' imports it: install it"),
+        ("def make(depth, *more, width=2): ...", "faulty_net:make wants arguments: depth$", "called without any"),
+        ("import sys; sys.exit(4)", "faulty_net:make ends the process with 4", "without sys.exit"),
+        ("def make(): raise SystemExit(4)", "faulty_net:make ends the process with 4", "without sys.exit"),
+    ],
+)
+def test_mistakes_in_a_function_of_ones_own(
+    code: str, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty_net.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty_net", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(UsageError, match=message) as caught:
+        load_function("faulty_net:make")
+    assert hint in caught.value.hint
+
+
+def test_a_bug_in_a_function_of_ones_own_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "buggy_net.py").write_text("def make(): return {}['weights']")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError) as caught:
+        load_function("buggy_net:make")
+    assert caught.value.__notes__ == ["in the target buggy_net:make"]
+
+
+def test_a_network_that_cannot_take_its_input_is_no_traceback() -> None:
+    with pytest.raises(UsageError, match=r"cannot take what its preprocess gives, \(1, 32, 32\): .*3 channels"):
+        Watched(Net(), lambda image: preprocess(image)[:1], ["conv"]).__enter__()
+
+
+def test_a_preprocess_that_fails_says_so() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        Watched(Net(), lambda image: preprocess(image) / (1 // 0), ["conv"]).__enter__()
+    assert "in the target's preprocess" in caught.value.__notes__[0]
+
+
+def test_a_preprocess_without_finite_values_is_not_taken_for_one_with_chance() -> None:
+    with pytest.raises(UsageError, match="not finite"):
+        fingerprint(Net(), lambda image: preprocess(image) * float("nan"))
 
 
 def test_a_layer_that_runs_twice_counts_as_the_last_time() -> None:
