@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import toys
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -185,6 +185,7 @@ def test_any_bytes_are_a_label_table_or_an_error(tmp_path: Path, data: bytes) ->
 
 @QUICK
 @given(data=CSV)
+@example(data=b"\n\xc2")
 def test_any_bytes_are_truth_or_an_error(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "truth.csv"
     file.write_bytes(data)
@@ -204,6 +205,7 @@ ANSWERS = st.one_of(
 
 @QUICK
 @given(answer=ANSWERS)
+@example(answer="A A 0")
 def test_an_answer_is_a_plain_concept_or_refused(answer: str) -> None:
     prompts = pytest.importorskip("dnd_llama.prompts")
     try:

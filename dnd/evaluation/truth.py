@@ -40,12 +40,12 @@ class Case:
 def read_truth(file: Path) -> dict[Unit, Truth]:
     """Truths by unit; the layer is empty where the file names none. UsageError where it is no truth file."""
     try:
-        with file.open(encoding="utf-8-sig") as opened:
-            first = [cell.strip().strip('"').lower() for cell in opened.readline().split(",")]
+        lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+    first = [cell.strip().strip('"').lower() for cell in (lines or [""])[0].split(",")]
     if "unit" not in first:
-        return _from_lines(file)
+        return _from_lines(file, lines)
     if "text" in first:
         return _from_rows(file)
     if {"kind", "concept"} <= set(first):
@@ -83,9 +83,9 @@ def _which(units: object) -> str:
     return f"{found[0]} to {found[-1]}" if found else "none"
 
 
-def _from_lines(file: Path) -> dict[Unit, Truth]:
+def _from_lines(file: Path, lines: Sequence[str]) -> dict[Unit, Truth]:
     found = {}
-    for number, line in enumerate(file.read_text("utf-8-sig").splitlines()):
+    for number, line in enumerate(lines):
         texts = tuple(text.strip() for text in line.split(_SEPARATOR) if text.strip())
         if texts:
             found[Unit("", number)] = Truth((texts,))

@@ -120,7 +120,7 @@ def parse_concept(answer: str) -> str:
     if re.search(r"[,;/|]", text):
         raise ListAnswer("a list")
     words = text.split()
-    if len(words) > 1 and words[0] in ("a", "an", "the"):
+    while len(words) > 1 and words[0] in ("a", "an", "the"):  # "a the dog", too
         words = words[1:]
     if not 1 <= len(words) <= MAX_WORDS:
         raise BadAnswer(f"not 1-{MAX_WORDS} words")
