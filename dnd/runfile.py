@@ -20,7 +20,7 @@ from dnd.api import Config, Method, ModelName, Scorer, Summarizer
 from dnd.calibration import Calibration, CalibrationFile, absolute
 from dnd.devices import PATTERN, find_devices
 from dnd.errors import DndError, UsageError
-from dnd.registry import Registry
+from dnd.registry import Registry, suggest
 from dnd.settings import Problems, parse_units, unit_text
 
 PROBING = "{probing}"
@@ -92,7 +92,7 @@ class General(Config):
     """Settings outside any section."""
 
     seed: int = 0
-    device: str = pydantic.Field("auto", pattern=PATTERN)
+    device: str = "auto"
     """One, or several of a kind: see `dnd.devices`."""
     timeout: pydantic.PositiveFloat | None = None
     """Seconds a backend may take for a batch, if there is to be a limit; loading is not counted. With one, backends
@@ -101,6 +101,13 @@ class General(Config):
     """Images in one forward pass of the target."""
     workers: pydantic.PositiveInt = 4
     """Threads that read and decode images."""
+
+    @pydantic.field_validator("device")
+    @classmethod
+    def _spelled(cls, device: str) -> str:
+        if not re.fullmatch(PATTERN, device):
+            raise ValueError("auto, cpu, cuda, cuda:1, mps, or several of a kind: cuda:0,cuda:1")
+        return device
 
 
 @dataclass(frozen=True)
@@ -254,7 +261,9 @@ class _Reader:
         try:
             cls = self.registry.find(kind, name).cls
         except DndError as error:
-            self.problems.add(error)
+            nowhere = isinstance(error, UsageError) and kind == "probing-set"
+            words = f"there is neither a folder nor a probing set named {name!r}"
+            self.problems.add(UsageError(words, error.hint) if nowhere else error)
             return None
         assert cls is not None
         assert issubclass(cls.Config, Config)
@@ -269,8 +278,8 @@ class _Reader:
             config = self.problems.check("method", Config, settings)
             return Choice("method", OWN_METHOD, config) if config is not None else None
         if not isinstance(name, str) or not any((e.kind, e.name) == ("method", name) for e in self.registry.entries):
-            known = ", ".join([OWN_METHOD, *self.registry.names("method")])
-            self.problems.add(f"method.name: there is no method named {name!r}. There are: {known}")
+            known = suggest(str(name), [OWN_METHOD, *self.registry.names("method")])
+            self.problems.add(f"method.name: there is no method named {name!r}", known)
             return None
         choice = self.plugin("method", "method", name, settings)
         if choice is not None:
@@ -314,19 +323,22 @@ class _Reader:
         name, layers, units = settings.pop("name", None), settings.pop("layers", []), settings.pop("units", "all")
         layers = [layers] if isinstance(layers, str) else layers
         if not isinstance(layers, list | tuple) or not layers or not all(isinstance(x, str) and x for x in layers):
-            self.problems.add("target.layers: name at least one, as named_modules() calls it (--layer)")
+            self.problems.add(
+                "target.layers: name at least one, as named_modules() calls it (--layer)",
+                "`dnd doctor` with a guess, --layer x, lists layers near to it and those at the top.",
+            )
             layers = ()
         try:
             units = unit_text(units)
             parse_units(units)
         except UsageError as error:
-            self.problems.add(f"target.units: {error}")
+            self.problems.add(f"target.units: {error}", error.hint)
         if not isinstance(name, str) or not name:
             known = ", ".join(self.registry.names("target"))
             self.problems.add(f"target.name: none chosen (--target). There are: {known}; or your own module:function")
             return None
         if not live and ":" in name and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
-            self.problems.add(f"target.name: {name!r} is not of the form module:function")
+            self.problems.add(f"target.name: {name!r} is not of the form module:function", "As in my_models:resnet.")
         if live or ":" in name:
             config = self.problems.check("target", Config, settings)
             choice = Choice("function", name, config) if config is not None else None
@@ -371,7 +383,7 @@ class _Reader:
         path = Path(name).expanduser()
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
-            self.problems.add(f"probing.set: {name} {what}")
+            self.problems.add(f"probing.set: {name} {what}", "Give --probe a folder of images.")
             return None
         return Choice("folder", os.path.abspath(path), Config())
 

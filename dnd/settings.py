@@ -52,7 +52,8 @@ def parse_units(text: str, n: int | None = None) -> list[int]:
         if low > high:
             raise UsageError(f"{part.strip()!r} runs backwards", f"Write {high}-{low}.")
         if n is not None and high >= n:
-            raise UsageError(f"there is no unit {high}: the layer has {n}, 0 to {n - 1}")
+            hint = f"Choose within 0-{n - 1}, or all (--units)."
+            raise UsageError(f"there is no unit {high}: the layer has {n}, 0 to {n - 1}", hint)
         found.update(range(low, high + 1) if n is not None else (low,))
     return sorted(found)
 
@@ -190,8 +191,8 @@ class Problems:
     def __init__(self) -> None:
         self.found: list[DndError] = []
 
-    def add(self, problem: DndError | str) -> None:
-        self.found.append(problem if isinstance(problem, DndError) else UsageError(problem))
+    def add(self, problem: DndError | str, hint: str = "") -> None:
+        self.found.append(problem if isinstance(problem, DndError) else UsageError(problem, hint))
 
     def table(self, section: str, value: object) -> dict[str, Any]:
         if isinstance(value, dict):
@@ -233,5 +234,5 @@ def _in_words(section: str, fault: Any, known: Iterable[str]) -> DndError:
         return UsageError(f"{place}: there is no such setting", hint)
     if fault["type"] == "missing":
         return UsageError(f"{place}: this setting is required")
-    wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ").partition(", unable to")[0]
     return UsageError(f"{place}: {fault['input']!r} does not fit; wanted: {wanted}")

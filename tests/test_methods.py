@@ -216,7 +216,7 @@ def test_milan_says_that_the_captioner_gives_no_probabilities(tmp_path: Path, mo
 def test_an_unknown_method_is_refused_with_what_there_is() -> None:
     target = {"name": "Net", "layers": ["units"]}
     tables = {"target": target, "probing": {"set": "halves"}, "method": {"name": "milano"}}
-    with pytest.raises(UsageError, match=r"no method named 'milano'.*dnd.*milan"):
+    with pytest.raises(UsageError, match=r"no method named 'milano'. Did you mean 'milan'\? There are: .*dnd,"):
         build_run(tables, registry(), live_target=True)
 
 

@@ -135,21 +135,25 @@ def test_folders_become_absolute_and_names_win_over_folders(monkeypatch: pytest.
         ({"captioner": 3}, ["captioner: a table of settings is wanted, not 3"]),
         ({"captionr": {"backend": "words"}}, ["captionr: there is no such setting", "'captioner'"]),
         ({"sed": 3}, ["sed: there is no such setting", "'seed'"]),
-        ({"seed": "x"}, ["seed: 'x' does not fit"]),
-        ({"device": "gpu"}, ["device: 'gpu' does not fit"]),
+        ({"seed": "x"}, ["seed: 'x' does not fit; wanted: a valid integer"]),
+        ({"device": "gpu"}, ["device: 'gpu' does not fit", "wanted: auto, cpu, cuda"]),
         ({"exemplars": {"k": 0}}, ["exemplars.k: 0 does not fit"]),
         ({"exemplars": {"pooling": "median"}}, ["exemplars.pooling", "'mean' or 'max'"]),
         ({"labels": {"min_drive": float("nan")}}, ["labels.min_drive"]),
-        ({"target": {"name": "net", "layers": []}}, ["target.layers: name at least one"]),
+        ({"target": {"name": "net", "layers": []}}, ["target.layers: name at least one", "`dnd doctor`"]),
         ({"target": {"layers": ["a"]}}, ["target.name: none chosen", "net"]),
         ({"target": {"name": "nat", "layers": ["a"]}}, ["no target named 'nat'", "'net'"]),
         ({"target": {"name": "mine:", "layers": ["a"]}}, ["not of the form module:function"]),
-        ({"target": {"name": "net", "layers": ["a"], "units": "9-3"}}, ["target.units: '9-3' runs backwards"]),
+        (
+            {"target": {"name": "net", "layers": ["a"], "units": "9-3"}},
+            ["target.units: '9-3' runs backwards", "Write 3-9."],
+        ),
         ({"target": {"name": "net", "layers": ["a"], "units": [True]}}, ["target.units"]),
         ({"target": {"name": "mine:net", "layers": ["a"], "depth": 3}}, ["target.depth: there is no such setting"]),
         ({"probing": {}}, ["probing.set: choose one", "other, world"]),
         ({"probing": {"set": "world", "sets": ["other"]}}, ["probing.set: choose one"]),
-        ({"probing": {"set": "no/where"}}, ["no/where does not exist"]),
+        ({"probing": {"set": "no/where"}}, ["no/where does not exist", "a folder of images"]),
+        ({"probing": {"set": "worlds"}}, ["neither a folder nor a probing set named 'worlds'", "'world'"]),
         ({"probing": {"set": "pyproject.toml/"}}, ["is not a folder"]),
         ({"probing": {"sets": ["world", "other"], "depth": 1}}, ["[probing.NAME]"]),
     ],
@@ -238,8 +242,9 @@ def test_what_is_no_choice_of_units_is_refused(text: str) -> None:
 
 
 def test_a_unit_out_of_range_says_the_range() -> None:
-    with pytest.raises(UsageError, match="no unit 12: the layer has 10, 0 to 9"):
+    with pytest.raises(UsageError, match="no unit 12: the layer has 10, 0 to 9") as caught:
         parse_units("3,8-12", 10)
+    assert caught.value.hint == "Choose within 0-9, or all (--units)."
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
