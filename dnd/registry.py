@@ -9,11 +9,14 @@ an attribute `DND_API = 1`.
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -109,7 +112,11 @@ class Registry:
         """An instance, not yet loaded, of the interface that belongs to `kind`."""
         cls = self.find(kind, name).cls
         assert cls is not None
-        return cls(config, runtime)
+        try:
+            return cls(config, runtime)
+        except Exception as error:
+            error.add_note(f"in the {kind} {name!r}, while it was made")
+            raise
 
 
 def _origin(point: metadata.EntryPoint) -> tuple[str, str]:
@@ -156,6 +163,8 @@ def _offers(manager: pluggy.PluginManager, plugin: Any, name: str) -> Iterator[t
         if impl.wrapper or impl.hookwrapper:
             raise PluginError(f"{caller.name!r} is a hook wrapper, which would change other plugins")
         offered: Any = impl.function()
+        if not isinstance(offered, Iterable):
+            raise PluginError(f"{caller.name!r} gives {offered!r}, which is no list of classes")
         for cls in offered:
             yield _KIND_OF_HOOK[caller.name], cls
 
@@ -187,7 +196,16 @@ def _explain(error: BaseException, point: metadata.EntryPoint) -> str:
     extras = (point.dist.metadata.get_all("Provides-Extra") or []) if point.dist else []
     if isinstance(error, ModuleNotFoundError) and error.name != point.module and point.name in extras:
         return f"{text}; pip install '{_origin(point)[0]}[{point.name}]'"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return (f"{type(error).__name__}: {text}" if text else type(error).__name__) + _place(error)
+
+
+def _place(error: BaseException) -> str:
+    """Where in the plugin it came from, for its author: the first line that is neither ours nor of the import."""
+    ours = {__file__, importlib.__file__, metadata.__file__}
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename not in ours and not frame.filename.startswith("<"):
+            return f" ({Path(frame.filename).name}, line {frame.lineno})"
+    return ""
 
 
 def _mark_clashes(entries: list[Entry]) -> Iterator[Entry]:

@@ -35,7 +35,7 @@ def test_an_outside_plugin_is_found_and_made(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        ("raise RuntimeError('no luck\\nat all')", "RuntimeError: no luck at all"),
+        ("raise RuntimeError('no luck\\nat all')", "RuntimeError: no luck at all (bad_one.py, line 1)"),
         ("import sys; sys.exit(4)", "SystemExit: 4"),
         ("import a_module_that_is_not_here", "No module named 'a_module_that_is_not_here'"),
         ("x = (", "SyntaxError"),
@@ -45,8 +45,14 @@ def test_an_outside_plugin_is_found_and_made(monkeypatch: pytest.MonkeyPatch, tm
             "'register_captioner' is not a hook. Did you mean 'register_captioners'?",
         ),
         ("from dnd.api import hookimpl\n@hookimpl\ndef register_scorers(config): return []", "config"),
-        ("from dnd.api import hookimpl\n@hookimpl\ndef register_scorers(): return None", "TypeError"),
-        ("from dnd.api import hookimpl\n@hookimpl\ndef register_scorers(): raise KeyError('k')", "KeyError: 'k'"),
+        (
+            "from dnd.api import hookimpl\n@hookimpl\ndef register_scorers(): return None",
+            "gives None, which is no list",
+        ),
+        (
+            "from dnd.api import hookimpl\n@hookimpl\ndef register_scorers(): raise KeyError('k')",
+            "KeyError: 'k' (bad_one.py, line 3)",
+        ),
         ("from dnd.api import hookimpl\n@hookimpl(wrapper=True)\ndef register_scorers(): yield", "hook wrapper"),
         ("DND_API = 99\n" + CAPTIONER.format(name="late"), "version 99 of dnd's plugin interface"),
         (CAPTIONER.format(name="a b"), "Mine.name must be a word"),
@@ -78,6 +84,20 @@ def test_a_broken_plugin_is_quoted_when_its_name_is_asked_for(monkeypatch: pytes
     with pytest.raises(UsageError, match="no captioner named 'other'") as caught:
         registry.find("captioner", "other")
     assert "bad-one" in caught.value.hint
+
+
+def test_a_bug_in_a_plugins_constructor_says_whose_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bug = "    def __init__(self, config, runtime): raise KeyError('k')\n"
+    install(
+        monkeypatch,
+        tmp_path,
+        "bad-one",
+        CAPTIONER.format(name="bad").replace("    def caption", f"{bug}    def caption"),
+    )
+    registry = Registry.load()
+    with pytest.raises(KeyError) as caught:
+        registry.make("captioner", "bad", registry.find("captioner", "bad").cls.Config(), Runtime("cpu", Path))
+    assert caught.value.__notes__ == ["in the captioner 'bad', while it was made"]
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
