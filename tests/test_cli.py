@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from outside import CAPTIONER, install
 
@@ -51,6 +53,24 @@ def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "run", "--nonsense")
     assert outcome.code == 2
     assert "No such option" in outcome.err
+
+
+def every_command(
+    command: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every_command(inner, (*path, name))
+
+
+def test_help_is_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option says what it does, and no command's line in a list is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for path, command in every_command(dnd.cli.cli):
+        silent = [one.name for one in command.params if isinstance(one, click.Option) and not one.help]
+        assert not silent, path
+        listed = Outcome(capsys, *path, "--help").out.partition("Commands:")[2]
+        assert "..." not in listed, listed
 
 
 def test_a_mistake_is_an_error_and_a_hint_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:

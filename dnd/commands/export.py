@@ -9,7 +9,7 @@ FORMATS = ("csv", "jsonl", "markdown", "latex", "reference", "parquet")
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path())
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="csv", show_default=True)
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="csv", show_default=True, help="What to write.")
 @click.option(
     "--out", metavar="FILE", type=click.Path(dir_okay=False), help="[default: standard output, but for parquet]"
 )

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """What models.lock names: list, verify, fetch, lock, pack, unpack.
+    """List, verify, fetch, lock, pack and unpack models.
 
-    `fetch`, and `lock` of a repository, are the only commands that touch the network.
+    models.lock says which there are. `fetch`, and `lock` of a repository, are the only commands that touch the network.
     """
 
 
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models_list(as_json: bool) -> None:
-    """List them: role, size, licence, files that are pinned, here or not.
+    """List them: role, size, licence, pinned or not, here or not.
 
     A size with a + lacks that of some file, which models.lock does not know yet.
     """
@@ -108,7 +108,7 @@ def models_verify(names: tuple[str, ...]) -> int:
 def models_fetch(
     names: tuple[str, ...], runfile: str | None, settings: tuple[str, ...], folder: str | None, link: bool
 ) -> None:
-    """Bring models into the store, each file checked against models.lock.
+    """Bring models into the store, every file checked.
 
     An interrupted fetch goes on where it was when the same command is given again.
     """
@@ -212,7 +212,7 @@ def models_lock(
 def models_pack(
     out: str, names: tuple[str, ...], runfile: str | None, settings: tuple[str, ...], wheels: str | None
 ) -> None:
-    """Put models into one archive OUT, for `dnd models unpack` on a machine without a network.
+    """Put models into one archive OUT, for `dnd models unpack`.
 
     Without names and run file: every model of the store.
     """
@@ -247,7 +247,10 @@ def models_pack(
 @click.option("--add", is_flag=True, help="Take on models that models.lock does not know.")
 @click.option("--into", metavar="FOLDER", type=click.Path(file_okay=False), help="Write its run file and wheels there.")
 def models_unpack(file: str, add: bool, into: str | None) -> None:
-    """Put the models of an archive FILE into the store, after every digest was found right."""
+    """Put the models of an archive FILE into the store.
+
+    Nothing is visible there before every digest was found right.
+    """
     from pathlib import Path
 
     from dnd.packing import unpack

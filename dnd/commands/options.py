@@ -19,16 +19,16 @@ _CHOICES = (
     click.option("--layer", "layers", metavar="LAYER", multiple=True, help="Dotted name; may be repeated."),
     click.option("--units", metavar="0-9,12|all", help="Units of each layer."),
     click.option("--probe", "probes", metavar="NAME|FOLDER", multiple=True, help="Probing images; may be repeated."),
-    click.option("--captioner", metavar="NAME"),
-    click.option("--summarizer", metavar="NAME"),
-    click.option("--generator", metavar="NAME"),
-    click.option("--scorer", metavar="NAME"),
+    click.option("--captioner", metavar="NAME", help="What describes images; `dnd plugins` lists all backends."),
+    click.option("--summarizer", metavar="NAME", help="What finds concepts in captions."),
+    click.option("--generator", metavar="NAME", help="What draws images of concepts."),
+    click.option("--scorer", metavar="NAME", help="What compares concepts."),
     click.option("--method", metavar="NAME", help="How labels are found.  [default: dnd]"),
     click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any setting: captioner.num_beams=5."),
     click.option(
         "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Run folder.  [default: runs/<time>]"
     ),
-    click.option("--seed", metavar="N", type=int),
+    click.option("--seed", metavar="N", type=int, help="Every random choice derives from it."),
     click.option("--device", metavar="D", help="cpu, cuda (every GPU), cuda:1, cuda:0,cuda:1 or auto."),
     click.option("--fresh", is_flag=True, help="Ignore what is stored of earlier runs."),
 )

@@ -11,10 +11,10 @@ import click
     "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="[default: report, in the first run's folder]"
 )
 def report(runs: tuple[str, ...], out: str | None) -> None:
-    """Build a page that shows a run with all its evidence, or several runs side by side.
+    """Build a page that shows a run, or several side by side.
 
-    The page is a folder of files that opens from disk, without a server or a network. Its images come from the
-    store beside the run's folder (or $DND_STORE).
+    With all evidence. The page is a folder of files that opens from disk, without a server or a network. Its images
+    come from the store beside the run's folder (or $DND_STORE).
     """
     from pathlib import Path
 
