@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnd.commands.options import run_folder
 from dnd.errors import UsageError
 from dnd.offline import offline
 from dnd.pipeline import Result, execute
@@ -49,6 +48,8 @@ def describe(
     caller can mend; a unit that fails is in the result with its reason.
     """
     live = not isinstance(model, str)
+    if live and not hasattr(model, "named_modules"):
+        raise UsageError(f"the model is a {type(model).__name__}", "Give a torch.nn.Module, or a target's name.")
     if live and preprocess is None:
         raise UsageError(
             "a live model needs preprocess=", "Give the function that turns an RGB PIL image into its input tensor."
@@ -69,7 +70,7 @@ def describe(
     apply_options(tables, dict(settings or {}))
     registry = Registry.load()
     run = build_run(tables, registry, live_target=live)
-    folder = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    folder = run_folder(out)
     at_hand = None if isinstance(model, str) or preprocess is None else (model, preprocess)
     with offline():
         return execute(run, folder, fresh=fresh, console=console, registry=registry, live=at_hand)

@@ -52,7 +52,7 @@ def parse_units(text: str, n: int | None = None) -> list[int]:
         if low > high:
             raise UsageError(f"{part.strip()!r} runs backwards", f"Write {high}-{low}.")
         if n is not None and high >= n:
-            hint = f"Choose within 0-{n - 1}, or all (--units)."
+            hint = f"Choose within 0-{n - 1}, or all."
             raise UsageError(f"there is no unit {high}: the layer has {n}, 0 to {n - 1}", hint)
         found.update(range(low, high + 1) if n is not None else (low,))
     return sorted(found)

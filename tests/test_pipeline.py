@@ -90,6 +90,31 @@ def test_a_live_module_is_described_from_python(photos: Path, tmp_path: Path, mo
     assert network.training
     with pytest.raises(UsageError, match="preprocess"):
         dnd.describe(network, layer="units", images=photos)
+    with pytest.raises(UsageError, match="the model is a int"):
+        dnd.describe(3, layer="units", images=photos, preprocess=toys.preprocess)  # type: ignore[arg-type]
+
+
+def test_two_descriptions_of_one_second_do_not_collide(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dnd
+
+    monkeypatch.setattr("dnd.live.Registry.load", toys.registry)
+    monkeypatch.setattr("time.strftime", lambda form, *when: "20260102-030405")
+    monkeypatch.chdir(tmp_path)
+    toy = {kind: "toy" for kind in ("captioner", "summarizer", "generator", "scorer")}
+    for unit in (0, 1):
+        run = dnd.describe(
+            toys.Net(),
+            layer="units",
+            images=photos,
+            preprocess=toys.preprocess,
+            units=[unit],
+            settings={"exemplars.k": 4, "exemplars.sample": 12, "images.n": 4},
+            device="cpu",
+            **toy,
+        )
+        assert [one.unit.index for one in run.labels] == [unit]
 
 
 def test_batch_size_order_and_company_change_nothing(photos: Path, tmp_path: Path) -> None:

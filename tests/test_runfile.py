@@ -244,7 +244,7 @@ def test_what_is_no_choice_of_units_is_refused(text: str) -> None:
 def test_a_unit_out_of_range_says_the_range() -> None:
     with pytest.raises(UsageError, match="no unit 12: the layer has 10, 0 to 9") as caught:
         parse_units("3,8-12", 10)
-    assert caught.value.hint == "Choose within 0-9, or all (--units)."
+    assert caught.value.hint == "Choose within 0-9, or all."
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,8 +68,8 @@ def import_from_here() -> None:
         sys.path.insert(0, "")
 
 
-def run_folder(out: str | None) -> Path:
-    """What --out says, or runs/<time>, with a number where two runs begin in the same second."""
+def run_folder(out: str | os.PathLike[str] | None) -> Path:
+    """What `out` says, or runs/<time>, with a number where two runs begin in the same second."""
     import time
     from itertools import count
     from pathlib import Path
