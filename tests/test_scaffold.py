@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,17 @@ def test_a_new_plugin_is_whole_and_passes_its_own_tests(
     for imported in (module, "test_contract"):
         del sys.modules[imported]
     assert own == 0
+
+
+def test_it_installs_as_editable_without_a_network(tmp_path: Path) -> None:
+    """`pip install --no-build-isolation -e .` needs no package beside hatchling."""
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    example = shutil.copytree(EXAMPLE, tmp_path / "mean-colour")
+    for folder in (write_plugin("own-scorer", "scorer", tmp_path), example):
+        (built,) = wheel.WheelBuilder(str(folder)).build(directory=str(tmp_path / "out"), versions=["editable"])
+        with zipfile.ZipFile(built) as files:
+            (path,) = [name for name in files.namelist() if name.endswith(".pth")]
+            assert files.read(path).decode().strip() == str(folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
