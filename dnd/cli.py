@@ -11,6 +11,7 @@ from contextlib import nullcontext, redirect_stdout
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from dnd.commands import make_console
 from dnd.commands.bench import bench
@@ -102,6 +103,12 @@ def run(
     from dnd.registry import Registry
     from dnd.runfile import read_run
 
+    if (
+        rates
+        and not dry_run
+        and click.get_current_context().get_parameter_source("rates") is ParameterSource.COMMANDLINE
+    ):
+        raise click.UsageError("--rates is for --dry-run.")
     settings = given.pop("settings")
     import_from_here()
     registry = Registry.load()
