@@ -332,6 +332,7 @@ def test_a_target_from_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     (tmp_path / "my_broken.py").write_text("import no_such_thing\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
     module, prepare = load_function("my_nets:tiny")
     assert isinstance(module, torch.nn.Conv2d)
     assert prepare(probe_image()).shape == (3, 8, 8)
