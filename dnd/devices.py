@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gc
 import sys
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
-from dnd.errors import UsageError
+from dnd.errors import DndError, UsageError
 
 PATTERN = r"^(auto|mps|cuda|cpu(,cpu)*|cuda:\d+(,cuda:\d+)*)$"
 """Of the setting `device`."""
@@ -70,6 +72,16 @@ def free_memory() -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says what went wrong."""
+    """One line that says what went wrong; of errors whose text seldom does ("'colour'"), with their type."""
     text = " ".join(str(error).split()) or ("out of memory" if is_full(error) else type(error).__name__)
+    if isinstance(error, ArithmeticError | AssertionError | AttributeError | LookupError | NameError | TypeError):
+        text = f"{type(error).__name__}: {text}" if str(error) else text
     return text if len(text) <= 400 else f"{text[:397]}..."
+
+
+def place_of(error: BaseException) -> str:
+    """The file and line that an error comes from: "plugin.py:31"; empty for one that says all itself."""
+    if error.__traceback__ is None or isinstance(error, DndError):
+        return ""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"

@@ -58,6 +58,9 @@ def load_ahead(probing: ProbingSet, watched: Watched, indices: Iterable[int], wo
             image = probing.open(index)
         except (OSError, ValueError) as error:
             return Loaded(index, problem=str(error) or type(error).__name__)
+        except Exception as error:
+            error.add_note(f"in the probing set {probing.name!r}, when it opened {probing.image_name(index)}")
+            raise
         head = f"{image.mode} {image.size}".encode()
         bands = image.info.get("bands")  # of a multi-band tile, whose RGB may be another's
         seen = image.tobytes() + (b"" if bands is None else bands.tobytes())

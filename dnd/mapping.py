@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from dnd.api import Backend
-from dnd.devices import free_memory, is_full, is_lost, reason_of
+from dnd.devices import free_memory, is_full, is_lost, place_of, reason_of
 from dnd.errors import DamagedError, DeviceError, DndError, PluginError, StoreError
 from dnd.offline import raise_if_tried
 from dnd.peak import Peak
@@ -140,6 +140,7 @@ def _load(backend: Backend) -> None:
         raise
     except Exception as error:
         if not is_full(error) and not is_lost(error):
+            error.add_note(f"in {backend.name}, while it was loaded")
             raise
         where = getattr(getattr(backend, "runtime", None), "device", "the device")
         what = "does not fit into the memory of" if is_full(error) else "cannot use"
@@ -154,6 +155,7 @@ def _close(backend: Backend) -> None:
         backend.close()
     except Exception as error:
         if not is_lost(error):  # what was said when the device went tells more
+            error.add_note(f"in {backend.name}, while it was closed")
             raise
 
 
@@ -179,7 +181,8 @@ def _answers(
         if len(asked) == 1:
             key = asked[0][0]
             tally.failures[key] = f"{tally.name}: {reason_of(error)}"
-            _LOG.info("%s: no answer for %.80r: %s", tally.name, key, reason_of(error))
+            where = place_of(error)
+            _LOG.info("%s: no answer for %.80r: %s%s", tally.name, key, reason_of(error), where and f" ({where})")
             return []
         cuts = range(1, len(asked)) if isinstance(error, NoAnswerError) else [len(asked) // 2]
         full = is_full(error)

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from dnd.api import Grading, Label, ProbingSet, Runtime, Target, Unit
 from dnd.checks.parts import refuse_unfit
-from dnd.errors import DamagedError, StoreError, UsageError
+from dnd.errors import DamagedError, DndError, StoreError, UsageError
 from dnd.exemplars import ExemplarResult, find_exemplars
 from dnd.finding import Finding
 from dnd.heartbeat import Heartbeat
@@ -31,8 +31,8 @@ from dnd.rates import Passed, record
 from dnd.reading import RunFolder
 from dnd.registry import KINDS, Registry
 from dnd.runfile import OWN_METHOD, Run
-from dnd.screen import show_end, show_grading, show_labels, show_unreadable
-from dnd.settings import parse_units
+from dnd.screen import show_end, show_grading, show_labels, show_reused, show_unreadable
+from dnd.settings import flatten, parse_units
 from dnd.stages.job import Job
 from dnd.stages.labels import find_labels
 from dnd.store import Store, stage_key, write_atomic
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from dnd.cards import Card
 
 _LOG = logging.getLogger(__name__)
+_MOST_SHOWN = 3
+"""Settings that are told apart in a message."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,12 @@ def _execute(
     refuse_unfit(registry.make(c.kind, c.name, c.config, runtime) for c in run.choices().values() if c.kind in KINDS)
     store = Store(Path(os.environ.get("DND_STORE") or out.parent / ".dnd-store"))
     probing = _probing(run, registry, runtime, store.folder / "digests.sqlite")
-    module, preprocess = live or (target.build() if target else load_function(run.target.name))
+    module, preprocess = live or _built(target, run)
     watched = Watched(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
     with watched:
         units = _units(run, watched.layer_sizes())
-    write_atomic(out / "run.toml", run.to_toml().encode())
     identity = fingerprint(module, preprocess)
+    write_atomic(out / "run.toml", run.to_toml().encode())
     _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
     meter, tallies = Meter(console, stopped=stopped), list[Tally]()
     with Heartbeat(out, meter, tallies) as heartbeat:
@@ -181,6 +183,7 @@ def _execute(
     show_labels(console, labels, grading)
     if grading:
         show_grading(console, grading)
+    show_reused(console, tallies)
     show_end(console, out, seconds)
     return Result(out, findings, grading, labels)
 
@@ -192,16 +195,40 @@ def check_folder(out: Path, run: Run, fresh: bool) -> None:
         old = tomllib.loads(file.read_text("utf-8")) if file.exists() else None
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {file}: {error}", "Choose another folder with --out.") from error
-    if old is not None and _what(old) != _what(run.to_dict()) and not fresh:
+    there, here = ({} if old is None else flatten(_what(old))), flatten(_what(run.to_dict()))
+    if old is not None and there != here and not fresh:
+        different = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        shown = [f"{key} is {_shown(there, key)} there, {_shown(here, key)} here" for key in different[:_MOST_SHOWN]]
+        more = [f"and {len(different) - len(shown)} more"] if len(different) > len(shown) else []
         raise UsageError(
-            f"{out} holds a run with other settings ({file})",
+            f"{out} holds a run with other settings: {'; '.join(shown + more)}",
             "Choose another folder with --out (stages that agree are shared), or --fresh to replace it.",
         )
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    if key not in settings:
+        return "not set"
+    text = json.dumps(settings[key], ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _what(tables: Mapping[str, Any]) -> dict[str, Any]:
     """A run's settings without those that only say where and how it is computed: they may change when it goes on."""
     return {key: value for key, value in tables.items() if key not in ("device", "timeout", "workers")}
+
+
+def _built(target: Target | None, run: Run) -> tuple[torch.nn.Module, Preprocess]:
+    """The network to study, and what prepares an image for it."""
+    if target is None:
+        return load_function(run.target.name)
+    try:
+        return target.build()
+    except DndError:
+        raise
+    except Exception as error:
+        error.add_note(f"in the target {target.name!r}, while it was built")
+        raise
 
 
 def _target(run: Run, registry: Registry, runtime: Runtime) -> Target | None:

@@ -399,7 +399,8 @@ def read_run(
 
     `options` maps dotted keys ("target.name") to values, `settings` are `section.setting=value` texts and
     win over them. Without `source`: the run file `full` if options choose a target or probing set, else the one
-    named as the chosen method, else `default`. Choosing another plugin than the run file does drops the settings of the plugin left out.
+    named as the chosen method, else `default`. Choosing another plugin than the run file does drops the settings of
+    the plugin left out.
     """
     return build_run(_tables(source, dict(options or {}), settings), registry)
 
@@ -423,10 +424,11 @@ def _tables(source: str | os.PathLike[str] | None, options: dict[str, Any], sett
 
     if source is None:
         chosen = {*options, *(parse_setting(text)[0] for text in settings)}
-        method = options.get("method.name")
-        source = method if is_offered(method) else "default"
+        method = str(options.get("method.name"))
         if chosen & {"target.name", "probing.sets", "probing.set"}:
             source = "full"
+        else:
+            source = method if is_offered(method) else "default"
     tables = read_tables(source)
     apply_options(tables, options)
     apply_options(tables, dict(parse_setting(text) for text in settings))

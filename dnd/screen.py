@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dnd.api import Grading, Label
+from dnd.mapping import Tally
 
 _STYLE = {"labelled": "", "uninterpretable": "dim", "failed": "red"}
 _MOST_ROWS = 200
@@ -69,6 +70,14 @@ def show_unreadable(console: Console, unreadable: Sequence[tuple[str, str]]) -> 
         console.print(f"  {escape(name)}: {escape(reason)}")
     if len(unreadable) > 10:
         console.print("  ... all of them are in run.json")
+
+
+def show_reused(console: Console, tallies: Sequence[Tally]) -> None:
+    """What the run did not have to compute."""
+    stored = {tally.name: tally.items - tally.computed - len(tally.failures) for tally in tallies}
+    told = [f"{tally.name} {stored[tally.name]} of {tally.items}" for tally in tallies if stored[tally.name] > 0]
+    if told:
+        console.print(f"Found in the store: {', '.join(told)}.", style="dim", highlight=False, soft_wrap=True)
 
 
 def show_end(console: Console, out: Path, seconds: float) -> None:

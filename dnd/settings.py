@@ -140,7 +140,7 @@ def _offered() -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group=RUNFILES)}
 
 
-def is_offered(name: object) -> bool:
+def is_offered(name: str) -> bool:
     """Whether an installed package has a run file of that name."""
     return name in _offered()
 

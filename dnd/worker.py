@@ -262,4 +262,4 @@ def _failure(error: Exception) -> bytes:
         pickle.loads(reply)
         return reply
     except Exception:
-        return pickle.dumps(("error", PluginError(f"{type(error).__name__}: {reason_of(error)}")))
+        return pickle.dumps(("error", PluginError(reason_of(error))))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import gc
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import pytest
 import torch
 import toys
 from PIL import Image
+from rich.console import Console
 
 from dnd import api
 from dnd.errors import PluginError, UsageError
@@ -258,6 +261,50 @@ def test_a_folder_of_another_run_is_refused(photos: Path, tmp_path: Path) -> Non
     assert "--out" in caught.value.hint
     assert table(tmp_path / "run") == before
     label(photos, tmp_path / "run", fresh=True, seed=1)
+
+
+def test_a_folder_of_another_run_says_which_settings_differ(photos: Path, tmp_path: Path) -> None:
+    label(photos, tmp_path / "run", exemplars={"k": 4, "sample": 12}, captioner={"backend": "toy", "batch_size": 1})
+    with pytest.raises(UsageError) as caught:
+        label(photos, tmp_path / "run", exemplars={"k": 5, "sample": 12}, seed=3)
+    assert "exemplars.k is 4 there, 5 here" in str(caught.value)
+    assert "seed is 0 there, 3 here" in str(caught.value)
+    assert "sample" not in str(caught.value)
+
+
+def test_a_bug_in_a_plugin_names_the_plugin(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad(self: object, *rest: object) -> None:
+        raise KeyError("weights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toys.Scorer, "load", bad)
+        with pytest.raises(KeyError) as caught:
+            label(photos, tmp_path / "load")
+    assert caught.value.__notes__ == ["in toy, while it was loaded"]
+
+    plain = toys.Scorer.score
+
+    def half(self: toys.Scorer, evidence: Any) -> Any:
+        return bad(self) if any(one.unit.index == 1 for one in evidence) else plain(self, evidence)
+
+    monkeypatch.setattr(toys.Scorer, "score", half)
+    with caplog.at_level("INFO", "dnd"):
+        result = label(photos, tmp_path / "score")
+    assert result.labels[1].reason == "scores: KeyError: 'weights'"
+    assert re.search(r"no answer for .*: KeyError: 'weights' \(test_pipeline\.py:\d+\)", caplog.text)
+
+
+def test_what_was_found_in_the_store_is_said(photos: Path, tmp_path: Path) -> None:
+    def said(out: str) -> str:
+        console = Console(file=io.StringIO(), width=100)
+        run = toys.toy_run(photos)
+        execute(run, tmp_path / out, console=console, registry=toys.registry(), live=(toys.Net(), toys.preprocess))
+        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+    assert "Found in the store" not in said("first")
+    assert "Found in the store: exemplars 4 of 4, captions 12 of 12, concepts 3 of 3, images 12 of 12" in said("again")
 
 
 def test_a_run_that_never_began_leaves_its_folder_free(photos: Path, tmp_path: Path) -> None:
