@@ -2,10 +2,11 @@
 
     python benchmarks/long.py [--units 100000] [--out benchmarks/results/long.json]
 
-A target with that many units, each with a colour of its own, flat images, and small real backends that look at
-pixels; numbers of exemplars, candidates and images as in a full run. Two processes, one with 1,000 units and one
-with all of them: memory growth is the difference of their peaks. Of each stage over units, the time per item in its
-first tenth and in its last, from the moments at which its batches were durable.
+A target with that many units in layers of 1,000, each with a colour of its own and an activation map, images of two
+colours, and small real backends that look at pixels; numbers of exemplars, crops, candidates and images as in a full
+run. Two processes, one with 1,000 units and one with all of them: memory growth is the difference of their peaks. Of
+each stage over units, the time per item in its first tenth and in its last, from the moments at which its batches were
+durable.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as `dnd` does (dnd/surroundings.py)
 
 import numpy as np
 import torch
@@ -36,7 +38,7 @@ from dnd.progress import Meter
 from dnd.registry import Entry, Registry
 from dnd.runfile import build_run
 
-FEW = 1000
+FEW = A_LAYER = 1000
 LEVELS = (0, 128, 255)
 NAMES = {(r, g, b): f"red{r} green{g} blue{b}" for r in LEVELS for g in LEVELS for b in LEVELS}
 COLOURS = {name: colour for colour, name in NAMES.items()}
@@ -92,19 +94,22 @@ def flat(colour: tuple[int, int, int], seed: int) -> Image.Image:
 
 
 class Net(torch.nn.Module):
+    """Layers beside each other, each of the image's colours alone."""
+
     def __init__(self, units: int) -> None:
         super().__init__()
-        self.units = torch.nn.Linear(3, units, bias=False)
-        weights = torch.randn(units, 3, generator=torch.Generator().manual_seed(0))
-        self.units.weight.data = torch.nn.functional.normalize(weights)
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(3, A_LAYER, 1, bias=False) for _ in range(units // A_LAYER))
+        for number, layer in enumerate(self.layers):
+            weights = torch.randn(A_LAYER, 3, generator=torch.Generator().manual_seed(number))
+            layer.weight.data = torch.nn.functional.normalize(weights)[:, :, None, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.units(x.mean((2, 3)))
-        return found
+        small = torch.nn.functional.avg_pool2d(x, 4)
+        return torch.stack([layer(small).mean() for layer in self.layers])
 
 
 def preprocess(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1).float() / 127.5 - 1
 
 
 class Clocked(Meter):
@@ -133,12 +138,14 @@ def child(units: int, folder: Path) -> dict[str, Any]:
     photos = folder / "photos"
     photos.mkdir()
     for number in range(400):
-        flat(tuple(int(v) for v in np.random.default_rng(number).integers(0, 256, 3)), number).save(  # type: ignore[arg-type]
-            photos / f"{number:04}.png"
-        )
+        rng = np.random.default_rng(number)
+        image = Image.new("RGB", (16, 16), tuple(rng.integers(0, 256, 3).tolist()))
+        left, top = rng.integers(0, 9, 2).tolist()
+        image.paste(tuple(rng.integers(0, 256, 3).tolist()), (left, top, left + 7, top + 7))
+        image.save(photos / f"{number:04}.png")
     run = build_run(
         {
-            "target": {"name": "Net", "layers": ["units"]},
+            "target": {"name": "Net", "layers": [f"layers.{number}" for number in range(units // A_LAYER)]},
             "probing": {"set": str(photos)},
             "device": "cpu",
             **{kind: {"backend": "colours"} for kind in kinds},

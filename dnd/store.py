@@ -118,13 +118,9 @@ class Table:
                     yield part
 
     def _batches(self, **options: Any) -> Iterator[pa.RecordBatch]:
-        import pyarrow.parquet as pq
-
         for part in self._sound_parts():
-            with suppress(FileNotFoundError), pq.ParquetFile(part) as file:
-                size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
-                rows = _BYTES_AT_ONCE * file.metadata.num_rows // max(size, 1)
-                yield from file.iter_batches(min(max(rows, 1), _ROWS_AT_ONCE), **options)
+            with suppress(FileNotFoundError):
+                yield from _rows_of(part, **options)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Make a batch of rows durable, all or none."""
@@ -184,8 +180,6 @@ class Table:
 
     def compact(self) -> None:
         """Join small parts, if there are many, to bigger ones; a reader beside us may see a row twice, never none."""
-        import pyarrow.parquet as pq
-
         with suppress(FileNotFoundError):  # somebody else is at it
             sizes = {part: part.stat().st_size for part in self._parts()}
             small = [part for part, size in sizes.items() if size < _SMALL]
@@ -195,24 +189,36 @@ class Table:
                     group.append(small.pop())
                     total += sizes[group[-1]]
                 sound = [part for part in group if _is_sound(part)]
-                joined = self._write(_joined(map(pq.read_table, sound))) if sound else None
+                joined = self._write(_joined(sound)) if sound else None
                 for part in group:
                     if part != joined:
                         part.unlink(missing_ok=True)
 
 
-def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Small tables put together, to tables of some size."""
+def _rows_of(part: Path, **options: Any) -> Iterator[pa.RecordBatch]:
+    """A part's rows, few at a time where they are large."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(part) as file:
+        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+        rows = _BYTES_AT_ONCE * file.metadata.num_rows // max(size, 1)
+        yield from file.iter_batches(min(max(rows, 1), _ROWS_AT_ONCE), **options)
+
+
+def _joined(parts: Iterable[Path]) -> Iterator[pa.Table]:
+    """The rows of some parts in tables of some size."""
     import pyarrow as pa
 
-    group: list[pa.Table] = []
-    for table in tables:
-        group.append(table)
-        if sum(one.nbytes for one in group) > _BYTES_AT_ONCE:
-            yield pa.concat_tables(group)
-            group = []
+    group: list[pa.RecordBatch] = []
+    total = 0
+    for batch in (batch for part in parts for batch in _rows_of(part)):
+        group.append(batch)
+        total += batch.nbytes
+        if total > _BYTES_AT_ONCE:
+            yield pa.Table.from_batches(group)
+            group, total = [], 0
     if group:
-        yield pa.concat_tables(group)
+        yield pa.Table.from_batches(group)
 
 
 def _is_sound(part: Path) -> bool:
