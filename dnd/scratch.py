@@ -36,6 +36,7 @@ class Ledger:
             try:
                 self._file.execute("PRAGMA journal_mode = OFF")
                 self._file.execute("PRAGMA synchronous = OFF")
+                self._file.execute("PRAGMA cache_size = -500")  # KiB: the system has the file's pages at hand
                 self._file.execute("BEGIN")
                 self._file.execute(
                     "CREATE TABLE ledger (place INTEGER PRIMARY KEY, key TEXT UNIQUE, item BLOB, answer BLOB)"

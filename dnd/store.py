@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -39,6 +40,8 @@ _MANY_PARTS = 64
 _SMALL = 32 << 20
 """Bytes of a small part."""
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 << 20
+_PAGE = 1 << 20
+"""Bytes that a writer takes in at once, about."""
 _IMAGES_REMEMBERED = 1 << 16
 _LOG = logging.getLogger(__name__)
 
@@ -130,13 +133,17 @@ class Table:
             self._write([pa.Table.from_pylist(list(rows), schema=self.schema)])
 
     def _write(self, tables: Iterable[pa.Table]) -> Path:
-        """A part of these rows, in memory one table at a time."""
+        """A part of these rows, at least one, in memory one table at a time."""
         import pyarrow.parquet as pq
 
+        others = iter(tables)
+        first = next(others)
+
         def write(file: BinaryIO) -> None:
-            # Of few rows at once: all in one batch, large ones would be copied whole several times.
-            with pq.ParquetWriter(file, self.schema, compression="zstd", write_batch_size=16) as writer:
-                for table in tables:
+            # Large rows one by one: a batch is copied several times.
+            at_once = min(max(1, first.num_rows * _PAGE // max(first.nbytes, 1)), _ROWS_AT_ONCE)
+            with pq.ParquetWriter(file, self.schema, compression="zstd", write_batch_size=at_once) as writer:
+                for table in chain([first], others):
                     writer.write_table(table, row_group_size=4 * _ROWS_AT_ONCE)
 
         return write_atomic(lambda digest: self.folder / f"part-{digest}.parquet", write)

@@ -223,6 +223,8 @@ class Watched:
                 "What is computed is kept: the same command goes on from there once the device works and has room.",
             ) from error
         self.seconds += time.perf_counter() - began
+        if len(parts) == 1:
+            return parts[0], maps
         return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}, maps
 
     def _run(self, part: torch.Tensor, rows: int, first: int, wanted: Wanted, maps: Maps) -> Pooled:

@@ -61,15 +61,15 @@ def activation_stage(
     """Of each distinct concept."""
     starts: dict[Unit, int] = {}
     """Where a unit's candidates begin among all candidates of all units."""
-    concepts, columns = array("q"), array("q")
+    concepts, columns = array("i"), array("i")
     for unit in units:
         starts[unit] = len(concepts)
         for concept in concepts_of(unit):
             concepts.append(numbers.setdefault(concept, len(numbers)))
             columns.append(layers[unit.layer] + unit.index)
-    by_concept = np.argsort(np.array(concepts), kind="stable")
-    ends = np.searchsorted(np.array(concepts)[by_concept], np.arange(len(numbers) + 1))
-    column_of = np.array(columns)
+    number_of, column_of = np.frombuffer(concepts, np.int32), np.frombuffer(columns, np.int32)
+    by_concept = np.argsort(number_of, kind="stable").astype(np.int32)
+    ends = np.searchsorted(number_of[by_concept], np.arange(len(numbers) + 1))
     values = np.full((len(concepts), job.run.images.n), np.nan, np.float32)
     items = job.ledger()
     again: dict[str, list[tuple[int, int]]] = {}
