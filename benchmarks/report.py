@@ -74,6 +74,7 @@ def make_run(folder: Path, n: int) -> None:
     with (folder / "labels.jsonl").open("w", encoding="utf-8") as file:
         for index in range(n):
             file.write(json.dumps(make_unit(index, own, drawn, rng)) + "\n")
+    (folder / "labels.csv").touch()  # the report reads the other one
     (folder / "run.toml").write_text('[target]\nname = "made-up"\n', "utf-8")
     (folder / "run.json").write_text("{}", "utf-8")
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import Label
-from dnd.errors import UsageError
-from dnd.reading import Candidate, Record, RunFolder, Shown
+from dnd.errors import DamagedError, UsageError
+from dnd.reading import RunFolder
+from dnd.record import Candidate, Exemplar, Record, Shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,10 +48,10 @@ class Card:
     @property
     def concept(self) -> str:
         """The first label, or "" where the unit has none."""
-        return self.label.labels[0][0] if self.label.status == "labelled" else ""
+        return self.record.concept
 
     @property
-    def exemplars(self) -> tuple[Shown, ...]:
+    def exemplars(self) -> tuple[Exemplar, ...]:
         """Strongest first."""
         return self.record.exemplars
 
@@ -60,15 +61,11 @@ class Card:
 
     def image(self, shown: Shown) -> Image:
         """An exemplar or a synthetic image, RGB. Raises UsageError where the run's store no longer has it."""
-        from PIL import Image
-
-        path = self.run.image_path(shown.digest)
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+            return self.run.store.picture(shown.digest).open()
+        except DamagedError as error:
             raise UsageError(
-                f"cannot read {path}: {error}", "Set DND_STORE to the run's store, or run again."
+                f"cannot read an image: {error}", "Set DND_STORE to the run's store, or run again."
             ) from error
 
     def __repr__(self) -> str:
@@ -89,7 +86,7 @@ class Card:
         lines += [self._figure(one) for one in self.exemplars[:_PICTURES]]
         return f'<div style="{_CARD}">{"".join(lines)}</div>'
 
-    def _figure(self, shown: Shown) -> str:
+    def _figure(self, shown: Exemplar) -> str:
         where = shown.source + ("" if shown.box is None else " (part)")
         words = escape(shown.caption or where)
         try:

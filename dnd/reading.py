@@ -10,96 +10,79 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnd.api import Grade, Grading, Label, Unit
+from pydantic import TypeAdapter, ValidationError
+
+from dnd.api import Grading, Label, Unit
 from dnd.errors import StoreError, UsageError
+from dnd.record import Record
+from dnd.store import Store
 
 if TYPE_CHECKING:
     from dnd.cards import Card
 
-_AGAIN = "Run again with the same command: what is finished is reused."
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An exemplar, or a synthetic image."""
-
-    digest: str
-    """Of the image in the store; empty where the run kept none."""
-    activation: float
-    source: str = ""
-    """Name of the probing image."""
-    box: tuple[float, float, float, float] | None = None
-    """Left, top, right, bottom in fractions of the source; None for a whole image."""
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A concept that was considered for a unit."""
-
-    concept: str
-    score: float | None
-    """None where it was not judged, as for `drive`."""
-    drive: float | None
-    images: tuple[Shown, ...]
-    """Synthetic ones, in the order of their seeds."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A line of labels.jsonl."""
-
-    label: Label
-    exemplars: tuple[Shown, ...]
-    """Strongest first."""
-    candidates: tuple[Candidate, ...]
+_LONGEST = 64 << 20
+"""Bytes that a unit's line has at most: more is no work of dnd's."""
+_AGAIN = "Give the `dnd run` command of this run again: what the store holds is not computed anew."
 
 
 class RunFolder:
-    """A finished run. Nothing but labels.csv is read before it is asked for."""
+    """A finished run. Nothing of what is in its files is read before it is asked for."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Raises UsageError where there is no finished run."""
         self.folder = Path(folder)
+        wrong = "Name a folder that `dnd run` made: the last line it prints is its path."
         if not self.folder.is_dir():
-            raise UsageError(f"there is no run folder {self.folder}", "Name the folder that `dnd run --out` wrote.")
+            raise UsageError(f"there is no run folder {self.folder}", wrong)
         for name in ("labels.csv", "labels.jsonl"):
             if not (self.folder / name).is_file():
-                what = "is not finished" if (self.folder / "run.toml").is_file() else "is no run folder"
-                raise UsageError(f"{self.folder} {what}: it holds no {name}", _AGAIN)
-        self.store = Path(os.environ.get("DND_STORE") or self.folder.resolve().parent / ".dnd-store")
+                begun = self.folder / "run.toml"
+                if not begun.is_file():
+                    raise UsageError(f"{self.folder} is not the folder of a run: it has no {name}", wrong)
+                goes_on = f"`dnd run {begun} --out {self.folder}` goes on with it."
+                raise UsageError(f"the run in {self.folder} is not finished: it has no {name}", goes_on)
+        self.name = self.folder.resolve().name
+        self.store = Store(Path(os.environ.get("DND_STORE") or self.folder.resolve().parent / ".dnd-store"))
         """Where its images are."""
 
     @cached_property
     def labels(self) -> list[Label]:
         """One per unit, in the order of layers and units, as labels.csv has them."""
+        file = self.folder / "labels.csv"
         try:
-            with (self.folder / "labels.csv").open(newline="", encoding="utf-8") as file:
-                return [_label(row) for row in csv.DictReader(file)]
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"cannot read {self.folder / 'labels.csv'}: {error}", _AGAIN) from error
+            with file.open(newline="", encoding="utf-8") as opened:
+                return [_label(row) for row in csv.DictReader(opened)]
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise _damaged(file, error) from error
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
-        """run.json; nothing where there is none."""
-        file = self.folder / "run.json"
-        try:
-            found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
-        except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {file}: {error}", _AGAIN) from error
-        return found
+    def facts(self) -> Mapping[str, Any]:
+        """run.json; nothing where there is none, as for the other two."""
+        return _table(self.folder / "run.json", json.loads)
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """run.toml as it stands."""
+        return _table(self.folder / "run.toml", tomllib.loads)
+
+    @cached_property
+    def evaluation(self) -> Mapping[str, Any]:
+        """evaluation.json, which `dnd eval` leaves."""
+        return _table(self.folder / "evaluation.json", json.loads)
 
     @property
     def grading(self) -> Grading | None:
         """How many labels are right, where the meaning of the units is known."""
-        truth = self.facts.get("truth")
-        return truth and Grading(**{**truth, "grades": tuple(Grade(**grade) for grade in truth["grades"])})
+        try:
+            return TypeAdapter(Grading | None).validate_python(self.facts.get("truth"))
+        except ValidationError as error:
+            raise _damaged(self.folder / "run.json", f"truth.{_first(error)}") from error
 
     @property
     def exit_code(self) -> int:
@@ -112,20 +95,20 @@ class RunFolder:
 
     def records(self) -> Iterator[Record]:
         """Every unit with its evidence, in the order of `labels`."""
-        with self._lines.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield self._parse(line, number)
+        return (record for record, _, _ in self._scan())
 
-    def record(self, unit: Unit) -> Record:
-        """One unit with its evidence."""
+    def record(self, unit: Unit) -> Record | None:
+        """One unit with its evidence; None where the run does not have it."""
+        if unit not in self._places:
+            return None
         number, start = self._places[unit]
         with self._lines.open("rb") as file:
             file.seek(start)
             return self._parse(file.readline(), number)
 
-    def image_path(self, digest: str) -> Path:
-        """Where an image lies, whether or not it is there."""
-        return self.store / "images" / digest[:2] / f"{digest[2:]}.png"
+    def recorded(self) -> list[Unit]:
+        """The units that have a record; every one has been checked."""
+        return list(self._places)
 
     def find(self, key: object) -> Unit:
         """The unit that `key` names: a Unit, "layer/7", ("layer", 7), or 7 in a run of one layer."""
@@ -145,7 +128,10 @@ class RunFolder:
         """A unit, by any key of `find`; in a notebook it shows itself with its exemplars."""
         from dnd.cards import Card
 
-        return Card(self, self.record(self.find(key)))
+        record = self.record(unit := self.find(key))
+        if record is None:
+            raise _damaged(self._lines, f"it lacks {unit}, which labels.csv has")
+        return Card(self, record)
 
     def __getitem__(self, key: object) -> Card:
         return self.unit(key)
@@ -174,25 +160,32 @@ class RunFolder:
         return self.folder / "labels.jsonl"
 
     @cached_property
-    def _units(self) -> dict[Unit, Label]:
-        return {label.unit: label for label in self.labels}
+    def _units(self) -> frozenset[Unit]:
+        return frozenset(label.unit for label in self.labels)
 
     @cached_property
     def _places(self) -> dict[Unit, tuple[int, int]]:
-        """Unit -> its line in labels.jsonl and where that begins."""
-        places, start = {}, 0
-        with self._lines.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                places[self._parse(line, number).label.unit] = (number, start)
-                start += len(line)
-        return places
+        """Unit -> the number of its line in labels.jsonl and where that begins."""
+        return {record.unit: (number, start) for record, number, start in self._scan()}
+
+    def _scan(self) -> Iterator[tuple[Record, int, int]]:
+        """Every record, the number of its line, and where that begins."""
+        number = start = 0
+        try:
+            with self._lines.open("rb") as file:
+                while line := file.readline(_LONGEST):
+                    number += 1
+                    if line.strip():
+                        yield self._parse(line, number), number, start
+                    start += len(line)
+        except OSError as error:
+            raise _damaged(self._lines, error) from error
 
     def _parse(self, line: bytes, number: int) -> Record:
         try:
-            return _record(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise StoreError(f"{self._lines}, line {number}, is not what dnd writes: {what}", _AGAIN) from error
+            return Record.model_validate_json(line)
+        except ValidationError as error:
+            raise StoreError(f"line {number} of {self._lines} is damaged: {_first(error)}", _AGAIN) from error
 
 
 def open_run(folder: str | os.PathLike[str]) -> RunFolder:
@@ -200,27 +193,34 @@ def open_run(folder: str | os.PathLike[str]) -> RunFolder:
     return RunFolder(folder)
 
 
-def _label(row: Mapping[str, str]) -> Label:
+def _label(row: Mapping[Any, Any]) -> Label:
+    if None in row or None in row.values():
+        raise ValueError(f"a row with more or fewer cells than columns, of unit {row.get('unit')!r:.40}")
     pairs = ((row[f"label{n}"], row[f"score{n}"]) for n in ("", "_2", "_3"))
     labels = tuple((concept, float(score)) for concept, score in pairs if concept)
-    return Label(Unit(row["layer"], int(row["unit"])), row["status"], labels, row["reason"])
+    unit, status = row["unit"], row["status"]
+    if not unit.isdecimal() or status not in ("labelled", "uninterpretable", "failed"):
+        raise ValueError(f"unit {unit!r:.40} with status {status!r:.40}")
+    if (status == "labelled") != bool(labels):
+        raise ValueError(f"unit {unit} is {status} with {len(labels)} labels")
+    return Label(Unit(row["layer"], int(unit)), status, labels, row["reason"])
 
 
-def _record(line: Mapping[str, Any]) -> Record:
-    labels = tuple((one["concept"], float(one["score"])) for one in line["labels"])
-    exemplars = tuple(
-        Shown(e["image"] or "", float(e["activation"]), e["source"], e["box"] and tuple(e["box"]), e["caption"] or "")
-        for e in line["exemplars"]
-    )
-    candidates = tuple(
-        Candidate(
-            c["concept"],
-            c.get("score"),
-            c.get("drive"),
-            tuple(Shown(i["image"], float(i["activation"])) for i in c.get("images", ())),
-        )
-        for c in line["candidates"]
-    )
-    unit = Unit(line["layer"], int(line["unit"]))
-    sure = tuple(float(one["confidence"]) for one in line["labels"] if "confidence" in one)
-    return Record(Label(unit, line["status"], labels, line["reason"], sure), exemplars, candidates)
+def _table(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
+    try:
+        found = parse(file.read_text("utf-8")) if file.is_file() else {}
+        if not isinstance(found, dict):
+            raise ValueError("it holds no table")
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(file, error, "Mend that file, or move it away.") from error
+    return found
+
+
+def _damaged(file: Path, why: object, hint: str = _AGAIN) -> StoreError:
+    return StoreError(f"cannot read {file}: {getattr(why, 'strerror', None) or why}", hint)
+
+
+def _first(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}" if where else fault["msg"]

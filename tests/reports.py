@@ -101,6 +101,7 @@ def make_run(folder: Path, records: list[dict[str, Any]], **facts: Any) -> Path:
     }
     (folder / "run.json").write_text(json.dumps(provenance), "utf-8")
     (folder / "labels.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    (folder / "labels.csv").write_text("layer,unit,status,label,score\n", "utf-8")  # the report reads the other one
     return folder
 
 

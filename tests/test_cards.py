@@ -81,7 +81,7 @@ def test_nothing_that_a_model_or_a_file_name_says_runs(tmp_path):
 
 
 def test_a_card_without_its_images_says_so(run):
-    for path in run.store.glob("images/*/*.png"):
+    for path in run.store.folder.glob("images/*/*.png"):
         path.unlink()
     html = run[0]._repr_html_()
     assert html.count("the image is gone") == EXEMPLARS

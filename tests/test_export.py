@@ -58,11 +58,11 @@ def test_the_references_table_is_what_eval_reads(run, tmp_path):
 def test_the_references_table_refuses_several_layers(tmp_path):
     run = RunFolder(finish(tmp_path / "run", {"a/0": ["lake"], "b/0": ["sea"]}))
     with pytest.raises(UsageError, match="knows no layers"):
-        as_text(run, "reference")
+        "".join(as_text(run, "reference"))
 
 
 def test_markdown_escapes_what_a_model_said(run):
-    lines = as_text(run, "markdown").splitlines()
+    lines = "".join(as_text(run, "markdown")).splitlines()
     assert len(lines) == 2 + len(run)
     assert lines[2] == "| fc/0 | lake | 0.90 | sea, calm |"
     assert lines[3] == r"| fc/1 | \(uninterpretable\) |  | nothing fits |"
@@ -76,7 +76,7 @@ def test_markdown_makes_no_links_of_addresses(tmp_path):
 
 
 def test_latex_escapes_what_a_model_said(run):
-    text = as_text(run, "latex")
+    text = "".join(as_text(run, "latex"))
     assert r"50\% \textless{}b\textgreater{}\textbar{}\_x\_\textbar{}" in text
     assert r"\& \$1 \textbackslash{} \{y\} \textasciitilde{}" in text
     assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 1
@@ -166,7 +166,7 @@ def test_parquet_is_written_in_row_groups(tmp_path):
 
 
 def test_images_that_are_gone_are_said_and_nothing_is_written(run, tmp_path):
-    next(run.store.glob("images/*/*.png")).unlink()
+    next(run.store.folder.glob("images/*/*.png")).unlink()
     with pytest.raises(UsageError, match="not all in its store") as caught:
         export(run, "parquet", tmp_path / "x.parquet")
     assert "DND_STORE" in caught.value.hint
@@ -187,7 +187,7 @@ def test_the_command(run, tmp_path):
     ("arguments", "words"),
     [
         (["export", "nowhere"], "there is no run folder nowhere"),
-        (["export", "."], "is no run folder: it holds no labels.csv"),
+        (["export", "."], "is not the folder of a run: it has no labels.csv"),
         (["export", "RUN", "--format", "parquet"], "parquet is no text"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_damaged_line_is_named(run):
     file = run.folder / "labels.jsonl"
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[0], lines[1][:40], *lines[2:]]) + "\n")
-    with pytest.raises(StoreError, match=r"labels\.jsonl, line 2"):
+    with pytest.raises(StoreError, match=r"line 2 of .*labels\.jsonl is damaged"):
         list(RunFolder(run.folder).records())
 
 

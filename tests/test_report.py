@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -27,9 +28,9 @@ from dnd.errors import DndError, StoreError, UsageError
 from dnd.exemplars import find_exemplars
 from dnd.ordinary import ordinary
 from dnd.pipeline import execute
+from dnd.reading import RunFolder
 from dnd.report.build import Report, build_report
 from dnd.report.overview import histogram, kind_of_reason
-from dnd.report.runs import RunFolder
 from dnd.runfile import Exemplars
 from dnd.store import Store
 from dnd.watched import Watched
@@ -224,20 +225,43 @@ def test_images_that_are_gone_or_damaged_are_left_out_and_counted(run: Path, tmp
     assert "DND_STORE=FOLDER" in done.stderr
 
 
+def line(**changes: Any) -> str:
+    """A unit that failed, as labels.jsonl has it, but for some changes."""
+    plain = {"layer": "a", "unit": 0, "status": "failed", "labels": [], "reason": "", "exemplars": []}
+    return json.dumps({**plain, "candidates": [], **changes})
+
+
+EXEMPLAR = {"image": "ab" * 32, "activation": 1, "source": ""}
+
+
 @pytest.mark.parametrize(
-    ("line", "word"),
+    ("damaged", "word"),
     [
         ("{", "JSON"),
         ("[1]", "object"),
-        ('{"layer": "a", "unit": -1, "status": "labelled"}', "unit"),
-        ('{"layer": "a", "unit": 0, "status": "x", "exemplars": [{"image": "../../etc/passwd"}]}', "image"),
-        ('{"layer": "a", "unit": 0, "status": "x", "exemplars": [{"image": 3}]}', "image"),
         ("\udcff", "JSON"),
+        ("[" * 100_000, "recursion"),
+        ('{"a":' * 100_000, "recursion"),
+        (line(reason="\ud800"), "JSON"),
+        (line(unit=-1), "unit"),
+        (line(unit=2**31), "unit"),
+        (line(unit=True), "unit"),
+        (line().replace("0", "9" * 5000, 1), "JSON"),
+        (line(status="labelled"), "without a label"),
+        (line(status="<script>"), "status"),
+        (line(labels=[{"concept": "x", "score": 1.0}] * 4), "labels"),
+        (line(exemplars=[{**EXEMPLAR, "image": "../../etc/passwd"}]), "image"),
+        (line(exemplars=[{**EXEMPLAR, "image": 3}]), "image"),
+        (line(exemplars=[{**EXEMPLAR, "image": "ab" * 32 + "\n"}]), "image"),
+        (line(exemplars=[{**EXEMPLAR, "view": "../" * 22}]), "view"),
+        (line(exemplars=[{**EXEMPLAR, "box": [0, 0, math.nan, 1]}]), "box"),
+        (line(candidates=[{"concept": "x", "images": [{"image": "/" * 64, "activation": 1}]}]), "image"),
+        (line(sample={"n": 1, "low": 0, "high": 1, "median": 0, "p95": 1, "counts": [10**400]}), "counts"),
     ],
 )
-def test_a_damaged_line_is_named(run: Path, line: str, word: str) -> None:
+def test_a_damaged_line_is_named(run: Path, damaged: str, word: str) -> None:
     with (run / "labels.jsonl").open("a", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(line + "\n")
+        file.write(damaged + "\n")
     with pytest.raises(StoreError, match=r"line 7 of .*labels.jsonl is damaged.*") as caught:
         build(run)
     assert word.lower() in str(caught.value).lower()
@@ -281,11 +305,11 @@ def test_folders_that_hold_no_run(tmp_path: Path, run: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(cli, ["report", str(tmp_path / "empty")])
     assert isinstance(done.exception, UsageError)
-    assert "labels.jsonl" in str(done.exception)
+    assert "labels.csv" in str(done.exception)
     (run / "labels.jsonl").unlink()
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"not finished: it has no labels\.jsonl") as caught:
         build(run)
-    assert "did not finish" in caught.value.hint
+    assert "goes on" in caught.value.hint
     reports.make_run(tmp_path / "none", [])
     with pytest.raises(UsageError, match="no units"):
         build(tmp_path / "none")
@@ -310,7 +334,7 @@ def test_only_a_report_is_replaced_and_only_by_a_whole_one(run: Path, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         build_report([RunFolder(run)], progress=stop)
     assert files(run / "report") == before
-    assert {path.name for path in run.iterdir()} == {"labels.jsonl", "run.json", "run.toml", "report"}
+    assert {path.name for path in run.iterdir()} == {"labels.csv", "labels.jsonl", "run.json", "run.toml", "report"}
 
     (run / "labels.jsonl").write_text((run / "labels.jsonl").read_text().splitlines()[0] + "\n")
     build(run)

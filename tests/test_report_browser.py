@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import reports
 
+from dnd.reading import RunFolder
 from dnd.report.build import build_report
-from dnd.report.runs import RunFolder
 from dnd.store import Store
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `browser`)")

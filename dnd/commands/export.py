@@ -31,7 +31,8 @@ def export(folder: str, kind: str, out: str | None, no_images: bool) -> None:
     if out is None:
         if kind == "parquet":
             raise UsageError("parquet is no text for the screen", "Name a file with --out FILE.")
-        click.echo(as_text(run, kind), nl=False)
+        for part in as_text(run, kind):
+            click.echo(part, nl=False)
         return
     write(run, kind, Path(out), images=not no_images)
     click.echo(f"{len(run)} unit{'s' if len(run) != 1 else ''} in {out}", err=True)

@@ -21,11 +21,11 @@ def report(runs: tuple[str, ...], out: str | None) -> None:
     from rich.console import Console
 
     from dnd.progress import Meter
+    from dnd.reading import RunFolder
     from dnd.report.build import build_report
-    from dnd.report.runs import RunFolder
 
-    opened = [RunFolder(Path(run)) for run in runs]
-    units = len({unit for run in opened for unit in run.units()})
+    opened = [RunFolder(run) for run in runs]
+    units = len({unit for run in opened for unit in run.recorded()})
     with Meter(Console(stderr=True)) as meter, meter.stage("report", units) as advance:
         built = build_report(opened, Path(out) if out else None, progress=advance)
     if built.missing.count:

@@ -60,7 +60,7 @@ class Judged:
 def judge(folder: Path, truth: Path) -> Judged:
     """Every unit of the run that has both a truth and a label."""
     run = RunFolder(folder)
-    labels = {record.label.unit: record.label for record in run.records()}
+    labels = {record.unit: record.label for record in run.records()}
     rows = [Row(label.unit, (), label.status) for label in labels.values() if label.labels]
     if not rows:
         raise UsageError(f"no unit of {folder} has a label", "There is nothing to judge.")

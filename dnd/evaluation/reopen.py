@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from dnd.api import Backend, Grading, Label, Picture, ProbingSet, Runtime, Targe
 from dnd.errors import DndError, UsageError
 from dnd.probing import FolderSet, UnionSet
 from dnd.progress import Meter
+from dnd.reading import RunFolder
 from dnd.registry import Registry
 from dnd.runfile import BACKENDS, Choice, Run, build_run, read_run
 from dnd.settings import read_tables
@@ -57,16 +58,16 @@ class Opened:
 
     def seen(self) -> Seen:
         """What the run has looked at."""
-        facts = json.loads((self.folder / "run.json").read_text("utf-8"))
-        key = facts.get("stages", {}).get("exemplars", {}).get("key")
-        rows = list(self.job.store.table("sample", key, _SAMPLE).rows()) if key else []
+        run = RunFolder(self.folder)
+        rows: list[dict[str, Any]] = []
+        match run.facts:
+            case {"stages": {"exemplars": {"key": str(key)}}} if re.fullmatch("[0-9a-f]{64}", key):
+                rows = list(self.job.store.table("sample", key, _SAMPLE).rows())
         names, probed, drawn = set(), {row["image"] for row in rows}, set()
-        with (self.folder / "labels.jsonl").open(encoding="utf-8") as lines:
-            for line in lines:
-                record = json.loads(line)
-                names |= {one["source"] for one in record["exemplars"]}
-                probed |= {one["image"] for one in record["exemplars"]}
-                drawn |= {one["image"] for c in record["candidates"] for one in c.get("images", ())}
+        for record in run.records():
+            names |= {one.source for one in record.exemplars}
+            probed |= {one.digest for one in record.exemplars}
+            drawn |= {one.digest for candidate in record.candidates for one in candidate.images}
         return Seen(frozenset(int(row["key"]) for row in rows), frozenset(names), frozenset(probed), frozenset(drawn))
 
     def activations(self, pictures: Sequence[Picture]) -> dict[str, npt.NDArray[np.float32]]:

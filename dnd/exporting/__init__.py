@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dnd.exporting.parquet import write_parquet
@@ -10,7 +10,7 @@ from dnd.exporting.tables import labels_jsonl, labels_table, latex_table, markdo
 from dnd.reading import RunFolder
 from dnd.store import write_atomic
 
-_TEXTS: dict[str, Callable[[RunFolder], str]] = {
+_TEXTS: dict[str, Callable[[RunFolder], Iterable[str]]] = {
     "csv": labels_table,
     "jsonl": labels_jsonl,
     "markdown": markdown_table,
@@ -20,8 +20,8 @@ _TEXTS: dict[str, Callable[[RunFolder], str]] = {
 FORMATS = (*_TEXTS, "parquet")
 
 
-def as_text(run: RunFolder, kind: str) -> str:
-    """The run's labels in one of the formats that are text."""
+def as_text(run: RunFolder, kind: str) -> Iterable[str]:
+    """The run's labels in one of the formats that are text, in parts."""
     return _TEXTS[kind](run)
 
 
@@ -30,4 +30,4 @@ def export(run: RunFolder, kind: str, file: Path, *, images: bool = True) -> Non
     if kind == "parquet":
         write_parquet(run, file, images=images)
     else:
-        write_atomic(file, as_text(run, kind).encode())
+        write_atomic(file, (part.encode() for part in as_text(run, kind)))

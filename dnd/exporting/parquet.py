@@ -19,9 +19,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dnd.errors import StoreError, UsageError
+from dnd.errors import DamagedError, StoreError, UsageError
 from dnd.labels import N_LABELS
-from dnd.reading import Record, RunFolder, Shown
+from dnd.reading import RunFolder
+from dnd.record import Record, Shown
 
 _ROWS = 32
 """Units in a row group: some megabytes with images."""
@@ -76,16 +77,15 @@ def _groups(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _row(run: RunFolder, record: Record, images: bool) -> dict[str, Any]:
-    label = record.label
-    given = label.labels if label.status == "labelled" else ()
-    row: dict[str, Any] = {"layer": label.unit.layer, "unit": label.unit.index, "status": label.status}
-    for n, (concept, score) in enumerate(given, start=1):
+    given = record.labels if record.status == "labelled" else ()
+    row: dict[str, Any] = {"layer": record.layer, "unit": record.index, "status": record.status}
+    for n, one in enumerate(given, start=1):
         end = f"_{n}" if n > 1 else ""
-        row |= {f"label{end}": concept, f"score{end}": score}
+        row |= {f"label{end}": one.concept, f"score{end}": one.score}
     shown = record.exemplars
     row |= {
-        "reason": label.reason,
-        "captions": [one.caption for one in shown],
+        "reason": record.reason,
+        "captions": [one.caption or "" for one in shown],
         "sources": [one.source for one in shown],
         "boxes": [list(one.box or ()) for one in shown],
         "activations": [one.activation for one in shown],
@@ -94,21 +94,19 @@ def _row(run: RunFolder, record: Record, images: bool) -> dict[str, Any]:
         "candidate_drives": [one.drive for one in record.candidates],
     }
     if images:
-        best = next((one for one in record.candidates if label.labels and one.concept == label.labels[0][0]), None)
-        drawn = sorted(best.images, key=lambda one: -one.activation) if best else []
+        drawn = sorted(record.best.images, key=lambda one: -one.activation) if record.best else []
         row |= {"exemplars": [_image(run, one) for one in shown], "synthetic": [_image(run, one) for one in drawn]}
     return row
 
 
-def _image(run: RunFolder, shown: Shown) -> Mapping[str, Any] | None:
-    if not shown.digest:
-        return None
-    path = run.image_path(shown.digest)
+def _image(run: RunFolder, shown: Shown) -> Mapping[str, Any]:
+    """Its file's bytes, once they have been found to be the image: not what else may lie, or be linked to, there."""
     try:
-        return {"bytes": path.read_bytes(), "path": f"{shown.digest}.png"}
-    except OSError as error:
+        run.store.picture(shown.digest).open()
+        return {"bytes": run.store.image_path(shown.digest).read_bytes(), "path": f"{shown.digest}.png"}
+    except (DamagedError, OSError) as error:
         raise UsageError(
-            f"the run's images are not all in its store: cannot read {path}",
+            f"the run's images are not all in its store: {error}",
             "Set DND_STORE to where they are, run again, or leave them out with --no-images.",
         ) from error
 

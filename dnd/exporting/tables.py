@@ -5,37 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from dnd.api import Label
-from dnd.errors import StoreError, UsageError
+from dnd.errors import UsageError
 from dnd.exporting.latex import latex
 from dnd.labels import N_LABELS
 from dnd.reading import RunFolder
 
 
-def labels_table(run: RunFolder) -> str:
-    """labels.csv as it is."""
-    return _own(run, "labels.csv")
+def labels_table(run: RunFolder) -> Iterable[str]:
+    """labels.csv as it is, once it has been read as such."""
+    return _copied(run.folder / "labels.csv", run.labels)
 
 
-def labels_jsonl(run: RunFolder) -> str:
-    """labels.jsonl as it is."""
-    return _own(run, "labels.jsonl")
+def labels_jsonl(run: RunFolder) -> Iterable[str]:
+    """labels.jsonl likewise."""
+    return _copied(run.folder / "labels.jsonl", run.recorded())
 
 
-def _own(run: RunFolder, name: str) -> str:
-    file = run.folder / name
-    try:
-        with file.open(encoding="utf-8", newline="") as opened:
-            return opened.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(
-            f"cannot read {file}: {error}", "Run again with the same command: what is finished is reused."
-        ) from error
+def _copied(file: Path, checked: object) -> Iterator[str]:
+    """The lines of a file; `checked` is what was read of it before."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        yield from opened
 
 
-def reference_csv(run: RunFolder) -> str:
+def reference_csv(run: RunFolder) -> Iterable[str]:
     """Neuron ID,Label 1,Label 2,Label 3: units without a label have empty cells. It has no column for the layer, so
     the run must have one only."""
     if len(run.layers) > 1:
@@ -49,20 +45,20 @@ def reference_csv(run: RunFolder) -> str:
     for label in run.labels:
         concepts = [concept for concept, _ in label.labels]
         writer.writerow([label.unit.index, *concepts, *[""] * (N_LABELS - len(concepts))])
-    return text.getvalue()
+    return [text.getvalue()]
 
 
-def markdown_table(run: RunFolder) -> str:
+def markdown_table(run: RunFolder) -> Iterable[str]:
     """A table for GitHub and the like."""
     lines = ["| unit | label | score | also |", "|---|---|---:|---|"]
     lines += ["| " + " | ".join(_markdown(cell) for cell in _cells(label)) + " |" for label in run.labels]
-    return "\n".join(lines) + "\n"
+    return [line + "\n" for line in lines]
 
 
-def latex_table(run: RunFolder) -> str:
+def latex_table(run: RunFolder) -> Iterable[str]:
     """A `longtable` with rules; the document needs the packages array, booktabs, longtable, and with pdfLaTeX fontenc
     with T1."""
-    return latex(("unit", "label", "score", "also"), [_cells(label) for label in run.labels])
+    return [latex(("unit", "label", "score", "also"), [_cells(label) for label in run.labels])]
 
 
 def _cells(label: Label) -> Sequence[str]:

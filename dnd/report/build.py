@@ -14,12 +14,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from dnd.api import Unit
 from dnd.errors import StoreError, UsageError
+from dnd.reading import RunFolder
+from dnd.record import Record
 from dnd.report.overview import Overview
 from dnd.report.pictures import Missing, Pictures
-from dnd.report.record import Record
 from dnd.report.rows import digests, evidence, row, shown
-from dnd.report.runs import RunFolder, UnitKey
 
 _TOGETHER = 16
 """Units whose evidence is one file."""
@@ -45,7 +46,7 @@ def build_report(
 
     `progress` is called with the number of units newly done.
     """
-    units = list(dict.fromkeys(unit for run in runs for unit in run.units()))
+    units = list(dict.fromkeys(unit for run in runs for unit in run.recorded()))
     if not units:
         raise UsageError(f"{runs[0].folder} holds no units", "Run it again with some: dnd run --units ...")
     out = out or runs[0].folder / "report"
@@ -60,7 +61,7 @@ def build_report(
 def _write(
     folder: Path,
     runs: Sequence[RunFolder],
-    units: Sequence[UnitKey],
+    units: Sequence[Unit],
     pictures: Pictures,
     progress: Callable[[int], None],
 ) -> None:
@@ -82,12 +83,12 @@ def _write(
 
 
 def _groups(
-    runs: Sequence[RunFolder], units: Sequence[UnitKey], pictures: Pictures
-) -> Iterator[list[tuple[UnitKey, list[Record | None]]]]:
+    runs: Sequence[RunFolder], units: Sequence[Unit], pictures: Pictures
+) -> Iterator[list[tuple[Unit, list[Record | None]]]]:
     """Units with their record of each run, some at a time; the images of the next are being copied meanwhile."""
-    waiting: deque[list[tuple[UnitKey, list[Record | None]]]] = deque()
+    waiting: deque[list[tuple[Unit, list[Record | None]]]] = deque()
     for start in range(0, len(units), _TOGETHER):
-        group = [(unit, [run.read(unit) for run in runs]) for unit in units[start : start + _TOGETHER]]
+        group = [(unit, [run.record(unit) for run in runs]) for unit in units[start : start + _TOGETHER]]
         for _, records in group:
             for run, record in zip(runs, records, strict=True):
                 pictures.ask(run.store, digests(record) if record else ())
@@ -97,10 +98,10 @@ def _groups(
     yield from waiting
 
 
-def _row(unit: UnitKey, records: Sequence[Record | None], pictures: Pictures) -> dict[str, Any]:
-    answers = {(record.status, record.label) for record in records if record}
+def _row(unit: Unit, records: Sequence[Record | None], pictures: Pictures) -> dict[str, Any]:
+    answers = {(record.status, record.concept) for record in records if record}
     found = [record and row(record, pictures) for record in records]
-    return {"layer": unit[0], "unit": unit[1], "differs": len(answers) > 1, "runs": found}
+    return {"layer": unit.layer, "unit": unit.index, "differs": len(answers) > 1, "runs": found}
 
 
 def _script(file: Path, function: str, arguments: list[Any]) -> None:

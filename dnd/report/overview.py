@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dnd.report.record import Record
+from dnd.reading import RunFolder
+from dnd.record import Record
 from dnd.report.rows import number, shown
-from dnd.report.runs import RunFolder
 
 _KINDS = ("captioner", "summarizer", "generator", "scorer", "method")
 _BINS = 24
@@ -21,6 +21,7 @@ class Overview:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
+        self.facts, self.settings, self.evaluation = run.facts, run.settings, run.evaluation
         self.statuses: Counter[str] = Counter()
         self.reasons: Counter[tuple[str, str]] = Counter()
         self._values: dict[str, dict[str, list[float]]] = {}
@@ -30,7 +31,7 @@ class Overview:
         if record.status != "labelled":
             self.reasons[record.status, kind_of_reason(record.reason)] += 1
         best = record.best
-        found: dict[str, list[float | None]] = {
+        found: dict[str, Sequence[float | None]] = {
             "exemplar": [e.activation for e in record.exemplars][:1],
             "sample": [record.sample.median] if record.sample else [],
             "synthetic": [_median(d.activation for d in best.images)] if best else [],
@@ -43,20 +44,20 @@ class Overview:
 
     def record(self) -> dict[str, Any]:
         """As JSON; names that come from outside are in pairs, never keys."""
-        facts = self.run.provenance
+        facts = self.facts
         return {
             "name": self.run.name,
             "folder": str(self.run.folder),
             "statuses": dict(self.statuses),
             "reasons": [[status, reason, n] for (status, reason), n in self.reasons.most_common(50)],
             "layers": [[layer, self._histograms(values)] for layer, values in self._values.items()],
-            "settings": _settings(self.run.settings),
+            "settings": _settings(self.settings),
             "facts": _facts(facts),
             "models": _pairs(facts.get("models")),
             "versions": _pairs(facts.get("versions")),
             "stages": _stages(facts.get("stages")),
             "quality": _quality(facts.get("truth")),
-            "figures": _figures(self.run.evaluation),
+            "figures": _figures(self.evaluation),
             "wrong": _pairs(_mapping(facts.get("truth")).get("wrong")),
             "unreadable": _pairs(_mapping(facts.get("probing")).get("unreadable"))[:200],
         }

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from dnd.record import Candidate, Exemplar, Record, Shown
 from dnd.report.pictures import Pictures
-from dnd.report.record import Candidate, Drawn, Exemplar, Record
 
 _LONG = 2000
 """Characters of a text that the page shows: a model that will not stop must not make the page unusable."""
@@ -23,18 +23,18 @@ def shown(text: str | None) -> str:
 def digests(record: Record) -> Iterator[str]:
     """Every image that the page shows of a unit."""
     for exemplar in record.exemplars:
-        yield exemplar.image
+        yield exemplar.digest
         if exemplar.view:
             yield exemplar.view
     for candidate in record.candidates:
         for drawn in candidate.images:
-            yield drawn.image
+            yield drawn.digest
 
 
 def row(record: Record, pictures: Pictures) -> dict[str, Any]:
     """A unit in the list: what it is searched, filtered and sorted by."""
     best = record.best
-    copies = (pictures.get(exemplar.image) for exemplar in record.exemplars)
+    copies = (pictures.get(exemplar.digest) for exemplar in record.exemplars)
     texts = [e.caption for e in record.exemplars] + [c.concept for c in record.candidates] + [record.reason]
     return {
         "status": record.status,
@@ -49,9 +49,7 @@ def row(record: Record, pictures: Pictures) -> dict[str, Any]:
 
 def confidence(record: Record) -> float | None:
     """How sure the run was of the label, where it says so."""
-    first = record.labels[0].confidence if record.labels else None
-    known = first if first is not None else record.confidence
-    return known if known is not None and math.isfinite(known) else None
+    return number(record.labels[0].confidence) if record.labels else None
 
 
 def evidence(record: Record, pictures: Pictures) -> dict[str, Any]:
@@ -76,9 +74,9 @@ def _rank(candidate: Candidate) -> float:
 
 def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
     return {
-        "image": pictures.get(exemplar.image),
+        "image": pictures.get(exemplar.digest),
         "view": pictures.get(exemplar.view) if exemplar.view else None,
-        "digest": exemplar.image,
+        "digest": exemplar.digest,
         "source": shown(exemplar.source),
         "box": exemplar.box,
         "boxes": exemplar.boxes,
@@ -91,15 +89,14 @@ def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
 def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
     """Its images strongest first."""
 
-    def strength(drawn: Drawn) -> float:
-        return -drawn.activation if drawn.activation is not None and math.isfinite(drawn.activation) else math.inf
+    def strength(drawn: Shown) -> float:
+        return -drawn.activation if math.isfinite(drawn.activation) else math.inf
 
     return {
         "concept": shown(candidate.concept),
         "score": number(candidate.score),
         "drive": number(candidate.drive),
-        "confidence": number(candidate.confidence),
         "images": [
-            [pictures.get(drawn.image), number(drawn.activation)] for drawn in sorted(candidate.images, key=strength)
+            [pictures.get(drawn.digest), number(drawn.activation)] for drawn in sorted(candidate.images, key=strength)
         ],
     }

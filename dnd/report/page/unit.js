@@ -32,7 +32,7 @@
   const candidate = (one, evidence, isLabel, level) => dnd.el("li", { class: isLabel ? "candidate chosen" : "candidate" },
     dnd.el("div", { class: "heading" },
       dnd.el(level, { class: "concept" }, one.concept, isLabel ? " " : null, isLabel ? dnd.el("span", { class: "badge", "data-status": "labelled" }, "label") : null),
-      dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("drive", one.drive, one.drive ?? 0), metric("confidence", one.confidence))),
+      dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("drive", one.drive, one.drive ?? 0))),
     dnd.el("div", { class: "tested" },
       dnd.strip(one.images.map((image) => image[1]), evidence.sample, dnd.span(evidence), one.concept),
       one.images.length ? dnd.el("div", { class: "grid small" }, one.images.map((image, place) => dnd.synthetic(image, one.concept, place + 1)))
