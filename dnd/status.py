@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from dnd.errors import StoreError, UsageError
 from dnd.heartbeat import BEAT_SECONDS, STATUS
@@ -18,22 +21,47 @@ SILENCE = 60.0
 """Seconds without a sign of life after which a run counts as dead."""
 
 
+Seconds = Annotated[float, Field(ge=0, lt=1e10)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Stage(BaseModel):
+    name: str
+    done: Count
+    total: Count
+    seconds: Seconds | None
+
+
+class _Status(BaseModel):
+    """What is told of status.json (`Heartbeat._record` writes it); there may be more."""
+
+    state: str
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    updated: AwareDatetime
+    host: str = ""
+    seconds: Seconds = 0
+    message: str = ""
+    stages: list[_Stage] = []
+    rate: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    eta: Seconds | None = None
+    units: dict[str, Count] = {}
+    failures: Count = 0
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """status.json, with "dead" as the state of a run that stopped without a word."""
     file = folder / STATUS
+    if not file.is_file():
+        raise UsageError(f"no run has begun in {folder}", "Name the folder that `dnd run` was given as --out.")
     try:
         found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        known = isinstance(found, dict) and isinstance(found["pid"], int) and isinstance(found["state"], str)
-        updated = datetime.fromisoformat(found["updated"])
-    except FileNotFoundError:
-        hint = "Name the folder that `dnd run` was given as --out."
-        raise UsageError(f"no run has begun in {folder}", hint) from None
-    except (KeyError, TypeError):
-        raise StoreError(f"{file} is no status of a run", "The run's next sign of life replaces it.") from None
-    except (OSError, ValueError) as error:
+        updated = _Status.model_validate(found).updated
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        what = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        raise StoreError(f"{file} is no status of a run: {what}", "The run's next sign of life replaces it.") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {file}: {error}", "The run's next sign of life replaces it.") from error
-    if not known or updated.tzinfo is None:
-        raise StoreError(f"{file} is no status of a run", "The run's next sign of life replaces it.")
     if found["state"] == "running":
         # Nobody's clock is trusted alone: a beat that seems to come from the future may be as old as one can be.
         silent = (datetime.now(UTC) - updated).total_seconds()
@@ -48,7 +76,7 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
+    except PermissionError:
         pass
     return True
 
@@ -65,7 +93,7 @@ def _beats(file: Path) -> bool:
 
 
 def tell(run: str, found: dict[str, Any]) -> str:
-    """The same in a few lines."""
+    """The same in a few lines, without what would steer a terminal."""
     took = spell_seconds(float(found.get("seconds") or 0))
     lines = [f"{run}: {found['state']}, process {found['pid']} on {found.get('host')}, for {took}"]
     if found.get("message"):
@@ -81,4 +109,4 @@ def tell(run: str, found: dict[str, Any]) -> str:
         lines.append("  " + ", ".join(f"{count} {status}" for status, count in found["units"].items()))
     if found.get("failures"):
         lines.append(f"  {found['failures']} items without an answer")
-    return "\n".join(lines)
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "\ufffd", "\n".join(lines))

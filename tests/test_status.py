@@ -185,6 +185,38 @@ except ValueError:
     assert read_status(tmp_path)["message"] == "no space"
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"seconds": "x"}, {"seconds": float("inf")}, {"seconds": float("nan")}, {"eta": -1}, {"rate": "x"}, {"pid": 0},
+        {"pid": 2**70}, {"stages": 3}, {"stages": [3]}, {"stages": [{}]}, {"units": [1]}, {"units": {"x": "y"}},
+        {"stages": [{"name": "x", "done": "many", "total": 1, "seconds": None}]}, {"failures": "x"}, {"host": [1]},
+    ],
+)  # fmt: skip
+def test_a_status_of_another_shape_is_an_error(tmp_path: Path, facts: dict[str, Any]) -> None:
+    with pytest.raises(StoreError, match=f"no status of a run: {next(iter(facts))}"):
+        read_status(beating(tmp_path, **facts))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"pid": ' + "9" * 5000 + "}"])
+def test_a_status_that_is_too_much_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / STATUS).write_text(text)
+    with pytest.raises(StoreError):
+        read_status(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_the_status_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / STATUS)
+    with pytest.raises(UsageError, match="no run has begun"):
+        read_status(tmp_path)
+
+
+def test_a_message_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    text = tell("run", read_status(beating(tmp_path, message="\x1b]0;x\x07\x9b2J\r\nmore", units={"\x1b[1m": 3})))
+    assert [line for line in text.splitlines() if not line.isprintable()] == []
+    assert "more" in text
+
+
 def test_a_folder_without_a_run_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run has begun"):
         read_status(tmp_path)
