@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ import pydantic
 
 from dnd.errors import ModelError
 from dnd.store import write_atomic
+from dnd.toml import parse_toml
 
 VERSION = 1
 SAFE = (".safetensors", ".json", ".txt", ".model", ".jinja")
@@ -182,8 +182,8 @@ def read_lock(path: Path) -> dict[str, LockedModel]:
 def parse_lock(text: str, where: str) -> dict[str, LockedModel]:
     """As `read_lock`, of a text; `where` is what messages call it."""
     try:
-        tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        tables = parse_toml(text)
+    except ValueError as error:
         raise ModelError(f"cannot read {where}: {error}") from error
     version = tables.get("version")
     if isinstance(version, int) and version > VERSION:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from dnd.api import ProbingSet
 from dnd.errors import UsageError
 from dnd.images import read_image
+from dnd.settings import is_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,8 +42,8 @@ class FolderSet(ProbingSet):
         no image only to hash it. Raises UsageError for a folder that is missing or has no images."""
         self.folder = folder
         self.memory = memory
-        if not folder.is_dir():
-            what = "is a file, not a folder" if folder.exists() else "does not exist"
+        if not is_folder(folder):
+            what = "is a file, not a folder" if os.path.lexists(folder) else "does not exist"
             raise UsageError(f"the probing folder {folder} {what}", "Give --probe a folder of images.")
         self._paths, others = _images_below(folder)
         if not self._paths:

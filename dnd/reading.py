@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from dnd.api import Grading, Label, Unit
 from dnd.errors import StoreError, UsageError
 from dnd.record import Record
 from dnd.store import Store
+from dnd.toml import parse_toml
 
 if TYPE_CHECKING:
     from dnd.cards import Card
@@ -69,7 +69,7 @@ class RunFolder:
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """run.toml as it stands."""
-        return _table(self.folder / "run.toml", tomllib.loads)
+        return _table(self.folder / "run.toml", parse_toml)
 
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:

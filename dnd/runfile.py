@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
@@ -21,7 +20,7 @@ from dnd.calibration import Calibration, CalibrationFile, absolute
 from dnd.devices import PATTERN, find_devices
 from dnd.errors import DndError, UsageError
 from dnd.registry import Registry, suggest
-from dnd.settings import Problems, parse_units, unit_text
+from dnd.settings import Problems, is_folder, parse_units, unit_text
 
 PROBING = "{probing}"
 """As a backend's setting: the folder of probing images."""
@@ -377,15 +376,15 @@ class _Reader:
         """A set's name wins over a folder of that name in the current folder, which `./name` still means."""
         if name in self.registry.names("probing-set"):
             return False
-        return "/" in name or os.sep in name or name in (".", "..", "~") or Path(name).is_dir()
+        return "/" in name or os.sep in name or name in (".", "..", "~") or is_folder(name)
 
     def _folder(self, name: str) -> Choice | None:
-        path = Path(name).expanduser()
-        if not path.is_dir():
-            what = "is not a folder" if path.exists() else "does not exist"
+        path = os.path.abspath(os.path.expanduser(name))  # noqa: PTH111, Path's raises for ~ and a name of nobody
+        if not is_folder(path):
+            what = "is not a folder" if os.path.lexists(path) else "does not exist"
             self.problems.add(f"probing.set: {name} {what}", "Give --probe a folder of images.")
             return None
-        return Choice("folder", os.path.abspath(path), Config())
+        return Choice("folder", path, Config())
 
 
 def read_run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
@@ -15,6 +14,7 @@ import pydantic
 
 from dnd.errors import DndError, UsageError
 from dnd.registry import suggest
+from dnd.toml import parse_toml
 
 RUNFILES = "dnd.runfiles"
 """Group of entry points `NAME = "package"`: the run file is <package>/NAME.toml, and nothing is imported."""
@@ -115,10 +115,10 @@ def flatten(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return parse_toml(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the run file {path}: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
 
 
@@ -145,14 +145,18 @@ def is_offered(name: str) -> bool:
     return name in _offered()
 
 
+def is_folder(name: str | os.PathLike[str]) -> bool:
+    return os.path.isdir(name)  # noqa: PTH112, Path.is_dir raises for a name that is too long
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """ "captioner.num_beams=5" -> ("captioner.num_beams", 5): a TOML value, or else the text itself."""
     key, equals, value = (piece.strip() for piece in text.partition("="))
     if not equals or not all(key.split(".")):
         raise UsageError(f"--set {text}: not of the form section.setting=value", "For example --set images.n=5.")
     try:
-        parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {value}")
+    except ValueError:
         return key, value
     return key, parsed["value"] if set(parsed) == {"value"} else value
 

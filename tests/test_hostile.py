@@ -8,6 +8,7 @@ import os
 import shutil
 import string
 import struct
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -15,18 +16,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import toys
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnd.errors import DndError
+from dnd.bench.matrix import read_matrix
+from dnd.errors import DndError, ModelError, UsageError
 from dnd.evaluation.tables import read_labels
 from dnd.evaluation.truth import read_truth
+from dnd.lockfile import parse_lock
 from dnd.pipeline import execute
 from dnd.probing import FolderSet
 from dnd.runfile import build_run
-from dnd.settings import read_tables
+from dnd.settings import parse_setting, read_tables
+from dnd.toml import parse_toml
 
 NAMES = (
     "two\nlines.png",
@@ -120,6 +125,15 @@ def test_a_run_in_a_folder_of_a_hostile_name(tmp_path: Path) -> None:
     shutil.rmtree(out)
 
 
+@pytest.mark.parametrize("name", ["./" + "x" * 5000, "./a\0b", "~nobody-of-this-name/x", "a/" * 3000])
+def test_a_folder_that_cannot_be_is_said_not_to_be_there(name: str) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        FolderSet(Path(name))
+    tables = {"target": {"name": "Net", "layers": ["units"]}, "probing": {"set": name}, "device": "cpu"}
+    with pytest.raises(UsageError, match=r"probing\.set: .* does not exist"):
+        build_run(tables, toys.registry(), live_target=True)
+
+
 # --- bytes where a text file was meant ---------------------------------------------------------------
 
 NEAR_TOML = st.text(alphabet="[]=\"'\n.,#{}0123456789abtrue_-+:TZ \\\u00e9", max_size=60).map(str.encode)
@@ -151,6 +165,40 @@ def test_any_bytes_are_a_run_file_or_an_error(tmp_path: Path, data: bytes) -> No
     file = tmp_path / "run.toml"
     file.write_bytes(data)
     harmless(lambda: build_run(read_tables(file), toys.registry()))
+
+
+ENDLESS = {
+    "nested arrays": "a = " + "[" * 100_000,
+    "nested tables": "a = " + "{a = " * 50_000,
+    "nested": "a = " + "[" * 5000 + "]" * 5000,
+    "a number": "a = " + "9" * 5000,
+    "a dotted key": ".".join("a" * 1_000_000) + " = 1",
+    "a quoted dotted key": ".".join(['"a.b"'] * 200_000) + " = 1",
+    "an inline dotted key": "a = {" + ".".join("a" * 200_000) + " = 1}",
+    "a dotted table": "[" + ".".join("a" * 200_000) + "]",
+    "unended strings": '\\"' * 200_000,
+    "a long name": f"[probing]\nset = '{'x' * 5000}'",
+}
+
+
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
+def test_toml_without_end_is_an_error_at_once(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    began = time.process_time()
+    for read in (lambda: build_run(read_tables(file), toys.registry()), lambda: read_matrix(file)):
+        with pytest.raises(UsageError):
+            read()
+    with pytest.raises(ModelError):
+        parse_lock(text, "models.lock")
+    assert parse_setting(f"a.b={text[4:]}")[1] == text[4:].strip()
+    assert time.process_time() - began < 5
+
+
+def test_reasonable_toml_is_read_as_ever() -> None:
+    rates = {"a": {"b.c": [n / 8 for n in range(500)]}, "text": "...".join("words" * 100), "d": {"e": {"f": "'\"#"}}}
+    assert parse_toml(tomli_w.dumps(rates)) == rates
+    assert parse_toml("a = [" + ", ".join(map(str, rates["a"]["b.c"])) + "]") == {"a": rates["a"]["b.c"]}
 
 
 VALUES = st.recursive(

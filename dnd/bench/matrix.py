@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from dnd.errors import UsageError
 from dnd.registry import Registry, suggest
 from dnd.runfile import Run, build_run
 from dnd.settings import Problems, apply_options, flatten, read_tables
+from dnd.toml import parse_toml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 """Of a variant or combination: it becomes a part of a folder's name."""
@@ -82,10 +82,10 @@ class Matrix:
 def read_matrix(path: Path) -> Matrix:
     """UsageError tells of everything that is wrong with the file itself; runs are not looked at."""
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = parse_toml(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the matrix {path}: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     problems = Problems()
     file = problems.check("", _File, tables)
