@@ -277,10 +277,14 @@ def test_facts_that_cannot_be_read_are_named(run: Path, name: str) -> None:
 
 def test_facts_of_any_shape_make_a_report(run: Path) -> None:
     odd = [{}, {"truth": [], "stages": 3, "models": None, "probing": "x", "hardware": [], "versions": {"a": [1]}},
-           {"truth": {"grades": [{}, 3], "controls": 1}, "stages": {"x": 1}, "seconds": None}]  # fmt: skip
+           {"truth": {"grades": [{}, 3], "controls": 1}, "stages": {"x": 1}, "seconds": None},
+           {"truth": {"grades": 5}, "hardware": {"devices": 5}}]  # fmt: skip
+    nothing = {"own": {"value": [math.nan], "low": {"x": math.inf}, "high": "<b>"}}
     for facts in odd:
         (run / "run.json").write_text(json.dumps(facts))
-        (run / "evaluation.json").write_text(json.dumps({"figures": {"x": {"own": 3}, "y": {"own": {"value": 1.0}}}}))
+        (run / "evaluation.json").write_text(
+            json.dumps({"figures": {"x": {"own": 3}, "y": {"own": {"value": 1.0}}, "z": nothing}})
+        )
         build(run)
         (index,) = read(run / "report")
         assert index["runs"][0]["figures"][1] == ["y", True, 1.0, None, None, None, None]

@@ -96,6 +96,10 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _sequence(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
+
+
 def _pairs(value: object) -> list[list[Any]]:
     return [[shown(str(name)), _plain(one)] for name, one in _mapping(value).items()]
 
@@ -109,6 +113,10 @@ def _plain(value: object) -> Any:
     return shown(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
+def _figure(value: object) -> float | None:
+    return value if isinstance(value, int | float) and abs(value) < 1e300 else None
+
+
 def _settings(settings: Mapping[str, Any]) -> list[list[Any]]:
     """Each table of the run file with its settings; those of backends first."""
     tables = {name: table for name, table in settings.items() if isinstance(table, dict)}
@@ -120,7 +128,9 @@ def _settings(settings: Mapping[str, Any]) -> list[list[Any]]:
 
 def _facts(facts: Mapping[str, Any]) -> list[list[Any]]:
     probing, hardware = _mapping(facts.get("probing")), _mapping(facts.get("hardware"))
-    devices = hardware.get("devices") or [f"{hardware.get('cpus', '?')} CPUs ({hardware.get('machine', '?')})"]
+    devices = _sequence(hardware.get("devices")) or [
+        f"{hardware.get('cpus', '?')} CPUs ({hardware.get('machine', '?')})"
+    ]
     found = {
         "target": facts.get("target"),
         "probing images": probing.get("images"),
@@ -141,7 +151,7 @@ def _stages(stages: object) -> list[list[Any]]:
 
 def _quality(truth: object) -> dict[str, Any] | None:
     """How many labels are right by kind of unit, and what chance gives."""
-    grades = [_mapping(grade) for grade in _mapping(truth).get("grades") or ()]
+    grades = [_mapping(grade) for grade in _sequence(_mapping(truth).get("grades"))]
     if not grades:
         return None
     rows = [[_plain(grade.get(name, "")) for name in ("kind", "right", "total")] for grade in grades]
@@ -155,5 +165,5 @@ def _figures(evaluation: Mapping[str, Any]) -> list[list[Any]]:
         own, controls = _mapping(_mapping(figure).get("own")), _mapping(_mapping(figure).get("controls"))
         values = [own.get("value"), own.get("low"), own.get("high")]
         values += [_mapping(controls.get(control)).get("value") for control in ("shuffled", "constant")]
-        found.append([shown(name), bool(_mapping(figure).get("higher_is_better", True)), *map(number, values)])
+        found.append([shown(name), bool(_mapping(figure).get("higher_is_better", True)), *map(_figure, values)])
     return found
