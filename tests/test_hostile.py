@@ -3,118 +3,122 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import shutil
 import string
-import struct
 import time
-import zlib
 from contextlib import suppress
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tomli_w
 import toys
+from bags import Bags
+from click.testing import CliRunner
+from corpus import NAMES, run_corpus
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from dnd.bench.matrix import read_matrix
+from dnd.cli import cli
 from dnd.errors import DndError, ModelError, UsageError
 from dnd.evaluation.tables import read_labels
 from dnd.evaluation.truth import read_truth
+from dnd.exporting import FORMATS
 from dnd.lockfile import parse_lock
 from dnd.pipeline import execute
 from dnd.probing import FolderSet
+from dnd.reading import RunFolder
 from dnd.runfile import build_run
 from dnd.settings import parse_setting, read_tables
 from dnd.toml import parse_toml
 
-NAMES = (
-    "two\nlines.png",
-    "<img src=x onerror=alert(1)>.png",
-    "red \U0001f98a ✓.png",
-    "x" * 251 + ".png",
-    "--out.png",
-    "[bold red].png",
-    "a,b;c'd\"e.png",
-    "ab\u202egnp.png",
-)
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """A run on the corpus by the command line."""
+    return run_corpus(tmp_path_factory.mktemp("whole"))
 
 
-def png_of(width: int, height: int) -> bytes:
-    """A whole PNG in a few bytes, however many pixels it has: its rows are all alike."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(1 + width // 8)) for _ in range(height)) + packer.flush()
-    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+def invoke(*arguments: str) -> str:
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
-def make_corpus(folder: Path) -> set[str]:
-    """Good and bad images; the names of those that cannot be read."""
-    toys.make_photos(folder, 12)
-    red = toys.flat("red", 100, 40)
-    red.save(folder / "whole.jpg")
-    whole = (folder / "whole.jpg").read_bytes()
-    bad = {
-        "cut-short.jpg": whole[: len(whole) // 2],
-        "cut-short.png": (folder / "000.png").read_bytes()[:44],
-        "empty.png": b"",
-        "zeros.png": bytes(1000),
-        "text.jpg": b"not an image\n",
-        "bomb.png": png_of(30_000, 5_000),
-        "header-only-bomb.png": png_of(8, 1)[:16] + struct.pack(">II", 2**31 - 1, 2**31 - 1) + png_of(8, 1)[24:],
-    }
-    for name, data in bad.items():
-        (folder / name).write_bytes(data)
-    (folder / "wide.png").write_bytes(png_of(30_000, 8))
-    Image.new("RGB", (1, 1), "red").save(folder / "one.png")
-    red.save(folder / "animated.gif", save_all=True, append_images=[toys.flat("blue", 1, 40)])
-    red.save(folder / "animated.webp", save_all=True, append_images=[toys.flat("blue", 1, 40)])
-    red.convert("CMYK").save(folder / "cmyk.jpg")
-    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(folder / "sixteen.png")
-    palette = red.quantize(4)
-    palette.info["transparency"] = 0
-    palette.save(folder / "palette.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    toys.flat("green", 7, 30).resize((30, 10)).save(folder / "rotated.jpg", exif=exif)
-    red.save(folder / "wrong.jpg", "PNG")
-    for number, name in enumerate(NAMES):
-        toys.flat("blue", 200 + number).save(folder / "name.png")
-        os.rename(folder / "name.png", folder / name)  # noqa: PTH104
-    toys.flat("blue", 300).save(folder / "name.png")
-    os.rename(os.fsencode(folder / "name.png"), os.fsencode(folder) + b"/bytes-\xff\xfe.png")  # noqa: PTH104
-    return set(bad)
-
-
-def test_images_of_every_kind_go_through_a_run(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    bad = make_corpus(folder)
-    probing = FolderSet(folder)
+def test_images_of_every_kind_are_opened_upright_or_named(whole: tuple[Path, set[str]]) -> None:
+    run, bad = whole
+    probing = FolderSet(run.parent / "photos")
     names = [probing.image_name(index) for index in range(len(probing))]
+    assert set(NAMES) < set(names)
     for index, name in enumerate(names):
         if name not in bad:
             image = probing.open(index)
             assert image.mode == "RGB", name
             assert image.size == {"rotated.jpg": (10, 30), "wide.png": (30_000, 8)}.get(name, image.size)
-    run = toys.toy_run(folder)
-    result = execute(run, tmp_path / "run", registry=toys.registry(), live=(toys.Net(), toys.preprocess))
-    assert [one.status for one in result.labels] == ["labelled"] * 3 + ["uninterpretable"]
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((run / "run.json").read_text())
     assert set(record["probing"]["unreadable"]) == bad
     assert "pixels" in record["probing"]["unreadable"]["bomb.png"]
-    lines = (tmp_path / "run" / "labels.jsonl").read_text().splitlines()
-    assert len(lines) == len(result.labels)
-    assert set().union(*({e["source"] for e in json.loads(line)["exemplars"]} for line in lines)) <= set(names)
-    assert len(list(csv.reader((tmp_path / "run" / "labels.csv").read_text().splitlines()))) == 5
+    records = list(RunFolder(run).records())
+    assert [one.status for one in records] == ["labelled"] * 3 + ["uninterpretable"]
+    sources = {exemplar.source for one in records for exemplar in one.exemplars}
+    assert sources <= set(names) - bad
+    assert set(NAMES) <= sources
+    assert "bytes-\ufffd\ufffd.png" in sources
+
+
+def test_such_a_run_is_exported(whole: tuple[Path, set[str]], tmp_path: Path) -> None:
+    run, _ = whole
+    for kind in FORMATS:
+        invoke("export", str(run), "--format", kind, "--out", str(tmp_path / kind))
+    assert [len(row) for row in csv.reader((tmp_path / "csv").read_text().splitlines())] == [10] * 5
+    assert (tmp_path / "jsonl").read_bytes() == (run / "labels.jsonl").read_bytes()
+    rows = pq.read_table(tmp_path / "parquet").to_pylist()
+    assert set(NAMES) <= {source for row in rows for source in row["sources"]}
+    for row in rows:
+        for image in row["exemplars"]:
+            with Image.open(io.BytesIO(image["bytes"])) as opened:
+                opened.load()
+    for kind in ("markdown", "latex", "reference"):
+        assert len((tmp_path / kind).read_text().splitlines()) >= 5
+
+
+def test_such_a_run_is_grouped(whole: tuple[Path, set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnd.meaning.load_encoder", lambda name: Bags())
+    out = tmp_path / "-groups <b>\n"
+    found = json.loads(invoke("group", str(whole[0]), "--out", str(out), "--json"))
+    assert [one["label"] for one in found["ungrouped"]] == ["red", "green", "blue"]
+    assert {file.name for file in out.iterdir()} == {"groups.csv", "groups.json", "groups.svg"}
+
+
+class Tags(HTMLParser):
+    """The elements of a page, and their attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def test_such_a_run_has_cards(whole: tuple[Path, set[str]]) -> None:
+    run = RunFolder(whole[0])
+    for card in run:
+        found = Tags(card._repr_html_())
+        assert found.tags <= {"div", "b", "span", "figure", "img", "figcaption"}
+        assert found.attributes <= {"style", "title", "src", "alt"}
+        for exemplar in card.exemplars:
+            assert card.image(exemplar).mode == "RGB"
+    assert Tags(run._repr_html_()).tags <= {"table", "thead", "tbody", "tr", "th", "td", "div"}
 
 
 def test_a_run_in_a_folder_of_a_hostile_name(tmp_path: Path) -> None:

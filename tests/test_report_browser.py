@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import reports
+from click.testing import CliRunner
+from corpus import NAMES, run_corpus
 
+from dnd.cli import cli
 from dnd.reading import RunFolder
 from dnd.report.build import build_report
 from dnd.store import Store
@@ -348,6 +351,35 @@ def test_texts_that_would_like_to_be_code_stay_texts(visit: Open) -> None:
     with pytest.raises(sync_api.Error, match="TrustedHTML"):  # were there a mistake, the browser would stop it
         page.evaluate("document.body.innerHTML = '<b>x</b>'")
     visit.faults.clear()  # type: ignore[attr-defined]
+
+
+def test_a_corpus_of_hostile_files_is_shown_as_it_is(visit: Open, folder: Path) -> None:
+    """From files on disk through the whole of `dnd run` and `dnd report`: names read right, images show."""
+    run, bad = run_corpus(folder / "corpus")
+    done = CliRunner().invoke(cli, ["report", str(run), "--out", str(folder / "corpus report")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "not in the report" not in done.output
+    page = visit("corpus")
+    overview = page.evaluate("document.querySelector('#main').textContent")
+    assert all(name in overview for name in bad)
+    assert {"<script>alert(2)</script>.png", "two\nlines.png", "ab\u202egnp.png"} <= set(NAMES)
+    left = {*NAMES, "bytes-\ufffd\ufffd.png", "one.png", "wide.png", "cmyk.jpg", "rotated.jpg", "animated.gif"}
+    for index in range(4):
+        page.goto(page.url.partition("#")[0] + f"#units/{index}")
+        expect(page).to_have_title(re.compile(f" / {index} "))
+        page.wait_for_selector(".exemplars figure")
+        figures = page.locator(".exemplars figure").evaluate_all("all => all.map(one => one.textContent)")
+        assert index == 3 or all(" thing<script>alert(3)</script>" in text for text in figures)  # 3 is silent
+        left -= {name for name in left if any(name in text for text in figures)}
+        page.click(".exemplars .picture >> nth=0")
+        page.keyboard.press("Escape")
+        page.evaluate("for (const one of document.images) one.loading = 'eager'")  # also those out of sight
+        page.wait_for_function("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+        assert page.locator("[onerror], [onload], script:not([src]), iframe, #main svg script").count() == 0
+        sources = page.evaluate("[...document.images].map(one => one.getAttribute('src'))")
+        assert sources
+        assert all(re.fullmatch(r"images/[0-9a-f]{24}(-large)?\.jpg", source) for source in sources)
+    assert left == set()
 
 
 def test_every_figure_of_an_evaluation_is_drawn(visit: Open) -> None:
