@@ -72,7 +72,7 @@ def test_markdown_escapes_what_a_model_said(run):
 def test_markdown_makes_no_links_of_addresses(tmp_path):
     """GitHub's reader makes links of bare addresses: a label may not lead anywhere."""
     run = RunFolder(finish(tmp_path / "run", {"fc/0": ["http://a.b/c", "WWW.a.b"]}))
-    assert as_text(run, "markdown").splitlines()[2] == r"| fc/0 | http\://a.b/c | 0.90 | WWW\.a.b |"
+    assert "".join(as_text(run, "markdown")).splitlines()[2] == r"| fc/0 | http\://a.b/c | 0.90 | WWW\.a.b |"
 
 
 def test_latex_escapes_what_a_model_said(run):
@@ -105,9 +105,9 @@ def test_latex_has_no_sign_that_stops_it(said, written):
 
 
 def test_latex_columns_break_their_lines_where_they_are_long(tmp_path):
-    short = as_text(RunFolder(finish(tmp_path / "short", {"fc/0": ["lake"]})), "latex")
+    short = "".join(as_text(RunFolder(finish(tmp_path / "short", {"fc/0": ["lake"]})), "latex"))
     assert r"\begin{longtable}{llrl}" in short
-    long = as_text(RunFolder(finish(tmp_path / "long", {"fc/0": ["a lake in the mountains " * 9]})), "latex")
+    long = "".join(as_text(RunFolder(finish(tmp_path / "long", {"fc/0": ["a lake in the mountains " * 9]})), "latex"))
     assert r"\begin{longtable}{l>{\raggedright\arraybackslash}p{0.26\linewidth}rl}" in long
 
 
@@ -116,7 +116,7 @@ def test_latex_compiles_whatever_a_model_said(tmp_path):
     signs = "".join(map(chr, range(1, 0x180))) + "\u2013\u2014\u201c\u201d\u2026\u20ac\u202e\u2212 猫 🐈"
     nasty = {"[1]*{x}&%/0": [signs, NASTY], "[1]*{x}&%/1": ["?` !` ``x''"], "[1]*{x}&%/2": ["!it broke: \\input{x}"]}
     long = {f"{'deep.' * 20}x/{n}": ["[0em]" + "no_break" * 30, "a long label " * 30] for n in range(3)}
-    table = as_text(RunFolder(finish(tmp_path / "run", nasty | long)), "latex")
+    table = "".join(as_text(RunFolder(finish(tmp_path / "run", nasty | long)), "latex"))
     head = r"\documentclass{article}\usepackage{array,booktabs,longtable}\usepackage[T1]{fontenc}\begin{document}"
     (tmp_path / "x.tex").write_text(f"{head}\n{table}\\end{{document}}\n", "utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"]

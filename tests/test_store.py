@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnd.errors import StoreError
+from dnd.errors import DamagedError, StoreError
 from dnd.scratch import Ledger
 from dnd.store import Store, Table, derive_seed, digest_of, stage_key, write_atomic
 
@@ -111,3 +114,61 @@ def test_keys_ignore_order_but_not_values() -> None:
     assert len(keys) == 4
     with pytest.raises(ValueError, match="JSON"):
         digest_of(float("nan"))
+
+
+# --- whatever is done to it --------------------------------------------------------------------------
+
+NAMES = st.sampled_from("abcdef")
+STEPS = st.one_of(
+    st.tuples(st.just("append"), st.dictionaries(NAMES, st.integers(-(2**63), 2**63 - 1), min_size=1)),
+    st.tuples(st.just("forget"), st.sets(NAMES, max_size=3)),
+    st.tuples(st.just("spoil"), st.integers(0, 2**30)),
+    st.tuples(st.just("litter"), st.binary(max_size=30)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEPS, max_size=8))
+def test_a_table_holds_what_was_put_in_or_lacks_it_never_anything_else(steps: list[tuple[str, Any]]) -> None:
+    """A dict beside it knows better; of a part whose bytes were changed all rows may be gone, none may be wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Store(Path(folder)).table("captions", "k" * 64, SCHEMA)
+        known: dict[str, int] = {}
+        spoilt = False
+        for what, value in steps:
+            if what == "append":
+                fresh = {key: number for key, number in value.items() if key not in known}
+                if fresh:
+                    table.append([{"key": key, "value": number} for key, number in fresh.items()])
+                known |= fresh
+            elif what == "forget":
+                table.forget(value)
+                known = {key: number for key, number in known.items() if key not in value}
+            elif what == "litter":
+                table.folder.mkdir(parents=True, exist_ok=True)
+                (table.folder / "part-0123.parquet").write_bytes(value)
+            elif parts := sorted(table.folder.glob("part-*.parquet")):
+                spoilt = True
+                data = bytearray(parts[value % len(parts)].read_bytes() or b"\0")
+                data[value % len(data)] ^= 0xFF
+                parts[value % len(parts)].write_bytes(data)
+            found = rows_of(table)
+            assert found.items() <= known.items() if spoilt else found == known
+            known = found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.binary(min_size=3, max_size=243), st.integers(0, 2**20))
+def test_an_image_comes_back_or_is_said_to_be_damaged(width: int, height: int, noise: bytes, at: int) -> None:
+    pixels = (noise * (3 * width * height))[: 3 * width * height]
+    image = Image.frombytes("RGB", (width, height), pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        picture = store.put_image(image)
+        assert picture.open().tobytes() == pixels
+        file = store.image_path(picture.digest)
+        data = bytearray(file.read_bytes())
+        data[at % len(data)] ^= 0x55
+        file.write_bytes(data)
+        with suppress(DamagedError):
+            assert picture.open().tobytes() == pixels
