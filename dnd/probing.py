@@ -137,7 +137,8 @@ def _images_below(folder: Path) -> tuple[list[str], int]:
 
 
 def _files_below(folder: Path | str, above: set[str]) -> Iterator[str]:
-    """Files at any depth; `above` are the real folders on the way here: a link to one of them is a loop."""
+    """Files at any depth; `above` are the real folders on the way here: a link to one of them is a loop. Pipes and
+    devices are no files: they could be read without end."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -148,9 +149,13 @@ def _files_below(folder: Path | str, above: set[str]) -> Iterator[str]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        try:
+            deeper, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            deeper, is_file = False, True
+        if deeper:
             yield from _files_below(entry.path, above | {real})
-        else:
+        elif is_file or not Path(entry.path).exists():
             yield entry.path
 
 

@@ -87,7 +87,7 @@ class Dropped(_Part):
 class Record(_Part):
     """One unit."""
 
-    layer: str
+    layer: Annotated[str, Field(max_length=1000)]
     index: Count = Field(alias="unit")
     status: Literal["labelled", "uninterpretable", "failed"]
     labels: Annotated[tuple[Named, ...], Field(max_length=3)]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import toys
+from corpus import png_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -266,6 +267,28 @@ def test_broden_stays_in_its_folder(tmp_path: Path) -> None:
     one = broden.BrodenSet(broden.BrodenConfig(folder=str(folder)), None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="outside the folder"):
         one.open(0)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", png_of(30_000, 7_000)], ids=["empty", "text", "bomb"])
+def test_broden_s_damaged_images_are_named(tmp_path: Path, data: bytes) -> None:
+    folder = make_broden(tmp_path)
+    for name in ("1", "1_object"):
+        (folder / "images" / "a" / f"{name}.png").write_bytes(data)
+    one = broden.BrodenSet(broden.BrodenConfig(folder=str(folder)), None)  # type: ignore[arg-type]
+    with pytest.raises((OSError, ValueError)):
+        one.open(0)
+    with pytest.raises(UsageError, match=r"label image .*1_object\.png"):
+        one.masks(0)
+
+
+def test_broden_s_odd_tables_are_read_or_named(tmp_path: Path) -> None:
+    folder = make_broden(tmp_path)
+    (folder / "label.csv").write_text("number,name\n\u00b2,two\n\u0663,three\n" + "9" * 5000 + ",x\n5,cat\n7,\n256,x\n")
+    one = broden.BrodenSet(broden.BrodenConfig(folder=str(folder)), None)  # type: ignore[arg-type]
+    assert set(one.masks(0)["object"]) == {"cat", "x"}
+    (folder / "index.csv").write_text("image,split\n" + "x" * 200_000)
+    with pytest.raises(UsageError, match=r"cannot read .*index\.csv"):
+        len(broden.BrodenSet(broden.BrodenConfig(folder=str(folder)), None))  # type: ignore[arg-type]
 
 
 def test_a_folder_that_is_no_broden_is_named(tmp_path: Path) -> None:

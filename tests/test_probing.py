@@ -240,3 +240,16 @@ def test_a_union_keeps_the_sets_apart(tmp_path: Path) -> None:
     assert union.digest() not in {part.digest() for part in sets} | {UnionSet(sets[::-1]).digest()}
     with pytest.raises(IndexError):
         union.open(3)
+
+
+def test_pipes_devices_and_links_to_themselves_do_no_harm(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    for name, to in {"c.png": "/dev/zero", "d.png": "d.png", "e": ".", "f.png": "b.png", "g.png": "gone"}.items():
+        (tmp_path / name).symlink_to(to)
+    found = FolderSet(tmp_path)
+    assert [found.image_name(n) for n in range(len(found))] == ["a.png", "d.png", "g.png"]
+    assert found.digest()
+    for index in (1, 2):
+        with pytest.raises(OSError, match=r"symbolic|No such file"):
+            found.open(index)

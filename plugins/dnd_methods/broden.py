@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnd import api
+from dnd.images import read_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +54,7 @@ class BrodenSet(api.ProbingSet):
     @cached_property
     def _labels(self) -> dict[int, str]:
         rows = _read(self._folder / "label.csv", ("number", "name"))
-        return {int(row["number"]): row["name"] for row in rows if row["number"].isdigit()}
+        return {int(row["number"]): row["name"] for row in rows if _is_number(row["number"])}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -62,10 +63,7 @@ class BrodenSet(api.ProbingSet):
         return self._rows[index]["image"]
 
     def open(self, index: int) -> Image:
-        from PIL import Image
-
-        with Image.open(self._inside(self.image_name(index))) as image:
-            return image.convert("RGB")
+        return read_image(self._inside(self.image_name(index)))
 
     def masks(self, index: int) -> Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]:
         """Category -> concept -> (sh, sw), or (1, 1) for a label of the whole image."""
@@ -77,7 +75,7 @@ class BrodenSet(api.ProbingSet):
                 continue
             concepts = found.setdefault(category, {})
             for part in cell.split(";"):
-                if part.isdigit():
+                if _is_number(part):
                     concepts[self._name(int(part))] = np.ones((1, 1), np.bool_)
                     continue
                 numbers = self._numbers(part)
@@ -93,7 +91,7 @@ class BrodenSet(api.ProbingSet):
             digest.update(repr(sorted(row.items())).encode())
             for category, cell in row.items():
                 for part in cell.split(";") if category == "image" or category not in _FIXED else ():
-                    if part and not part.isdigit():
+                    if part and not _is_number(part):
                         stat = self._inside(part).stat() if self._inside(part).exists() else None
                         digest.update(f"{part} {stat and (stat.st_size, stat.st_mtime_ns)}".encode())
         return digest.hexdigest()
@@ -108,8 +106,12 @@ class BrodenSet(api.ProbingSet):
         import numpy as np
         from PIL import Image
 
-        with Image.open(self._inside(name)) as image:
-            pixels = np.asarray(image.convert("RGB"), np.int64)
+        path = self._inside(name)
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"), np.int64)
+        except Exception as error:  # decoders raise anything of damaged bytes
+            raise api.UsageError(f"cannot read the label image {path}: {error}") from error
         return pixels[:, :, 0] + 256 * pixels[:, :, 1]
 
     def _inside(self, name: str) -> Path:
@@ -121,11 +123,15 @@ class BrodenSet(api.ProbingSet):
         return path
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise api.UsageError(
             f"cannot read {path}: {getattr(error, 'strerror', None) or error}",
             "Set probing.folder to a folder in Broden's layout: index.csv, label.csv, images/.",
