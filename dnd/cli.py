@@ -29,6 +29,7 @@ from dnd.commands.report import report
 from dnd.commands.status import status
 from dnd.errors import DndError, StoppedError
 from dnd.offline import forbid_network, raise_if_tried
+from dnd.plain import plain
 from dnd.surroundings import set_switches
 
 
@@ -46,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         click.echo("Interrupted.", err=True)
         code = 1
     except DndError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(plain(f"Error: {error}"), err=True)
         if error.hint:
-            click.echo(f"Hint: {error.hint}", err=True)
+            click.echo(plain(f"Hint: {error.hint}"), err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

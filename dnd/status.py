@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import time
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from dnd.errors import StoreError, UsageError
 from dnd.heartbeat import BEAT_SECONDS, STATUS
+from dnd.plain import plain
 from dnd.progress import spell_seconds
 
 SILENCE = 60.0
@@ -109,4 +109,4 @@ def tell(run: str, found: dict[str, Any]) -> str:
         lines.append("  " + ", ".join(f"{count} {status}" for status, count in found["units"].items()))
     if found.get("failures"):
         lines.append(f"  {found['failures']} items without an answer")
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "\ufffd", "\n".join(lines))
+    return plain("\n".join(lines))

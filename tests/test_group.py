@@ -171,3 +171,20 @@ def test_the_runs_summarizer_names_groups_and_categories(tmp_path, monkeypatch):
     kept, unnamed = name_groups(run, found, categories=False)
     assert [group.name for group in kept.groups] == ["my blue lake", "the red dots"]
     assert unnamed == {"group my blue lake": "no word for it", "group the red dots": "no word for it"}
+
+
+STEERING = ["\x1b[2J\x1b]0;title\x07", "\x9b2J", "\x08\x00", "[/red]", "[link=file:///x]y[/link]", "]]>&<b>", "\uffff"]
+
+
+@pytest.mark.parametrize("command", ["group", "find"])
+def test_labels_steer_neither_the_terminal_nor_the_picture(tmp_path, monkeypatch, command):
+    monkeypatch.setattr("dnd.meaning.load_encoder", lambda name: Bags())
+    run = finish(tmp_path / "run", {f"a/{n}": [text] for n, text in enumerate(STEERING)})
+    done = CliRunner().invoke(cli, [command, str(run), *(["red"] if command == "find" else [])], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert [line for line in done.output.splitlines() if "\x1b" in line or "\x9b" in line or "\x08" in line] == []
+    assert "[/red]" in done.output
+    if command == "group":
+        texts = " ".join(ET.parse(run / "groups" / "groups.svg").getroot().itertext())
+        assert "]]>&<b>" in texts
+        assert "\ufffd[2J" in texts

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from dnd.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def make_console(*, quiet: bool = False) -> Console:
-    """Standard output; where that is not a terminal, wide enough that no table is cut."""
-    from rich.console import Console
+    """Standard output; where that is not a terminal, wide enough that no table is cut. No text steers it."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from dnd.commands.screen import Screen
 
+    class Plain(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for part in super().render(renderable, options):
+                yield part if part.control else Segment(plain(part.text), part.style)
+
     file: Any = Screen()
-    console = Console(file=file, highlight=False, quiet=quiet)
-    return console if console.is_terminal else Console(file=file, highlight=False, quiet=quiet, width=200)
+    console = Plain(file=file, highlight=False, quiet=quiet)
+    return console if console.is_terminal else Plain(file=file, highlight=False, quiet=quiet, width=200)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

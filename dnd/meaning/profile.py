@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from html import escape
 
 from dnd.meaning.grouping import OTHER, Groups
+from dnd.plain import plain
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#555555")
 _MOST_CATEGORIES, _MOST_GROUPS = 16, 30
@@ -74,7 +75,7 @@ def _bar(x: float, y: float, width: float, place: int, title: str, height: float
     fill = f"url(#k{place})" if place >= len(_COLOURS) else _COLOURS[place]
     return (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{fill}">'
-        f"<title>{escape(title)}</title></rect>"
+        f"<title>{escape(plain(title))}</title></rect>"
     )
 
 
@@ -93,9 +94,8 @@ def _ground(width: float, height: float) -> str:
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="#222222">{escape(text)}</text>'
-    )
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
+    return f'<text {place} fill="#222222">{escape(plain(text))}</text>'
 
 
 def _short(text: str, most: int = 28) -> str:
