@@ -211,7 +211,7 @@ def test_a_damaged_line_is_named(run):
 def test_a_table_that_is_no_text_is_named(run, kind):
     file = run.folder / f"labels.{kind}"
     file.write_bytes(file.read_bytes().replace(b"lake", b"\xff\xfe"))
-    with pytest.raises(StoreError, match=rf"cannot read .*labels\.{kind}"):
+    with pytest.raises(StoreError, match=rf"(cannot read|line 1 of) .*labels\.{kind}"):
         as_text(run, kind)
 
 
