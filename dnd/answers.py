@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from dnd.api import Label
 from dnd.errors import PluginError
+from dnd.labels import N_LABELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,6 +64,20 @@ def checked_scores(answer: Sequence[float], n: int) -> list[float]:
     if len(answer) != n or not np.isfinite(answer).all():
         raise PluginError(f"not one finite score per candidate: {_shown(answer)}")
     return [float(value) for value in answer]
+
+
+def checked_label(label: Label) -> Label:
+    """A method's word on a unit."""
+    concepts = label.labels if isinstance(label, Label) else None
+    if (
+        concepts is None
+        or label.status not in ("labelled", "uninterpretable", "failed")
+        or len(concepts) > N_LABELS
+        or (label.status == "labelled") > len(concepts)
+        or not all(isinstance(concept, str) and concept.strip() and np.isfinite(score) for concept, score in concepts)
+    ):
+        raise PluginError(f"not a label: {_shown(label)}")
+    return label
 
 
 def _shown(answer: object) -> str:

@@ -16,6 +16,8 @@ def read_image(path: Path) -> Image.Image:
     Transparent parts become white, 16-bit and float greys are scaled to 8 bits, EXIF rotation is applied.
     A picture above Pillow's decompression-bomb limit (89 million pixels) counts as unreadable.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")  # to open a pipe would wait for ever
     try:
         with Image.open(path) as image:
             limit = Image.MAX_IMAGE_PIXELS

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import json
 import os
 import platform
@@ -19,6 +17,7 @@ from dnd.api import Grading, Label
 from dnd.finding import Finding
 from dnd.labels import N_LABELS
 from dnd.mapping import Tally
+from dnd.plain import csv_text
 from dnd.store import write_atomic
 
 if TYPE_CHECKING:
@@ -31,15 +30,14 @@ _DIGITS = 4
 
 def labels_csv(labels: Iterable[Label]) -> str:
     """The table others script against: one line per unit, concepts only where the status is `labelled`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for label in labels:
+
+    def row(label: Label) -> list[object]:
         given = label.labels if label.status == "labelled" else ()
         cells = [cell for concept, score in given for cell in (concept, f"{score:.{_DIGITS}f}")]
         cells += [""] * (2 * N_LABELS - len(cells))
-        writer.writerow([label.unit.layer, label.unit.index, label.status, *cells, label.reason])
-    return text.getvalue()
+        return [label.unit.layer, label.unit.index, label.status, *cells, label.reason]
+
+    return csv_text([CSV_COLUMNS, *map(row, labels)])
 
 
 def finding_record(finding: Finding) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from dnd.store import Store, stage_key, write_atomic
 from dnd.study import label_by
 from dnd.surroundings import check_packages, set_switches
 from dnd.target import Preprocess, fingerprint, load_function
+from dnd.toml import parse_toml
 from dnd.watched import Watched
 from dnd.weights import Weights, model_names
 
@@ -192,7 +192,7 @@ def check_folder(out: Path, run: Run, fresh: bool) -> None:
     """UsageError where the run folder is another run's."""
     file = out / "run.toml"
     try:
-        old = tomllib.loads(file.read_text("utf-8")) if file.exists() else None
+        old = parse_toml(file.read_text("utf-8")) if file.exists() else None
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {file}: {error}", "Choose another folder with --out.") from error
     there, here = ({} if old is None else flatten(_what(old))), flatten(_what(run.to_dict()))

@@ -293,6 +293,8 @@ class Store:
 
         path = self.image_path(digest)
         try:
+            if path.exists() and not path.is_file():
+                raise ValueError("a pipe, say, which would be waited for")
             with Image.open(path) as image:
                 image.load()
             if image.mode == "RGB" and _image_digest(image) == digest:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dnd.answers import checked_label
 from dnd.api import Backend, Label, Picture, Unit
 from dnd.crops import Box
 from dnd.errors import PluginError
@@ -210,7 +211,7 @@ def label_by(
     choice = job.run.method
     method: Any = job.registry.make("method", choice.name, choice.config, job.runtime)
     study = Study(job, watched, identity, probing, result, active)
-    found = {label.unit: label for label in method.describe(study)} if active else {}
+    found = {label.unit: label for label in map(checked_label, method.describe(study))} if active else {}
     for unit in units:
         if unit in silent:
             label = Label(unit, "uninterpretable", (), SILENT)

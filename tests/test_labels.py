@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnd.answers import checked_label
 from dnd.api import Label, Unit
+from dnd.errors import PluginError
 from dnd.labels import choose, drive
 from dnd.output import labels_csv
+from dnd.plain import csv_text
 
 UNIT = Unit("layer4", 7)
 numbers = st.lists(st.integers(-50, 50), min_size=1, max_size=20)
@@ -54,3 +62,27 @@ def test_only_labelled_units_show_concepts_in_the_table() -> None:
         "layer4,8,uninterpretable,,,,,,,weak",
         'layer4,9,failed,,,,,,,"captions: ""no"""',
     ]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=4))
+def test_csv_reads_back_to_the_same_cells(row: list[str]) -> None:
+    rows = [["a", "b\rc"], row]
+    assert list(csv.reader(io.StringIO(csv_text(rows), newline=""))) == rows
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "dots",
+        Label(UNIT, "labelled", ()),
+        Label(UNIT, "sure", (("dots", 1.0),)),
+        Label(UNIT, "labelled", (("dots", float("nan")),)),
+        Label(UNIT, "labelled", ((" ", 1.0),)),
+        Label(UNIT, "labelled", (("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 1.0))),
+    ],
+    ids=str,
+)
+def test_what_is_no_label_of_a_method_is_refused(label: Any) -> None:
+    assert checked_label(Label(UNIT, "labelled", (("dots", 1.0),))).status == "labelled"
+    with pytest.raises(PluginError, match="not a label"):
+        checked_label(label)

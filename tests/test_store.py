@@ -172,3 +172,14 @@ def test_an_image_comes_back_or_is_said_to_be_damaged(width: int, height: int, n
         file.write_bytes(data)
         with suppress(DamagedError):
             assert picture.open().tobytes() == pixels
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    store, red = Store(tmp_path), Image.new("RGB", (4, 3), (255, 0, 0))
+    path = store.image_path(store.put_image(red).digest)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DamagedError, match="was damaged"):
+        store.put_image(red).open()
+    assert store.put_image(red).open().tobytes() == red.tobytes()

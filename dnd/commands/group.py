@@ -36,6 +36,7 @@ def group(
     from pathlib import Path
 
     from dnd.commands import make_console
+    from dnd.errors import UsageError
     from dnd.meaning import load_encoder
     from dnd.meaning.grouping import DISTANCE, group_units, read_categories
     from dnd.meaning.profile import profile_svg
@@ -54,6 +55,8 @@ def group(
 
         found, unnamed = name_groups(run, found, categories=kinds is None)
     where = Path(out) if out else run.folder / "groups"
+    if where.is_symlink() and not out:
+        raise UsageError(f"{where} is a link to {where.readlink()}", f"To write there, say so: --out {where}.")
     text = json.dumps(groups_record(found), indent=1, ensure_ascii=False) + "\n"
     write_atomic(where / "groups.csv", groups_csv(found).encode())
     write_atomic(where / "groups.json", text.encode())

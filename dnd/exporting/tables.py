@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from dnd.api import Label
 from dnd.errors import UsageError
 from dnd.exporting.latex import latex
 from dnd.labels import N_LABELS
+from dnd.plain import csv_text
 from dnd.reading import RunFolder
 
 
@@ -39,13 +38,11 @@ def reference_csv(run: RunFolder) -> Iterable[str]:
             f"the reference's table knows no layers, and {run.folder} has {', '.join(run.layers)}",
             "Export csv, or label one layer at a time.",
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["Neuron ID", *(f"Label {n}" for n in range(1, N_LABELS + 1))])
+    rows: list[list[object]] = [["Neuron ID", *(f"Label {n}" for n in range(1, N_LABELS + 1))]]
     for label in run.labels:
         concepts = [concept for concept, _ in label.labels]
-        writer.writerow([label.unit.index, *concepts, *[""] * (N_LABELS - len(concepts))])
-    return [text.getvalue()]
+        rows.append([label.unit.index, *concepts, *[""] * (N_LABELS - len(concepts))])
+    return [csv_text(rows)]
 
 
 def markdown_table(run: RunFolder) -> Iterable[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dnd.meaning.grouping import Groups
+from dnd.plain import csv_text
 
 _MOST_ROWS = 60
 
@@ -18,20 +17,11 @@ _MOST_ROWS = 60
 def groups_csv(found: Groups) -> str:
     """layer,unit,label,group,category: a line per unit of the run; no group where it is like no other."""
     group_of = {unit: group.name for group in found.groups for unit in group.units}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("layer", "unit", "label", "group", "category"))
-    for unit in sorted((*found.labels, *found.unlabelled)):
-        writer.writerow(
-            (
-                unit.layer,
-                unit.index,
-                found.labels.get(unit, ""),
-                group_of.get(unit, ""),
-                found.categories.get(unit, ""),
-            )
-        )
-    return text.getvalue()
+    rows = [
+        (unit.layer, unit.index, found.labels.get(unit, ""), group_of.get(unit, ""), found.categories.get(unit, ""))
+        for unit in sorted((*found.labels, *found.unlabelled))
+    ]
+    return csv_text([("layer", "unit", "label", "group", "category"), *rows])
 
 
 def groups_record(found: Groups) -> dict[str, Any]:
