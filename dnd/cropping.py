@@ -19,7 +19,7 @@ from dnd.crops import Box, attention_boxes
 from dnd.geometry import Geometry, cut, to_source
 from dnd.loading import map_ahead, open_again, prepare
 from dnd.scratch import Ledger
-from dnd.store import Table
+from dnd.table import Table
 from dnd.watched import Maps, Watched, stack
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dnd.errors import StoreError
+from dnd.files import write_atomic
 from dnd.lockfile import SAFE, LockedModel
-from dnd.store import write_atomic
 
 _UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py", ".msgpack", ".h5", ".gguf", ".onnx")
 """Kinds that a loader might prefer to what is pinned."""

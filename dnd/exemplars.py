@@ -19,11 +19,13 @@ import pyarrow as pa
 from dnd.api import ProbingSet, Unit
 from dnd.cropping import CANDIDATES, Candidate, Cropper, Stage, candidates_of, unseen
 from dnd.exemplar import EXEMPLARS, Exemplar, exemplar_of, keep_exemplars
+from dnd.keys import derive_seed, digest_of
 from dnd.loading import open_again
 from dnd.ordinary import Ordinary, ordinary
 from dnd.scratch import Ledger, Scratch
-from dnd.store import Store, Table, derive_seed, digest_of
+from dnd.store import Store
 from dnd.survey import Survey, run_survey
+from dnd.table import Table
 from dnd.watched import Watched
 
 SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from dnd.errors import DndError, StoppedError
+from dnd.files import write_atomic
 from dnd.mapping import Tally
 from dnd.progress import Meter
-from dnd.store import write_atomic
 
 STATUS = "status.json"
 BEAT_SECONDS = 2.0

@@ -11,7 +11,7 @@ from typing import Annotated, Self
 import pydantic
 
 from dnd.errors import ModelError
-from dnd.store import write_atomic
+from dnd.files import write_atomic
 from dnd.toml import parse_toml
 
 VERSION = 1

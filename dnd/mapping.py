@@ -16,7 +16,7 @@ from dnd.errors import DamagedError, DeviceError, DndError, PluginError, StoreEr
 from dnd.offline import raise_if_tried
 from dnd.peak import Peak
 from dnd.scratch import Ledger
-from dnd.store import Table
+from dnd.table import Table
 from dnd.worker import NoAnswerError
 
 _GONE = (

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import Grading, Label
+from dnd.files import write_atomic
 from dnd.finding import Finding
 from dnd.labels import N_LABELS
 from dnd.mapping import Tally
 from dnd.plain import csv_text
-from dnd.store import write_atomic
 
 if TYPE_CHECKING:
     from dnd.exemplar import Exemplar

@@ -19,8 +19,10 @@ from dnd.api import Grading, Label, ProbingSet, Runtime, Target, Unit
 from dnd.checks.parts import refuse_unfit
 from dnd.errors import DamagedError, DndError, StoreError, UsageError
 from dnd.exemplars import ExemplarResult, find_exemplars
+from dnd.files import write_atomic
 from dnd.finding import Finding
 from dnd.heartbeat import Heartbeat
+from dnd.keys import stage_key
 from dnd.locking import only_here
 from dnd.mapping import Tally
 from dnd.output import write_findings, write_provenance
@@ -34,7 +36,7 @@ from dnd.screen import show_end, show_grading, show_labels, show_reused, show_un
 from dnd.settings import flatten, parse_units
 from dnd.stages.job import Job
 from dnd.stages.labels import find_labels
-from dnd.store import Store, stage_key, write_atomic
+from dnd.store import Store
 from dnd.study import label_by
 from dnd.surroundings import check_packages, set_switches
 from dnd.target import Preprocess, fingerprint, load_function

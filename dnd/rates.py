@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.errors import StoreError, UsageError
+from dnd.files import write_atomic
+from dnd.keys import digest_of
 from dnd.memory import device_name
-from dnd.store import digest_of, write_atomic
 from dnd.weights import cache_folder, model_names
 
 if TYPE_CHECKING:

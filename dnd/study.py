@@ -16,12 +16,12 @@ from dnd.crops import Box
 from dnd.errors import PluginError
 from dnd.finding import Finding
 from dnd.geometry import Geometry
+from dnd.keys import digest_of, stage_key
 from dnd.loading import Loaded, load_ahead
 from dnd.stages.activations import TargetRunner
 from dnd.stages.captions import caption_stage
 from dnd.stages.job import Job
 from dnd.stages.labels import SILENT
-from dnd.store import digest_of, stage_key
 from dnd.watched import stack
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ import torch
 
 from dnd.api import ProbingSet
 from dnd.errors import StoppedError, StoreError, UsageError
+from dnd.files import write_atomic
+from dnd.keys import derive_seed
 from dnd.loading import Loaded, load_ahead
 from dnd.scratch import Matrix, Scratch
-from dnd.store import derive_seed, write_atomic
 from dnd.watched import Watched, stack
 
 _SAVE_SHARE = 0.05

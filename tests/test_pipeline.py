@@ -357,14 +357,15 @@ def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_pat
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import toys
-        from dnd import store
+        from dnd import store, table
         from dnd.pipeline import execute
         plain = store.write_atomic
         def slow(path, data, **options):
             time.sleep(0.03)
-            plain(path, data, **options)
+            written = plain(path, data, **options)
             print("w", flush=True)
-        store.write_atomic = slow
+            return written
+        store.write_atomic = table.write_atomic = slow
         run = toys.toy_run(Path({str(photos)!r}))
         execute(run, Path(sys.argv[1]), registry=toys.registry(), live=(toys.Net(), toys.preprocess))
         """

@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dnd.errors import DamagedError, StoreError
+from dnd.files import write_atomic
+from dnd.keys import derive_seed, digest_of, stage_key
 from dnd.scratch import Ledger
-from dnd.store import Store, Table, derive_seed, digest_of, stage_key, write_atomic
+from dnd.store import Store
+from dnd.table import Table
 
 SCHEMA = pa.schema([("key", pa.string()), ("value", pa.int64())])
 

@@ -17,12 +17,13 @@ from dnd.bench.matrix import Combination, Matrix
 from dnd.bench.outcome import Outcome, read_outcome
 from dnd.bench.quality import Judge
 from dnd.errors import DndError, OfflineError, UsageError
+from dnd.files import write_atomic
+from dnd.keys import digest_of
 from dnd.locking import only_here
 from dnd.peak import Peak
 from dnd.pipeline import Result, execute
 from dnd.registry import Registry
 from dnd.runfile import Run
-from dnd.store import digest_of, write_atomic
 
 Told = Callable[[int, int, str], None]
 """Told of each combination: its number, of how many, and its name."""

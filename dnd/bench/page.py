@@ -10,7 +10,7 @@ from pathlib import Path
 from dnd.bench.compare import Bench
 from dnd.bench.plot import plot
 from dnd.bench.table import STAGE_COLUMNS, columns, markdown, notes, rows, stage_rows
-from dnd.store import write_atomic
+from dnd.files import write_atomic
 
 _STYLE = """
 body { font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 1400px; padding: 0 1em; color: #222; }

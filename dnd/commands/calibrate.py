@@ -57,7 +57,7 @@ def calibrate(
     pairs = [(Path(f), Path(t)) for f, t in zip(folders, truths * (len(folders) // len(truths)), strict=True)]
     from dnd.evaluation.calibrate import Kind, fit, judge, together
     from dnd.evaluation.crossing import checked, crossed
-    from dnd.store import write_atomic
+    from dnd.files import write_atomic
 
     if check is not None:
         found, what = checked(check, pairs), f"of {check}"

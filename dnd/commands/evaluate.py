@@ -66,8 +66,8 @@ def evaluate(source: str | None, truth: str | None, sanity: bool, as_json: bool,
 
     from dnd.evaluation.evaluate import Options, evaluate
     from dnd.evaluation.screen import show_evaluation
+    from dnd.files import write_atomic
     from dnd.progress import Meter
-    from dnd.store import write_atomic
 
     options = Options(truth=Path(truth) if truth else None, **cast(dict[str, Any], given))
     with Meter(Console(stderr=True)) as meter:

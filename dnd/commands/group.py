@@ -37,12 +37,12 @@ def group(
 
     from dnd.commands import make_console
     from dnd.errors import UsageError
+    from dnd.files import write_atomic
     from dnd.meaning import load_encoder
     from dnd.meaning.grouping import DISTANCE, group_units, read_categories
     from dnd.meaning.profile import profile_svg
     from dnd.meaning.tables import groups_csv, groups_record, show_groups
     from dnd.reading import RunFolder
-    from dnd.store import write_atomic
 
     run = RunFolder(folder)
     kinds = read_categories(Path(categories)) if categories else None

@@ -23,8 +23,8 @@ from dnd.evaluation.clip import BATCH, Clip
 from dnd.evaluation.figures import Pairs
 from dnd.evaluation.reopen import Opened
 from dnd.evaluation.tables import Row
+from dnd.keys import derive_seed
 from dnd.stages.images import image_stage
-from dnd.store import derive_seed
 
 Floats = npt.NDArray[np.float64]
 HELD_OUT = 512

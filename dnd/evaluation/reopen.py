@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dnd.api import Backend, Grading, Label, Picture, ProbingSet, Runtime, Target
 from dnd.errors import DndError, UsageError
+from dnd.keys import derive_seed, stage_key
 from dnd.probing import FolderSet, UnionSet
 from dnd.progress import Meter
 from dnd.reading import RunFolder
@@ -23,7 +24,7 @@ from dnd.runfile import BACKENDS, Choice, Run, build_run, read_run
 from dnd.settings import read_tables
 from dnd.stages.activations import TargetRunner
 from dnd.stages.job import Job
-from dnd.store import Store, derive_seed, stage_key
+from dnd.store import Store
 from dnd.target import fingerprint, load_function
 from dnd.watched import Watched
 from dnd.weights import Weights

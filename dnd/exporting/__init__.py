@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dnd.exporting.parquet import write_parquet
 from dnd.exporting.tables import labels_jsonl, labels_table, latex_table, markdown_table, reference_csv
+from dnd.files import write_atomic
 from dnd.reading import RunFolder
-from dnd.store import write_atomic
 
 _TEXTS: dict[str, Callable[[RunFolder], Iterable[str]]] = {
     "csv": labels_table,

@@ -10,11 +10,11 @@ from typing import cast
 from dnd.answers import checked_concepts, counted
 from dnd.api import ItemError, Runtime, Summarizer, SummaryRequest
 from dnd.errors import UsageError
+from dnd.keys import derive_seed
 from dnd.meaning.grouping import Groups
 from dnd.reading import RunFolder
 from dnd.registry import Registry
 from dnd.runfile import UNUSED, read_run
-from dnd.store import derive_seed
 from dnd.weights import Weights
 
 

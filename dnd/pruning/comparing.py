@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dnd.keys import derive_seed
 from dnd.pruning.ablation import Units
 from dnd.pruning.accuracy import Labelled, answers, by_class, find_active
-from dnd.store import derive_seed
 from dnd.watched import Preprocess
 
 _DRAWS = 2000

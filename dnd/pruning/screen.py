@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dnd.errors import UsageError
+from dnd.files import write_atomic
 from dnd.pruning import Comparison, Pruning
-from dnd.store import write_atomic
 
 _MOST_ROWS = 100
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dnd.api import Backend, Picture, Unit
+from dnd.keys import stage_key
 from dnd.scratch import Ledger
 from dnd.stages.job import Job
-from dnd.store import stage_key
 from dnd.watched import Watched
 
 ACTIVATIONS = pa.schema([("key", pa.string()), ("values", pa.binary())])

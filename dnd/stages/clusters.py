@@ -14,9 +14,9 @@ import numpy as np
 from dnd.api import Unit
 from dnd.clusters import clusters
 from dnd.exemplars import ExemplarResult
+from dnd.keys import stage_key
 from dnd.stages.activations import ACTIVATIONS, TargetRunner
 from dnd.stages.job import Job
-from dnd.store import stage_key
 from dnd.watched import Watched
 
 

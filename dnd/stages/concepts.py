@@ -9,9 +9,9 @@ import pyarrow as pa
 from dnd.answers import checked_concepts, counted
 from dnd.api import Picture, SummaryRequest, Unit
 from dnd.clusters import merge
+from dnd.keys import derive_seed, digest_of
 from dnd.scratch import Ledger
 from dnd.stages.job import Job
-from dnd.store import derive_seed, digest_of
 
 CONCEPTS = pa.schema([("key", pa.string()), ("concepts", pa.list_(pa.string()))])
 

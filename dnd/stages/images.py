@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from dnd.answers import checked_images
 from dnd.api import ImageRequest
+from dnd.keys import derive_seed
 from dnd.scratch import Ledger
 from dnd.stages.job import Job
-from dnd.store import derive_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image

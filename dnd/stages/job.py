@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from dnd.api import Backend, Runtime, Unit
+from dnd.keys import stage_key
 from dnd.mapping import Tally, complete
 from dnd.progress import Meter
 from dnd.registry import Registry
@@ -16,7 +17,8 @@ from dnd.runfile import Run
 from dnd.runlog import log_stage
 from dnd.scratch import Ledger
 from dnd.spread import Spread
-from dnd.store import Store, Table, stage_key
+from dnd.store import Store
+from dnd.table import Table
 from dnd.weights import model_names
 
 SPREAD = ("captioner", "generator")

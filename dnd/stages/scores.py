@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from dnd.answers import checked_scores, counted
 from dnd.api import Evidence, Unit
+from dnd.keys import digest_of
 from dnd.stages.job import Job
-from dnd.store import digest_of
 
 SCORES = pa.schema([("key", pa.string()), ("scores", pa.list_(pa.float64()))])
 
