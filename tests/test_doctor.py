@@ -422,11 +422,12 @@ def test_a_full_disk_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     mine = case(tmp_path)
     mine.units, mine.width, mine.images, mine.pixels = 71, 71, 4000, 4096.0
     need = room.PNG_BYTES * (4096 * (71 * 10 + 512) + 32 * 32 * 71 * 8 * 10) + 4 * 71 * 71 * 8 * 10
+    need += room.UNIT_BYTES * 71
     for free, state in ((need * 2, "ok"), (need * 0.8, "warning"), (need * 0.4, "fault")):
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=int(free)))
         found = by_id(room.check_disk(mine))["disk.store"]
         assert found.state == state, found
-        assert "at most 25 MB for 71 units;" in found.detail
+        assert "at most 28 MB for 71 units;" in found.detail
     assert "DND_STORE" in found.remedy
     mine.run = read_run(None, mine.registry, settings=["generator.width=512", "generator.height=512"])
     assert "at most 3.3 GB for 71 units;" in by_id(room.check_disk(mine))["disk.store"].detail

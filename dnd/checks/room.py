@@ -104,9 +104,10 @@ def check_disk(case: Case) -> Iterator[Check]:
     drawn, sure = _drawn_pixels(case)
     kept = items["captions"] + min(case.run.exemplars.sample, case.images or case.run.exemplars.sample)
     pictures = PNG_BYTES * (kept * (case.pixels or _MEGAPIXEL) + items["images"] * drawn)
+    rows = float(units * UNIT_BYTES)  # in the store and its temporary files much as in labels.jsonl
     tables = 4.0 * (case.width or units) * items["activations"]
     sure = sure and case.pixels is not None
-    needs = {"disk.store": (case.store, pictures + tables), "disk.out": (case.out, float(units * UNIT_BYTES))}
+    needs = {"disk.store": (case.store, pictures + tables + rows), "disk.out": (case.out, rows)}
     for name, (folder, need) in needs.items():
         free = shutil.disk_usage(existing(folder)).free
         what = f"at most {gigabytes(need)} for {units:,} units" + (
