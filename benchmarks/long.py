@@ -113,7 +113,7 @@ def preprocess(image: Image.Image) -> torch.Tensor:
 
 
 class Clocked(Meter):
-    """Notes when how much of each stage was done."""
+    """Notes when how much of each stage was done, by a clock that stands still outside of it."""
 
     times: ClassVar[dict[str, list[tuple[float, int]]]] = {}
     peaks: ClassVar[dict[str, float]] = {}
@@ -121,12 +121,13 @@ class Clocked(Meter):
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        seen = self.times.setdefault(name, [(0.0, 0)])
+        began = time.monotonic() - seen[-1][0]
         with super().stage(name, total) as advance:
 
             def clocked(n: int) -> None:
                 advance(n)
-                seen = self.times.setdefault(name, [])
-                seen.append((time.monotonic(), (seen[-1][1] if seen else 0) + n))
+                seen.append((time.monotonic() - began, seen[-1][1] + n))
 
             yield clocked
         self.peaks[name] = Memory.mb()

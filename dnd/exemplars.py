@@ -29,7 +29,7 @@ from dnd.table import Table
 from dnd.watched import Watched
 
 SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
-_UNITS_AT_ONCE = 32
+_UNITS_AT_ONCE = 128
 """Units whose exemplars are written together."""
 _IMAGES_A_PASS = 1 << 17
 """Units whose crops are looked for together choose at most so many images: with more, memory would grow; with fewer,

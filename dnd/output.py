@@ -9,7 +9,7 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from dnd.files import write_atomic
 from dnd.finding import Finding
 from dnd.labels import N_LABELS
 from dnd.mapping import Tally
-from dnd.plain import csv_text
+from dnd.plain import csv_lines
 
 if TYPE_CHECKING:
     from dnd.exemplar import Exemplar
@@ -28,7 +28,7 @@ _DIGITS = 4
 """Decimals of a score in the files: more would only be noise of the batch size."""
 
 
-def labels_csv(labels: Iterable[Label]) -> str:
+def labels_csv(labels: Iterable[Label]) -> Iterator[str]:
     """The table others script against: one line per unit, concepts only where the status is `labelled`."""
 
     def row(label: Label) -> list[object]:
@@ -37,7 +37,7 @@ def labels_csv(labels: Iterable[Label]) -> str:
         cells += [""] * (2 * N_LABELS - len(cells))
         return [label.unit.layer, label.unit.index, label.status, *cells, label.reason]
 
-    return csv_text([CSV_COLUMNS, *map(row, labels)])
+    return csv_lines(chain([CSV_COLUMNS], map(row, labels)))
 
 
 def finding_record(finding: Finding) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def write_findings(out: Path, findings: Iterable[Finding]) -> list[Label]:
             yield (json.dumps(finding_record(finding), ensure_ascii=False) + "\n").encode()
 
     write_atomic(out / "labels.jsonl", lines())
-    write_atomic(out / "labels.csv", labels_csv(labels).encode())
+    write_atomic(out / "labels.csv", (line.encode() for line in labels_csv(labels)))
     return labels
 
 

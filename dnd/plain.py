@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 """What steers a terminal, or no XML may hold; tabs and new lines stay."""
@@ -16,11 +15,16 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV that reads back to the same cells, whatever is in them."""
-    text = io.StringIO()
-    plainly = csv.writer(text, lineterminator="\n")
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+class _Echo:
+    """What a csv.writer writes to, so that it gives its lines back."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Rows as CSV that reads back to the same cells, whatever is in them; one by one."""
+    plainly = csv.writer(_Echo(), lineterminator="\n")
+    quoted = csv.writer(_Echo(), lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:  # Python before 3.13 leaves a lone carriage return unquoted, and then ends a row at it
-        (quoted if any("\r" in str(cell) for cell in row) else plainly).writerow(row)
-    return text.getvalue()
+        yield (quoted if any("\r" in str(cell) for cell in row) else plainly).writerow(row)

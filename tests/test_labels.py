@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from dnd.api import Label, Unit
 from dnd.errors import PluginError
 from dnd.labels import choose, drive
 from dnd.output import labels_csv
-from dnd.plain import csv_text
+from dnd.plain import csv_lines
 
 UNIT = Unit("layer4", 7)
 numbers = st.lists(st.integers(-50, 50), min_size=1, max_size=20)
@@ -56,7 +55,7 @@ def test_only_labelled_units_show_concepts_in_the_table() -> None:
             Label(Unit("layer4", 9), "failed", (), 'captions: "no"'),
         ]
     )
-    assert shown.splitlines() == [
+    assert "".join(shown).splitlines() == [
         "layer,unit,status,label,score,label_2,score_2,label_3,score_3,reason",
         'layer4,7,labelled,"red, or so",0.5000,blue,0.2500,,,',
         "layer4,8,uninterpretable,,,,,,,weak",
@@ -67,7 +66,7 @@ def test_only_labelled_units_show_concepts_in_the_table() -> None:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=4))
 def test_csv_reads_back_to_the_same_cells(row: list[str]) -> None:
     rows = [["a", "b\rc"], row]
-    assert list(csv.reader(io.StringIO(csv_text(rows), newline=""))) == rows
+    assert list(csv.reader(csv_lines(rows))) == rows
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dnd.api import Label
 from dnd.errors import UsageError
 from dnd.exporting.latex import latex
 from dnd.labels import N_LABELS
-from dnd.plain import csv_text
+from dnd.plain import csv_lines
 from dnd.reading import RunFolder
 
 
@@ -42,7 +42,7 @@ def reference_csv(run: RunFolder) -> Iterable[str]:
     for label in run.labels:
         concepts = [concept for concept, _ in label.labels]
         rows.append([label.unit.index, *concepts, *[""] * (N_LABELS - len(concepts))])
-    return [csv_text(rows)]
+    return csv_lines(rows)
 
 
 def markdown_table(run: RunFolder) -> Iterable[str]:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dnd.meaning.grouping import Groups
-from dnd.plain import csv_text
+from dnd.plain import csv_lines
 
 _MOST_ROWS = 60
 
@@ -21,7 +21,7 @@ def groups_csv(found: Groups) -> str:
         (unit.layer, unit.index, found.labels.get(unit, ""), group_of.get(unit, ""), found.categories.get(unit, ""))
         for unit in sorted((*found.labels, *found.unlabelled))
     ]
-    return csv_text([("layer", "unit", "label", "group", "category"), *rows])
+    return "".join(csv_lines([("layer", "unit", "label", "group", "category"), *rows]))
 
 
 def groups_record(found: Groups) -> dict[str, Any]:
