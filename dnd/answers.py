@@ -34,7 +34,7 @@ def counted(answers: Sequence[T], n: int) -> Sequence[T]:
 def checked_captions(answers: Sequence[str], n: int) -> list[str]:
     """n texts, stripped."""
     for answer in counted(answers, n):
-        if not isinstance(answer, str) or not answer.strip() or len(answer) > _LONGEST_CAPTION:
+        if not _is_text(answer, _LONGEST_CAPTION):
             raise PluginError(f"not a caption: {_shown(answer)}")
     return [answer.strip() for answer in answers]
 
@@ -42,7 +42,7 @@ def checked_captions(answers: Sequence[str], n: int) -> list[str]:
 def checked_concepts(answer: Sequence[str], at_most: int) -> list[str]:
     """The distinct candidates of one unit."""
     distinct = list(islice(dict.fromkeys(answer), at_most)) if isinstance(answer, list | tuple) else []
-    if not distinct or not all(isinstance(c, str) and c.strip() and len(c) <= _LONGEST_CONCEPT for c in distinct):
+    if not distinct or not all(_is_text(concept, _LONGEST_CONCEPT) for concept in distinct):
         raise PluginError(f"not a list of candidate concepts: {_shown(answer)}")
     return distinct
 
@@ -68,16 +68,30 @@ def checked_scores(answer: Sequence[float], n: int) -> list[float]:
 
 def checked_label(label: Label) -> Label:
     """A method's word on a unit."""
-    concepts = label.labels if isinstance(label, Label) else None
+    given = label.labels if isinstance(label, Label) else None
     if (
-        concepts is None
+        not isinstance(given, tuple)
         or label.status not in ("labelled", "uninterpretable", "failed")
-        or len(concepts) > N_LABELS
-        or (label.status == "labelled") > len(concepts)
-        or not all(isinstance(concept, str) and concept.strip() and np.isfinite(score) for concept, score in concepts)
+        or len(given) > N_LABELS
+        or (label.status == "labelled") > len(given)
+        or not all(map(_is_scored, given))
     ):
         raise PluginError(f"not a label: {_shown(label)}")
     return label
+
+
+def _is_scored(pair: object) -> bool:
+    """A concept with its score."""
+    if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], int | float | np.number):
+        return False
+    return _is_text(pair[0]) and bool(np.isfinite(pair[1]))
+
+
+def _is_text(answer: object, longest: int | None = None) -> bool:
+    """Whether something is said, in letters that can be written to a file."""
+    if not isinstance(answer, str) or not answer.strip() or (longest is not None and len(answer) > longest):
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in answer)
 
 
 def _shown(answer: object) -> str:

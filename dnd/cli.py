@@ -22,7 +22,7 @@ from dnd.commands.export import export
 from dnd.commands.find import find
 from dnd.commands.group import group
 from dnd.commands.models import models
-from dnd.commands.options import chosen_options, import_from_here, run_folder, run_options
+from dnd.commands.options import chosen_options, import_from_here, run_options
 from dnd.commands.plugins import plugins
 from dnd.commands.prune import prune
 from dnd.commands.report import report
@@ -119,6 +119,7 @@ def run(
 
         show_plan(make_console(), wanted, registry, rates)
         return 0
+    from dnd.locking import run_folder
     from dnd.pipeline import execute
     from dnd.runlog import log_to
     from dnd.stopping import stop_on_signals

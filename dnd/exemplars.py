@@ -251,12 +251,16 @@ def _surveys(
     def survey(layers: Iterable[str]) -> Survey:
         return Survey({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed, scratch)
 
+    def agree() -> bool:
+        """Whether the layers have the same sample: an image may have become readable between their surveys."""
+        return len({tuple(one.sample_images()) for one in found.values()}) < 2
+
     stored = {layer: survey([layer]).restore(file) for layer, file in files.items() if file.exists()}
     found = {layer: one for layer, one in stored.items() if one.done}
-    missing = [layer for layer in sizes if layer not in found]
-    if not missing:
+    if len(found) == len(sizes) and agree():
         progress(len(probing))
-    else:
+    while len(found) < len(sizes) or not agree():
+        missing = [layer for layer in sizes if layer not in found] or list(sizes)
         meanwhile = folder / f"partial-{digest_of(missing)[:16]}.npz"
         shared = survey(missing).restore(meanwhile)
         run_survey(shared, watched, probing, meanwhile, workers, progress)

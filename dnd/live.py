@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dnd.commands.options import run_folder
 from dnd.errors import UsageError
+from dnd.locking import run_folder
 from dnd.offline import offline
 from dnd.pipeline import Result, execute
 from dnd.registry import Registry

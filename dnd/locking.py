@@ -1,4 +1,4 @@
-"""One process at a time: in a run folder, and in the store of models while it changes.
+"""Run folders, and one process at a time: in a run folder, and in the store of models while it changes.
 
 The lock is the system's own on an open file (flock): it ends with the process that holds it, however that ends,
 so a dead run never blocks the next. The file says who holds it.
@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
@@ -23,6 +24,15 @@ LOCK = ".lock"
 
 class HeldError(Exception):
     """Another process has the lock; the text says which."""
+
+
+def run_folder(out: str | os.PathLike[str] | None) -> Path:
+    """What `out` says, or runs/<time>, with a number where two runs begin in the same second."""
+    if out:
+        return Path(out)
+    stem = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    names = (stem if n == 1 else stem.with_name(f"{stem.name}-{n}") for n in count(1))
+    return next(name for name in names if not name.exists())
 
 
 @contextmanager

@@ -50,14 +50,14 @@ class Ledger:
     def add(self, key: str, item: object = None) -> bool:
         """Ask for an item; False where it was asked for before, which is then what counts."""
         data = pickle.dumps(item)
-        added = self._run("INSERT OR IGNORE INTO ledger (key, item) VALUES (?, ?)", key, data).rowcount == 1
+        added = self._change("INSERT OR IGNORE INTO ledger (key, item) VALUES (?, ?)", key, data)
         self._size += added
-        return added
+        return added == 1
 
     def settle(self, key: str, answer: object) -> None:
         """Note the answer to an item that was asked for and has none."""
         data = pickle.dumps(answer)
-        self._answered += self._run("UPDATE ledger SET answer = ? WHERE key = ? AND answer IS NULL", data, key).rowcount
+        self._answered += self._change("UPDATE ledger SET answer = ? WHERE key = ? AND answer IS NULL", data, key)
 
     def __len__(self) -> int:
         """Items asked for."""
@@ -70,27 +70,27 @@ class Ledger:
 
     def lacks(self, key: str) -> bool:
         """Whether it was asked for and has no answer."""
-        return self._run("SELECT 1 FROM ledger WHERE key = ? AND answer IS NULL", key).fetchone() is not None
+        return bool(self._rows("SELECT 1 FROM ledger WHERE key = ? AND answer IS NULL", key))
 
     def __contains__(self, key: object) -> bool:
         """Whether it was asked for."""
-        return self._run("SELECT 1 FROM ledger WHERE key = ?", key).fetchone() is not None
+        return bool(self._rows("SELECT 1 FROM ledger WHERE key = ?", key))
 
     def item(self, key: str) -> Any:
         """What was asked for under a key."""
-        return pickle.loads(self._run("SELECT item FROM ledger WHERE key = ?", key).fetchone()[0])
+        return pickle.loads(self._rows("SELECT item FROM ledger WHERE key = ?", key)[0][0])
 
     def get(self, key: str) -> Any:
         """An item's answer; None where there is none."""
-        found = self._run("SELECT answer FROM ledger WHERE key = ?", key).fetchone()
-        return None if found is None or found[0] is None else pickle.loads(found[0])
+        found = self._rows("SELECT answer FROM ledger WHERE key = ? AND answer IS NOT NULL", key)
+        return pickle.loads(found[0][0]) if found else None
 
     def __getitem__(self, key: str) -> Any:
         """An item's answer."""
-        found = self._run("SELECT answer FROM ledger WHERE key = ?", key).fetchone()
-        if found is None or found[0] is None:
+        found = self._rows("SELECT answer FROM ledger WHERE key = ? AND answer IS NOT NULL", key)
+        if not found:
             raise DamagedError(f"what was stored of {key!r} is gone", "Give the same command again: the rest is kept.")
-        return pickle.loads(found[0])
+        return pickle.loads(found[0][0])
 
     def __iter__(self) -> Iterator[str]:
         """The keys, in order."""
@@ -105,13 +105,18 @@ class Ledger:
     def _pages(self, which: str, n: int) -> Iterator[list[tuple[int, str, bytes]]]:
         place = 0
         query = f"SELECT place, key, item FROM ledger WHERE place > ? AND {which} ORDER BY place LIMIT ?"
-        while page := self._run(query, place, n).fetchall():
+        while page := self._rows(query, place, n):
             yield page
             place = page[-1][0]
 
-    def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with _explained(self._folder):  # to read may write, too: what the cache cannot hold any more
+            return self._file.execute(query, values).fetchall()
+
+    def _change(self, statement: str, *values: object) -> int:
+        """Rows that were changed."""
         with _explained(self._folder):
-            return self._file.execute(statement, values)
+            return self._file.execute(statement, values).rowcount
 
 
 class Scratch:
@@ -141,7 +146,8 @@ class Scratch:
                 left, place = left[written:], place + written
 
     def read(self, size: int, place: int) -> bytes:
-        return os.pread(self._file.fileno(), size, place)
+        with _explained(self.folder):
+            return os.pread(self._file.fileno(), size, place)
 
 
 class Matrix:
@@ -184,6 +190,6 @@ def _explained(folder: Path) -> Iterator[None]:
     except (OSError, sqlite3.OperationalError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise StoreError(
-            f"cannot write a temporary file in {folder}: {why}",
+            f"cannot work with a temporary file in {folder}: {why}",
             "Free some space; what is computed is kept, the same command goes on.",
         ) from error

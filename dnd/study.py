@@ -78,8 +78,7 @@ class Study:
         def run(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
             return [np.frombuffer(row, "<f4") for row in runner.run([self._picture(index) for index in indices])]
 
-        with watched:
-            sizes = watched.layer_sizes()
+        sizes = watched.layer_sizes()
         start = sum(sizes[name] for name in list(watched.layers)[: list(watched.layers).index(layer)])
         with tempfile.TemporaryFile(dir=self._job.store.folder) as file:
             found = np.memmap(file, np.float32, "w+", shape=(len(place), sizes[layer]))

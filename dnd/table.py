@@ -30,6 +30,10 @@ _PAGE = 1 << 20
 """Bytes that a writer takes in at once, about."""
 
 
+class _GoneError(Exception):
+    """A part under our eyes was joined by a process beside us. No OSError: who writes takes those for the disk's."""
+
+
 class Table:
     """Rows of one stage, each under the key of its item."""
 
@@ -118,7 +122,7 @@ class Table:
 
     def compact(self) -> None:
         """Join small parts, if there are many, to bigger ones; a reader beside us may see a row twice, never none."""
-        with suppress(FileNotFoundError):  # somebody else is at it
+        with suppress(FileNotFoundError, _GoneError):  # somebody else is at it
             sizes = {part: part.stat().st_size for part in self._parts()}
             small = [part for part, size in sizes.items() if size < _SMALL]
             while len(small) > _MANY_PARTS:
@@ -149,12 +153,15 @@ def _joined(parts: Iterable[Path]) -> Iterator[pa.Table]:
 
     group: list[pa.RecordBatch] = []
     total = 0
-    for batch in (batch for part in parts for batch in _rows_of(part)):
-        group.append(batch)
-        total += batch.nbytes
-        if total > _BYTES_AT_ONCE:
-            yield pa.Table.from_batches(group)
-            group, total = [], 0
+    try:
+        for batch in (batch for part in parts for batch in _rows_of(part)):
+            group.append(batch)
+            total += batch.nbytes
+            if total > _BYTES_AT_ONCE:
+                yield pa.Table.from_batches(group)
+                group, total = [], 0
+    except FileNotFoundError as error:
+        raise _GoneError from error
     if group:
         yield pa.Table.from_batches(group)
 

@@ -229,6 +229,16 @@ def test_the_sample_is_the_same_for_every_choice_of_units(find: Find) -> None:
     assert all(np.isclose(values, v, rtol=1e-4).any() for v in one.sample_activations(Unit("2", 1)))
 
 
+def test_layers_agree_on_the_sample_whatever_could_be_read_when(find: Find) -> None:
+    """An image could not be read when the first layer was surveyed, as when a disk or a network drive was away."""
+    find(Blobs(bad=(3,)), {"2": [0, 1]}, sample=40)
+    find(Blobs(), {"5": [0]}, sample=40)
+    both, plainly = (find(Blobs(), {"2": [0], "5": [0, 3]}, store=s, sample=40) for s in ("store", "other"))
+    assert both.sample == plainly.sample
+    for unit in (Unit("2", 0), Unit("5", 0), Unit("5", 3)):
+        assert both.sample_activations(unit).tolist() == plainly.sample_activations(unit).tolist()
+
+
 def test_fewer_images_than_exemplars(find: Find) -> None:
     result = find(Blobs(3), crops=False)
     assert [len(result.exemplars(Unit("2", unit))) for unit in range(6)] == [3] * 6

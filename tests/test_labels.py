@@ -74,12 +74,17 @@ def test_csv_reads_back_to_the_same_cells(row: list[str]) -> None:
     [
         "dots",
         Label(UNIT, "labelled", ()),
+        Label(UNIT, "labelled", 5),  # type: ignore[arg-type]
+        Label(UNIT, "labelled", ("ab",)),  # type: ignore[arg-type]
+        Label(UNIT, "labelled", (("dots", None),)),  # type: ignore[arg-type]
+        Label(UNIT, "labelled", (("dots", "0.5"),)),  # type: ignore[arg-type]
+        Label(UNIT, "labelled", (("\ud83d", 1.0),)),
         Label(UNIT, "sure", (("dots", 1.0),)),
         Label(UNIT, "labelled", (("dots", float("nan")),)),
         Label(UNIT, "labelled", ((" ", 1.0),)),
         Label(UNIT, "labelled", (("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 1.0))),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_what_is_no_label_of_a_method_is_refused(label: Any) -> None:
     assert checked_label(Label(UNIT, "labelled", (("dots", 1.0),))).status == "labelled"

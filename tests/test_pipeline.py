@@ -181,6 +181,7 @@ def test_too_few_answers_are_a_failure_not_a_shift(photos: Path, tmp_path: Path,
         ("Captioner", "caption", "", "captions: not a caption: ''"),
         ("Captioner", "caption", "x" * 100_000, "captions: not a caption: 'xxx"),
         ("Captioner", "caption", None, "captions: not a caption: None"),
+        ("Captioner", "caption", "half a \ud83d", "captions: not a caption: 'half a \\ud83d'"),
         ("Summarizer", "summarize", [], "concepts: not a list of candidate concepts: []"),
         ("Summarizer", "summarize", "green", "concepts: not a list of candidate concepts: 'green'"),
         ("Summarizer", "summarize", ["y" * 5000], "concepts: not a list of candidate concepts: ['yyy"),
@@ -347,6 +348,22 @@ def test_what_is_known_of_a_unit_is_not_kept_in_memory(photos: Path, tmp_path: P
     kept(400)  # imports and caches
     grown = (kept(400) - kept(100)) / 300
     assert grown < 1500  # its label, mostly
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no list of open files on this system")
+def test_a_run_that_nobody_holds_leaves_no_file_open(photos: Path, tmp_path: Path) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    label(photos, tmp_path / "first")
+    gc.collect()
+    before = opened()
+    gc.disable()
+    try:
+        label(photos, tmp_path / "second", seed=1)
+        assert opened() == before
+    finally:
+        gc.enable()
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_path: Path) -> None:

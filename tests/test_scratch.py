@@ -88,7 +88,7 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.Monk
     ledger, scratch = Ledger(tmp_path), Scratch(tmp_path)
     matrix = scratch.matrix(1, 4)
     ledger._file.execute("PRAGMA max_page_count = 8")
-    with pytest.raises(StoreError, match=r"cannot write a temporary file in .*: database or disk is full") as caught:
+    with pytest.raises(StoreError, match=r"a temporary file in .*: database or disk is full") as caught:
         ledger.add("a", "x" * 100_000)
     assert "Free some space" in caught.value.hint
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
@@ -101,6 +101,28 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "pwrite", write)
     with pytest.raises(StoreError, match="No space left on device"):
         matrix[0] = np.ones(4, np.float32)
+
+
+def test_reading_may_need_the_disk_too(tmp_path: Path) -> None:
+    """What SQLite's cache cannot hold any more is written when something else is read."""
+    ledger = Ledger(tmp_path)
+    for number in range(50):
+        ledger.add(str(number), "x" * 10_000)
+    ledger._file.close()
+    ledger._file = Full()  # type: ignore[assignment]
+    for read in (lambda: ledger["1"], lambda: ledger.get("1"), lambda: ledger.lacks("1"), lambda: list(ledger)):
+        with pytest.raises(StoreError, match="disk I/O error"):
+            read()
+
+
+class Full:
+    """A connection that fails where rows are fetched."""
+
+    def execute(self, *given: object) -> Full:
+        return self
+
+    def fetchall(self) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
 
 
 def test_matrices_share_a_file_and_nothing_else(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import dnd.table
 from dnd.errors import DamagedError, StoreError
 from dnd.files import write_atomic
 from dnd.keys import derive_seed, digest_of, stage_key
@@ -186,3 +187,27 @@ def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path: Path) -> No
     with pytest.raises(DamagedError, match="was damaged"):
         store.put_image(red).open()
     assert store.put_image(red).open().tobytes() == red.tobytes()
+
+
+def test_parts_that_another_process_joins_meanwhile_are_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes them away while they are being read, here all from the third on."""
+    table = Table(tmp_path / "t", pa.schema([("key", pa.string()), ("value", pa.binary())]))
+    for number in range(70):
+        table.append([{"key": str(number), "value": os.urandom(300_000)}])
+    reading, read = dnd.table._rows_of, 0
+
+    def taken_away(part: Path, **options: Any) -> Any:
+        nonlocal read
+        read += 1
+        if read > 40:
+            part.unlink(missing_ok=True)
+        return reading(part, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dnd.table._rows_of", taken_away)
+        table.compact()
+    assert read == 41
+    assert len(list(table.rows(["key"]))) == 69
+    assert not list((tmp_path / "t").glob(".*"))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dnd.commands import make_console
-from dnd.commands.options import chosen_options, import_from_here, run_folder, run_options
+from dnd.commands.options import chosen_options, import_from_here, run_options
 
 
 @click.command()
@@ -27,6 +27,7 @@ def doctor(runfile: str | None, out: str | None, fresh: bool, quick: bool, as_js
     from rich.console import Console
 
     from dnd.doctor import examine, show, to_json, would_fail
+    from dnd.locking import run_folder
 
     import_from_here()
     settings, folder = given.pop("settings"), run_folder(out)

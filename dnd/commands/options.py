@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,16 +65,3 @@ def import_from_here() -> None:
     """Let `module:function` targets lie in the current folder, as `python -m` does."""
     if "" not in sys.path:
         sys.path.insert(0, "")
-
-
-def run_folder(out: str | os.PathLike[str] | None) -> Path:
-    """What `out` says, or runs/<time>, with a number where two runs begin in the same second."""
-    import time
-    from itertools import count
-    from pathlib import Path
-
-    if out:
-        return Path(out)
-    stem = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    names = (stem if n == 1 else stem.with_name(f"{stem.name}-{n}") for n in count(1))
-    return next(name for name in names if not name.exists())

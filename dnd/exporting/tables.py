@@ -16,16 +16,17 @@ from dnd.reading import RunFolder
 
 def labels_table(run: RunFolder) -> Iterable[str]:
     """labels.csv as it is, once it has been read as such."""
-    return _copied(run.folder / "labels.csv", run.labels)
+    _ = run.labels
+    return _lines(run.folder / "labels.csv")
 
 
 def labels_jsonl(run: RunFolder) -> Iterable[str]:
     """labels.jsonl likewise."""
-    return _copied(run.folder / "labels.jsonl", run.recorded())
+    run.recorded()
+    return _lines(run.folder / "labels.jsonl")
 
 
-def _copied(file: Path, checked: object) -> Iterator[str]:
-    """The lines of a file; `checked` is what was read of it before."""
+def _lines(file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8", newline="") as opened:
         yield from opened
 

@@ -59,14 +59,15 @@ def activation_stage(
     layers = dict(zip(watched.layers, np.cumsum([0, *watched.layer_sizes().values()]).tolist(), strict=False))
     numbers: dict[str, int] = {}
     """Of each distinct concept."""
-    starts: dict[Unit, int] = {}
-    """Where a unit's candidates begin among all candidates of all units."""
+    places: dict[Unit, slice] = {}
+    """Where a unit's candidates are among all candidates of all units."""
     concepts, columns = array("i"), array("i")
     for unit in units:
-        starts[unit] = len(concepts)
+        first = len(concepts)
         for concept in concepts_of(unit):
             concepts.append(numbers.setdefault(concept, len(numbers)))
             columns.append(layers[unit.layer] + unit.index)
+        places[unit] = slice(first, len(concepts))
     number_of, column_of = np.frombuffer(concepts, np.int32), np.frombuffer(columns, np.int32)
     by_concept = np.argsort(number_of, kind="stable").astype(np.int32)
     ends = np.searchsorted(number_of[by_concept], np.arange(len(numbers) + 1))
@@ -94,4 +95,4 @@ def activation_stage(
         lost = next((digest for digest in digests if digest in tally.failures), None)
         if lost is not None:
             job.failed[unit] = tally.failures[lost]
-    return lambda unit: values[starts[unit] : starts[unit] + len(concepts_of(unit))]
+    return lambda unit: values[places[unit]]  # without `concepts_of`, which knows who holds this function

@@ -121,13 +121,13 @@ def _alike(known: Known, units: Sequence[Unit]) -> Callable[[Unit], dict[int, se
 
     encoder = Encoder(settings.encoder, known.job.runtime.device)
     encoder.encode(sorted({concept for unit in units for concept in known.judged(unit)}))
-
-    def alike(unit: Unit) -> dict[int, set[int]]:
+    found = known.job.ledger()
+    for unit in units:
         vectors = encoder.encode(known.judged(unit)).sentences
         near = vectors @ vectors.T > settings.distinct
-        return {i: {int(j) for j in np.flatnonzero(row) if j != i} for i, row in enumerate(near)}
-
-    return alike
+        found.add(str(unit))
+        found.settle(str(unit), {i: {int(j) for j in np.flatnonzero(row) if j != i} for i, row in enumerate(near)})
+    return lambda unit: found.get(str(unit))  # the encoder goes
 
 
 def _finding(
