@@ -190,6 +190,6 @@ def _explained(folder: Path) -> Iterator[None]:
     except (OSError, sqlite3.OperationalError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise StoreError(
-            f"cannot work with a temporary file in {folder}: {why}",
+            f"cannot write a temporary file in {folder}: {why}",
             "Free some space; what is computed is kept, the same command goes on.",
         ) from error

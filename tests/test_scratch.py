@@ -88,7 +88,7 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.Monk
     ledger, scratch = Ledger(tmp_path), Scratch(tmp_path)
     matrix = scratch.matrix(1, 4)
     ledger._file.execute("PRAGMA max_page_count = 8")
-    with pytest.raises(StoreError, match=r"a temporary file in .*: database or disk is full") as caught:
+    with pytest.raises(StoreError, match=r"cannot write a temporary file in .*: database or disk is full") as caught:
         ledger.add("a", "x" * 100_000)
     assert "Free some space" in caught.value.hint
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
