@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class DndError(Exception):
     """Something its reader can mend: what is wrong, and in `hint` the next thing to do."""
@@ -45,3 +50,10 @@ class OfflineError(DndError):
 
 class ItemError(DndError):
     """One item (a caption, a unit, an image) has no valid answer: that item fails, the rest go on."""
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, with its place; without the value, which may be anything."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where, what = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

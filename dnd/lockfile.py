@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 import pydantic
 
-from dnd.errors import ModelError
+from dnd.errors import ModelError, first_fault
 from dnd.files import write_atomic
 from dnd.toml import parse_toml
 
@@ -194,9 +194,7 @@ def parse_lock(text: str, where: str) -> dict[str, LockedModel]:
             raise ModelError(f"{where}: version {version} does not exist")
         check_distinct(model.name for model in models)
     except pydantic.ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise ModelError(f"{where}: {place}: {fault['msg'].removeprefix('Value error, ')}") from error
+        raise ModelError(f"{where}: {first_fault(error)}") from error
     except ValueError as error:
         raise ModelError(f"{where}: two models of one name: {error}") from error
     return {model.name: model for model in models}

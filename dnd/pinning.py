@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pydantic
 
 from dnd.digests import loadable_files, sha256_of
-from dnd.errors import ModelError
+from dnd.errors import ModelError, first_fault
 from dnd.lockfile import SAFE, LockedFile, LockedModel
 from dnd.weights import Weights
 
@@ -105,9 +105,7 @@ def make_entry(**fields: object) -> LockedModel:
     try:
         return LockedModel.model_validate(fields)
     except pydantic.ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise ModelError(f"cannot lock this: {place}: {fault['msg'].removeprefix('Value error, ')}") from error
+        raise ModelError(f"cannot lock this: {first_fault(error)}") from error
 
 
 def _pin(folder: Path, path: str) -> LockedFile:

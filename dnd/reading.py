@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from dnd.api import Grading, Label, Unit
-from dnd.errors import StoreError, UsageError
+from dnd.errors import StoreError, UsageError, first_fault
 from dnd.record import Record
 from dnd.store import Store
 from dnd.toml import parse_toml
@@ -82,7 +82,7 @@ class RunFolder:
         try:
             return TypeAdapter(Grading | None).validate_python(self.facts.get("truth"))
         except ValidationError as error:
-            raise _damaged(self.folder / "run.json", f"truth.{_first(error)}") from error
+            raise _damaged(self.folder / "run.json", f"truth.{first_fault(error)}") from error
 
     @property
     def exit_code(self) -> int:
@@ -185,7 +185,7 @@ class RunFolder:
         try:
             return Record.model_validate_json(line)
         except ValidationError as error:
-            raise StoreError(f"line {number} of {self._lines} is damaged: {_first(error)}", _AGAIN) from error
+            raise StoreError(f"line {number} of {self._lines} is damaged: {first_fault(error)}", _AGAIN) from error
 
 
 def open_run(folder: str | os.PathLike[str]) -> RunFolder:
@@ -218,9 +218,3 @@ def _table(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
 
 def _damaged(file: Path, why: object, hint: str = _AGAIN) -> StoreError:
     return StoreError(f"cannot read {file}: {getattr(why, 'strerror', None) or why}", hint)
-
-
-def _first(error: ValidationError) -> str:
-    fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where}: {fault['msg']}" if where else fault["msg"]

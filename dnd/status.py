@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
-from dnd.errors import StoreError, UsageError
+from dnd.errors import StoreError, UsageError, first_fault
 from dnd.heartbeat import BEAT_SECONDS, STATUS
 from dnd.plain import plain
 from dnd.progress import spell_seconds
@@ -57,9 +57,8 @@ def read_status(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(file.read_text("utf-8"))
         updated = _Status.model_validate(found).updated
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        what = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-        raise StoreError(f"{file} is no status of a run: {what}", "The run's next sign of life replaces it.") from error
+        what = f"{file} is no status of a run: {first_fault(error)}"
+        raise StoreError(what, "The run's next sign of life replaces it.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {file}: {error}", "The run's next sign of life replaces it.") from error
     if found["state"] == "running":
