@@ -373,8 +373,10 @@ def test_a_corpus_of_hostile_files_is_shown_as_it_is(visit: Open, folder: Path) 
         left -= {name for name in left if any(name in text for text in figures)}
         page.click(".exemplars .picture >> nth=0")
         page.keyboard.press("Escape")
-        page.evaluate("for (const one of document.images) one.loading = 'eager'")  # also those out of sight
-        page.wait_for_function("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+        page.evaluate("""async () => {
+            for (const one of document.images) one.loading = 'eager';  // also those out of sight
+            await Promise.all([...document.images].map(one => one.decode()));  // refused by an image that is none
+        }""")
         assert page.locator("[onerror], [onload], script:not([src]), iframe, #main svg script").count() == 0
         sources = page.evaluate("[...document.images].map(one => one.getAttribute('src'))")
         assert sources
