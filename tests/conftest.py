@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dnd.guard import hook
+
+# The same examples every time, however busy the machine; `--hypothesis-profile default` tries new ones.
+settings.load_profile("ci")
 
 
 def pytest_configure() -> None:

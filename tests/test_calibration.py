@@ -41,7 +41,7 @@ def write(file: Path, **changed: object) -> Path:
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.booleans()), min_size=10, max_size=60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_curves_rise_and_stay_inside_0_and_1(points: list[tuple[float, bool]]) -> None:
     scores, right = np.array([p[0] for p in points]), np.array([float(p[1]) for p in points])
     for curve in (fit_platt, fit_isotonic):

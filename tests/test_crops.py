@@ -91,7 +91,7 @@ def check_rules(found: list[Box], max_boxes: int) -> None:
         assert all(box.iou(other) <= 0.5 for other in found[:n])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(maps, st.integers(1, 4))
 def test_boxes_of_any_map_keep_the_rules(values: Any, max_boxes: int) -> None:
     found = attention_boxes(values, (24, 31), max_boxes)
@@ -99,7 +99,7 @@ def test_boxes_of_any_map_keep_the_rules(values: Any, max_boxes: int) -> None:
     assert all(box.area > 0 for box in found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(boxes, max_size=12), st.integers(0, 4))
 def test_any_choice_of_boxes_keeps_the_rules(given_boxes: list[Box], max_boxes: int) -> None:
     found = select_boxes(given_boxes, max_boxes)
@@ -109,7 +109,7 @@ def test_any_choice_of_boxes_keeps_the_rules(given_boxes: list[Box], max_boxes: 
             assert box in found or box.iou(FRAME) >= 0.8 or any(box.iou(k) > 0.5 for k in found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(boxes, boxes)
 def test_iou(one: Box, other: Box) -> None:
     assert 0 <= one.iou(other) <= 1 + 1e-9

@@ -143,7 +143,7 @@ def test_bootstrap_leaves_out_units_without_a_value() -> None:
     assert bootstrap(values[1:2], ["mean"])[0].n == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_bootstrap_median_is_the_median_of_the_drawn(numbers: list[int]) -> None:
     from dnd.evaluation.figures import _weighted_medians
@@ -237,7 +237,7 @@ def perfect(n: int) -> tuple[Texts, np.ndarray]:
     return texts, points @ points.T
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(3, 30))
 def test_perfect_labels_get_the_most_and_shuffled_ones_less(n: int) -> None:
     texts, likeness = perfect(n)
@@ -251,7 +251,7 @@ def test_perfect_labels_get_the_most_and_shuffled_ones_less(n: int) -> None:
             assert abs(figure.shuffled.mean() - figure.chance) < 0.35
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(7)), st.integers(0, 1000))
 def test_the_order_of_units_changes_nothing(order: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -306,7 +306,7 @@ def stepwise(presence: np.ndarray, activation: np.ndarray) -> float:
     return area
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=25))
 def test_metrics_agree_with_their_definitions_and_stay_in_bounds(drawn: list[tuple[bool, int]]) -> None:
     presence, activation = np.array(drawn, np.float64).T
@@ -328,7 +328,7 @@ def test_metrics_agree_with_their_definitions_and_stay_in_bounds(drawn: list[tup
             assert found["correlation"] == pytest.approx(np.corrcoef(presence, activation)[0, 1], abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 999))
 def test_weights_are_repetitions(first: int, second: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

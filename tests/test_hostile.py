@@ -155,7 +155,7 @@ HEADS = (
 CSV = st.one_of(
     st.binary(max_size=80), st.builds(lambda head, rest: (head + rest).encode(), st.sampled_from(HEADS), NEAR_CSV)
 )
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def harmless(read: Any, *given: Any) -> None:

@@ -154,7 +154,7 @@ def test_nothing_in_the_committed_lock_file_has_half_a_digest() -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(role=texts, licence=texts, stems=st.lists(st.text(string.ascii_lowercase, min_size=1), unique=True, min_size=1))
 def test_whatever_is_written_reads_back(role: str, licence: str, stems: list[str]) -> None:
     files = [LockedFile(path=f"{stem}.json", size=len(stem), sha256="ab" * 32) for stem in stems]
@@ -162,7 +162,7 @@ def test_whatever_is_written_reads_back(role: str, licence: str, stems: list[str
     assert parse_lock(lock_text([entry]), "l") == {"m": entry}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_spoilt_lock_file_is_refused_or_read_never_a_crash(data: st.DataObject) -> None:
     text = "version = 1" + ENTRY + PART

@@ -79,7 +79,7 @@ def test_rank_reorder_is_zero_for_the_unit_s_own_order() -> None:
 # --- Network Dissection ------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 400), st.floats(0.001, 0.5), st.integers(1, 50), st.integers(0, 99))
 def test_the_streamed_threshold_is_the_sorted_one(length: int, share: float, step: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=(3, length)).astype(np.float32)

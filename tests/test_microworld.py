@@ -24,7 +24,7 @@ TRUTH = grade.read_truth(HERE / "truth.csv")
 
 
 @given(st.sampled_from(sorted(world.SPLITS)), st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_scene_does_not_depend_on_the_batch(split, index):
     alone = world.render(world.draw_scenes(split, index, 1))
     among = world.render(world.draw_scenes(split, index - 1 if index else 0, 3))

@@ -432,9 +432,7 @@ def test_a_truncated_archive_is_refused(box: Place, archive: Path, tmp_path: Pat
     assert "cut short" in text or "damaged" in text or "not an archive" in text
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_done_to_an_archive_it_is_refused_or_the_same(
     box: Place, archive: Path, tmp_path: Path, data: st.DataObject

@@ -164,7 +164,7 @@ NEAR = st.one_of(JSON, st.lists(st.dictionaries(st.sampled_from(INNER), JSON, ma
 ROWS = st.one_of(st.text(alphabet=',"\n\r01-.=labefidnsu\x00é', max_size=60), st.text(max_size=20))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     change=st.dictionaries(st.sampled_from(PARTS), NEAR, max_size=3), drop=st.sets(st.sampled_from(PARTS), max_size=1)
 )
@@ -187,7 +187,7 @@ def test_any_record_is_exported_or_said_to_be_damaged(
         file.write_text(whole)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=ROWS)
 def test_any_table_is_exported_or_said_to_be_damaged(run: RunFolder, text: str) -> None:
     (run.folder / "labels.csv").write_bytes((HEAD + text).encode("utf-8", "replace"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnd.api import Captioner, Config, Generator, ModelName, ProbingSet, Scorer, Summarizer, Target
@@ -99,7 +99,7 @@ def test_a_run_reads_back_from_its_own_toml(tmp_path: Path, units: Any, probing:
     assert read_run(tmp_path, REGISTRY) == run  # a run folder stands for its run.toml
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     k=st.integers(1, 99),
     seed=st.integers(-(2**31), 2**31),
@@ -247,7 +247,7 @@ def test_a_unit_out_of_range_says_the_range() -> None:
     assert caught.value.hint == "Choose within 0-9, or all."
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 500), min_size=1))
 def test_lists_of_units_become_text_and_come_back(units: list[int]) -> None:
     assert parse_units(unit_text(units), 501) == sorted(set(units))

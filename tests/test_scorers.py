@@ -165,7 +165,7 @@ def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_
 
 
 @given(st.integers(1, 5), st.integers(0, 10**6), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_coverage_is_a_share_and_the_order_of_candidates_does_not_matter(count, seed, random):
     rng = np.random.default_rng(seed)
     likenesses, activations, weights = rng.random((count, 30)), rng.random(30), rng.random(count)
@@ -179,7 +179,7 @@ def test_coverage_is_a_share_and_the_order_of_candidates_does_not_matter(count, 
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_best_candidates_score_rises_with_its_drive(seed, less, more):
     rng = np.random.default_rng(seed)
     likenesses, activations = rng.random((1, 30)), rng.random(30)

@@ -131,7 +131,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(STEPS, max_size=8))
 def test_a_table_holds_what_was_put_in_or_lacks_it_never_anything_else(steps: list[tuple[str, Any]]) -> None:
     """A dict beside it knows better; of a part whose bytes were changed all rows may be gone, none may be wrong."""
@@ -161,7 +161,7 @@ def test_a_table_holds_what_was_put_in_or_lacks_it_never_anything_else(steps: li
             known = found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 9), st.binary(min_size=3, max_size=243), st.integers(0, 2**20))
 def test_an_image_comes_back_or_is_said_to_be_damaged(width: int, height: int, noise: bytes, at: int) -> None:
     pixels = (noise * (3 * width * height))[: 3 * width * height]
