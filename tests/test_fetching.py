@@ -156,12 +156,12 @@ def test_an_interrupted_fetch_goes_on_where_it_was(hub: FakeHub, tmp_path: Path,
     environment = {**os.environ, "DND_LOCK": str(weights.lock)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     partial = tmp_path / f"models/.fetching/tiny/{COMMIT}/model.safetensors.part"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (partial.exists() and partial.stat().st_size >= 10 << 20) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(kill)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode in (1, -kill)
     assert "Traceback" not in errors
     assert kill == signal.SIGKILL or "the same command goes on" in errors

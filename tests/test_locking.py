@@ -128,7 +128,7 @@ def test_two_runs_at_once_may_share_a_store(tmp_path: Path) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
     for process in running:
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert [process.returncode for process in running] == [0, 0]
     alone = (tmp_path / "alone" / "run" / "labels.csv").read_text()
     assert "green" in alone

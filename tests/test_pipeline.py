@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -370,33 +369,36 @@ def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_pat
     label(photos, tmp_path / "whole" / "run")
     script = textwrap.dedent(
         f"""
-        import sys, time
+        import sys, threading, time
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import toys
         from dnd import store, table
         from dnd.pipeline import execute
         plain = store.write_atomic
-        def slow(path, data, **options):
-            time.sleep(0.03)
-            written = plain(path, data, **options)
-            print("w", flush=True)
-            return written
-        store.write_atomic = table.write_atomic = slow
+        left, gate = int(sys.argv[2]), threading.Lock()
+        def some(path, data, **options):
+            global left
+            with gate:
+                if not left:
+                    print("now", flush=True)
+                    time.sleep(600)
+                left -= 1
+            return plain(path, data, **options)
+        store.write_atomic = table.write_atomic = some
         run = toys.toy_run(Path({str(photos)!r}))
         execute(run, Path(sys.argv[1]), registry=toys.registry(), live=(toys.Net(), toys.preprocess))
         """
     )
     out = tmp_path / "killed" / "run"
-    command = [sys.executable, "-c", script, str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for writes in (2, 9, 14):
+        command = [sys.executable, "-c", script, str(out), str(writes)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
             assert process.stdout is not None
-            for _ in range(writes):
-                process.stdout.readline()
-            time.sleep(0.01)
+            said = process.stdout.readline()
             process.send_signal(signal.SIGKILL)
+        assert said == "now\n"
         assert not (out / "labels.csv").exists()
     label(photos, out)
     assert table(out) == table(tmp_path / "whole" / "run")
