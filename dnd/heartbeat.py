@@ -1,7 +1,7 @@
 """status.json in a run's folder: how far the run is, for `dnd status` from another terminal or another machine.
 
 A thread writes it every few seconds, whatever the run itself is busy with; the last state stays when the run ends.
-A disk that is full, say, keeps it from being written: the run goes on without.
+Where it cannot be written, the run goes on without.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Heartbeat:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._started, self._clock = _now(), time.monotonic()
+        self._written = False
         self.facts: dict[str, Any] = {}
         """What else the file is to say."""
 
@@ -70,9 +71,20 @@ class Heartbeat:
                     _LOG.info("%s", way)
 
     def _write(self, state: str, message: str = "") -> None:
-        with suppress(DndError):
-            text = json.dumps(self._record(state, message), indent=1, ensure_ascii=False)
-            write_atomic(self._file, f"{text}\n".encode("utf-8", "replace"), flush=False)
+        text = json.dumps(self._record(state, message), indent=1, ensure_ascii=False)
+        data = f"{text}\n".encode("utf-8", "replace")
+        try:
+            write_atomic(self._file, data, flush=False)
+            self._written = True
+        except DndError:
+            if self._written:
+                self._write_over(data)
+
+    def _write_over(self, data: bytes) -> None:
+        """A full disk has no room for another file; this one's own blocks hold its last words all the same."""
+        with suppress(OSError), self._file.open("r+b") as file:
+            file.write(data)
+            file.truncate()
 
     def _record(self, state: str, message: str) -> dict[str, Any]:
         ways = list(self._meter.ways)
