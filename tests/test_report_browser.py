@@ -277,6 +277,20 @@ def test_light_and_dark(visit: Open) -> None:
     assert page.evaluate(ground) == light
 
 
+def test_a_printed_page_holds_all_of_a_view_in_dark_ink(visit: Open) -> None:
+    page = visit("small", "#a/0", scheme="dark")
+    page.click("#theme")
+    page.click("#theme")
+    page.emulate_media(media="print", color_scheme="dark")
+    for view in ("#a/0", "#"):
+        page.evaluate(f"location.hash = '{view}'")
+        expect(page.locator("body")).to_have_attribute("data-view", "unit" if view != "#" else "overview")
+        whole, seen = page.evaluate("[document.querySelector('#main').scrollHeight, document.body.clientHeight]")
+        assert DESK["height"] < whole <= seen
+    assert page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(27, 31, 39)"
+    assert not page.is_visible("#units")
+
+
 def test_a_phone_shows_one_thing_at_a_time(visit: Open) -> None:
     page = visit("small", size=PHONE, has_touch=True)
     for link, view in {"": "overview", "#units": "units", "#a/0": "unit"}.items():
