@@ -30,7 +30,8 @@ from dnd.ordinary import ordinary
 from dnd.pipeline import execute
 from dnd.reading import RunFolder
 from dnd.report.build import Report, build_report
-from dnd.report.overview import histogram, kind_of_reason
+from dnd.report.overview import histogram
+from dnd.report.rows import kind_of_reason
 from dnd.runfile import Exemplars
 from dnd.store import Store
 from dnd.watched import Watched
@@ -386,6 +387,7 @@ def test_small_helpers() -> None:
     assert histogram([0, 1, 1], (0, 1))["counts"][-1] == 2
     assert histogram([2, 2])["counts"] == [2]
     assert kind_of_reason("'x' is 0.51 < 0.70") == kind_of_reason("'yy' is 0.3 < 0.70")
+    assert kind_of_reason("'x' is too likely to be wrong: confidence 0.3 < 0.40") == "… is too likely to be wrong"
     assert base64.b64decode(reports.cells())[:2] == bytes([255, 218])
 
 

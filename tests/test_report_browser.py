@@ -124,8 +124,11 @@ def test_the_overview_says_what_there_is(visit: Open) -> None:
     page.select_option("#status", "")
     page.click(".concepts button:has-text('red')")
     assert shown(page) == ["a / 0"]
-    page.click("#concept")
+    page.click("#only")
     assert page.inner_text("#count") == "6 units"
+    page.click(".reasons button:has-text('uninterpretable')")
+    assert shown(page) == ["b / 3"]
+    assert page.inner_text("#only") == "reason: images of … drive it little more than random ones ✕"
 
 
 def test_a_common_label_shows_some_of_its_units_and_leads_to_all(visit: Open) -> None:
@@ -168,6 +171,28 @@ def test_search_filter_and_sort(visit: Open) -> None:
     page.wait_for_selector(f"#list a[href='#b/{N - 1}']")
     assert f"b / {N - 1}" in shown(page)
     assert page.locator("#list li").count() < 60
+
+
+def test_units_without_a_label_are_not_sorted_by_what_came_closest(visit: Open) -> None:
+    page = visit("small")
+    for order in ("score", "low"):
+        page.select_option("#sort", order)
+        assert set(shown(page)[-2:]) == {"b / 3", "b / 5"}
+    page.select_option("#sort", "label")
+    assert shown(page) == ["a / 2", "a / 1", "b / 4", "a / 0", "b / 5", "b / 3"]
+    page.fill("#least", "0.01")
+    assert page.inner_text("#count") == "4 of 6 units"
+    page.fill("#least", "")
+    page.select_option("#sort", "drive")
+    assert page.locator("#list .score").all_inner_texts() == ["0.95"] * 5, "what is sorted by is what is shown"
+
+
+def test_without_scripts_the_page_says_so_and_offers_nothing_dead(browser: Any, folder: Path) -> None:
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((folder / "small report" / "index.html").as_uri())
+    assert "labels.csv" in page.inner_text("main")
+    assert not page.locator("input, select, button").locator("visible=true").count()
+    page.close()
 
 
 def test_a_unit_shows_its_evidence(visit: Open) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dnd.reading import RunFolder
 from dnd.record import Record
-from dnd.report.rows import number, shown
+from dnd.report.rows import kind_of_reason, number, shown
 
 _KINDS = ("captioner", "summarizer", "generator", "scorer", "method")
 _BINS = 24
@@ -79,12 +78,6 @@ def histogram(values: Sequence[float], span: tuple[float, float] | None = None) 
         place = (value - low) / (high - low) * _BINS if high > low else 0
         counts[min(max(int(place), 0), len(counts) - 1)] += 1
     return {"low": low, "high": high, "counts": counts}
-
-
-def kind_of_reason(reason: str) -> str:
-    """A reason without what differs from unit to unit, so that like ones can be counted."""
-    alike = re.sub(r"\d+(\.\d+)?", "#", re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason))
-    return shown(re.sub(r": (score )?# < #$", "", alike))[:200]
 
 
 def _median(values: Iterable[float | None]) -> float | None:

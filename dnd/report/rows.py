@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,14 @@ def row(record: Record, pictures: Pictures) -> dict[str, Any]:
         "thumbnails": [copy for copy in copies if copy][:_THUMBNAILS],
         "text": "\n".join(dict.fromkeys(shown(text) for text in texts if text)),
         "reason": shown(record.reason),
+        "kind": None if record.status == "labelled" else kind_of_reason(record.reason),
     }
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason without what differs from unit to unit, so that like ones can be counted."""
+    alike = re.sub(r"\d+(\.\d+)?", "#", re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason))
+    return shown(re.sub(r": (\w+ )?# < #$", "", alike))[:200]
 
 
 def confidence(record: Record) -> float | None:

@@ -65,8 +65,12 @@ dnd.measure = (value) => {
   if (size >= 100) return value.toFixed(0);
   if (size >= 10) return value.toFixed(1);
   if (size >= 0.01) return value.toFixed(2);
-  return size < 1e-12 ? "0" : value.toPrecision(2);
+  if (size < 1e-12) return "0";
+  return size < 1e-4 ? value.toExponential(1) : value.toPrecision(2);
 };
+
+// A setting of a run.
+dnd.setting = (run, table, name) => run.settings.find(([one]) => one === table)?.[1].find(([one]) => one === name)?.[1];
 
 dnd.link = (row) => `#${encodeURIComponent(row.layer)}/${row.unit}`;
 dnd.unitName = (row) => `${row.layer} / ${row.unit}`;

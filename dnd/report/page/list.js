@@ -9,23 +9,25 @@ dnd.list = {};
   const $ = (id) => document.getElementById(id);
   const inputs = ["search", "layer", "status", "sort", "agreement", "least", "most"];
   let words = []; // per unit: all that it is searched by, in lower case
-  let concept = null; // only units with this label
+  let only = null; // [what, text]: only units whose label, or reason to have none, is this
   let shown = []; // places in the index, in the order of the list
   let current = -1;
   const drawn = new Map(); // place -> list item
 
-  const score = (row) => row.runs.find((run) => run?.labels.length)?.labels[0][1] ?? null;
+  const labelled = (run) => run?.status === "labelled" && run.labels.length > 0;
+  const own = { label: (run) => labelled(run) ? run.labels[0][0] : null, reason: (run) => run?.kind };
+  const score = (row) => row.runs.find(labelled)?.labels[0][1] ?? null;
   const first = (row, name) => row.runs.find((run) => run)?.[name] ?? null;
   const height = () => HEIGHT.one + HEIGHT.more * (dnd.data.runs.length - 1);
 
   const descending = (value) => (a, b) => (value(b) ?? -Infinity) - (value(a) ?? -Infinity) || 0;
   const orders = {
     unit: ["unit", () => 0],
-    score: ["score, highest first", descending(score)],
-    low: ["score, lowest first", (a, b) => (score(a) ?? Infinity) - (score(b) ?? Infinity) || 0],
+    score: ["highest score", descending(score)],
+    low: ["lowest score", (a, b) => (score(a) ?? Infinity) - (score(b) ?? Infinity) || 0],
     drive: ["drive", descending((row) => first(row, "drive"))],
     confidence: ["confidence", descending((row) => first(row, "confidence"))],
-    label: ["label, A to Z", (a, b) => collator.compare(dnd.answer(a.runs[0]), dnd.answer(b.runs[0]))],
+    label: ["label, A to Z", (a, b) => labelled(b.runs[0]) - labelled(a.runs[0]) || collator.compare(dnd.answer(a.runs[0]), dnd.answer(b.runs[0]))],
     differs: ["different first", (a, b) => b.differs - a.differs],
   };
 
@@ -46,7 +48,7 @@ dnd.list = {};
     words = units.map((row) => [dnd.unitName(row), ...row.runs.filter(Boolean).flatMap((run) => [run.status, ...run.labels.map((label) => label[0]), run.text])].join("\n").toLowerCase());
     for (const id of inputs) $(id).addEventListener("input", () => dnd.list.update());
     $("filters").addEventListener("submit", (event) => event.preventDefault());
-    $("concept").addEventListener("click", () => dnd.list.only(null));
+    $("only").addEventListener("click", () => dnd.list.only(null));
     $("clear").addEventListener("click", () => { dnd.list.filter({}); $("search").focus(); });
     $("scroll").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
     new ResizeObserver(() => draw()).observe($("scroll"));
@@ -60,12 +62,12 @@ dnd.list = {};
     const least = $("least").value === "" ? -Infinity : Number($("least").value);
     const most = $("most").value === "" ? Infinity : Number($("most").value);
     const bounded = least > -Infinity || most < Infinity;
-    const inScore = (run) => run && run.labels.length && run.labels[0][1] !== null && run.labels[0][1] >= least && run.labels[0][1] <= most;
+    const inScore = (run) => labelled(run) && run.labels[0][1] !== null && run.labels[0][1] >= least && run.labels[0][1] <= most;
     const fits = (row, place) => (!layer || row.layer === layer)
       && (!status || row.runs.some((run) => run?.status === status))
       && (!agreement || agreement === dnd.agreement(row))
       && (!bounded || row.runs.some(inScore))
-      && (concept === null || row.runs.some((run) => run?.status === "labelled" && run.labels[0]?.[0] === concept))
+      && (only === null || row.runs.some((run) => own[only[0]](run) === only[1]))
       && wanted.every((word) => words[place].includes(word));
     const { units } = dnd.data;
     shown = units.map((row, place) => place).filter((place) => fits(units[place], place));
@@ -81,26 +83,29 @@ dnd.list = {};
     draw();
   };
 
-  // Show only the units with a label; null for all.
-  dnd.list.only = (label) => {
-    concept = label;
-    $("concept").hidden = label === null;
-    $("concept").replaceChildren("label: ", dnd.el("b", null, label ?? ""), " ✕");
+  // Show only the units that have something: ["label", "dots"]; null for all.
+  dnd.list.only = (chosen) => {
+    only = chosen;
+    $("only").hidden = chosen === null;
+    $("only").replaceChildren(...(chosen ? [`${chosen[0]}: `, dnd.el("b", null, chosen[1]), " ✕"] : []));
     dnd.list.update();
   };
 
   dnd.list.filter = (values) => {
     for (const id of inputs) if (id !== "sort") $(id).value = values[id] ?? "";
-    dnd.list.only(values.concept ?? null);
+    dnd.list.only(values.only ?? null);
   };
 
-  const answer = (run, place) => {
-    const label = run?.status === "labelled" && run.labels[0];
-    return dnd.el("span", { class: "answer" },
-      dnd.data.runs.length > 1 ? dnd.letter(place) : null,
-      dnd.el("span", { class: label ? "label" : "none" }, dnd.answer(run)),
-      label ? dnd.el("span", { class: "score" }, dnd.measure(label[1])) : null);
+  // The figure beside a label: what the list is sorted by, else the score.
+  const figure = (run) => {
+    const name = ["drive", "confidence"].includes($("sort").value) ? $("sort").value : "score";
+    const value = name !== "score" ? run?.[name] : labelled(run) ? run.labels[0][1] : undefined;
+    return value === undefined || value === null ? null : dnd.el("span", { class: "score", title: name }, dnd.measure(value));
   };
+
+  const answer = (run, place) => dnd.el("span", { class: "answer" },
+    dnd.data.runs.length > 1 ? dnd.letter(place) : null,
+    dnd.el("span", { class: labelled(run) ? "label" : "none" }, dnd.answer(run)), figure(run));
 
   const item = (place, position) => {
     const row = dnd.data.units[place];

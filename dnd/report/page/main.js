@@ -91,6 +91,6 @@
     addEventListener("hashchange", show);
     show();
   } else {
-    main.append(dnd.el("p", { class: "warning" }, "data.js, which lies beside this page, cannot be read. Build the report again."));
+    main.append(dnd.el("div", { class: "page" }, dnd.el("p", { class: "warning" }, "data.js, which lies beside this page, cannot be read. Build the report again.")));
   }
 }

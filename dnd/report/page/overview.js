@@ -40,9 +40,9 @@
   const CHARTS = [["exemplar", "strongest exemplar"], ["synthetic", "images of the best candidate (median)"],
     ["sample", "random images (median)"], ["score", "score of the label"], ["drive", "drive of the best candidate"]];
 
-  const histograms = (run) => run.layers.map(([layer, found], place) => dnd.el("details", { open: place < 4 },
+  const histograms = (run) => [dnd.el("p", { class: "note" }, "How many units lie where; heights go by the square root of their number. Activations share an axis. Drive: the chance that an image of the candidate moves the unit more than a random probing image."), ...run.layers.map(([layer, found], place) => dnd.el("details", { open: place < 4 },
     dnd.el("summary", null, "Layer ", dnd.el("bdi", null, layer)),
-    dnd.el("div", { class: "charts" }, CHARTS.filter(([name]) => found[name]).map(([name, what]) => dnd.histogram(found[name], what, name)))));
+    dnd.el("div", { class: "charts" }, CHARTS.filter(([name]) => found[name]).map(([name, what]) => dnd.histogram(found[name], what, name)))))];
 
   // Labels given to units: [label, rows], most common first.
   const groups = (place) => {
@@ -55,10 +55,10 @@
   };
 
   const group = ([label, rows], most, place) => dnd.el("li", null,
-    dnd.el("div", { class: "row" }, dnd.filtered({ concept: label }, label), dnd.bar(rows.length / most), dnd.el("span", { class: "score" }, dnd.several(rows.length, "unit"))),
+    dnd.el("div", { class: "row" }, dnd.filtered({ only: ["label", label] }, label), dnd.bar(rows.length / most), dnd.el("span", { class: "score" }, dnd.several(rows.length, "unit"))),
     dnd.el("div", { class: "chips" }, rows.slice(0, MOST).map((row) => dnd.el("a", { href: dnd.link(row) },
       row.runs[place].thumbnails.slice(0, 1).map(dnd.thumbnail), dnd.unitName(row))),
-      rows.length > MOST ? dnd.filtered({ concept: label }, `and ${dnd.number(rows.length - MOST)} more`) : null));
+      rows.length > MOST ? dnd.filtered({ only: ["label", label] }, `and ${dnd.number(rows.length - MOST)} more`) : null));
 
   const concepts = (place) => {
     const all = groups(place);
@@ -67,7 +67,7 @@
     if (!all.length) return [];
     const rest = all.slice(12);
     return [
-      dnd.el("p", { class: "note" }, `${dnd.several(all.length, "label")}; ${dnd.number(shared.length)} of them shared by several units.`),
+      dnd.el("p", { class: "note" }, `${dnd.several(all.length, "label")}, ${shared.length ? dnd.number(shared.length) : "none"} shared by several units.`),
       list(all.slice(0, 12)),
       rest.length ? dnd.el("details", { ontoggle(event) {
         if (event.target.open && event.target.children.length < 2) event.target.append(list(rest.slice(0, 300)));
@@ -76,15 +76,14 @@
   };
 
   const abstentions = (run) => run.reasons.length ? dnd.el("ul", { class: "reasons" }, run.reasons.map(([status, reason, n]) =>
-    dnd.el("li", null, dnd.filtered({ status }, dnd.badge(status), " ", dnd.several(n, "unit")), dnd.el("span", null, reason)))) : null;
+    dnd.el("li", null, dnd.filtered({ status, only: ["reason", reason] }, dnd.badge(status), " ", dnd.several(n, "unit")), dnd.el("span", null, reason)))) : null;
 
   // The network, the images and the backends, in a line.
   const inShort = (run) => {
-    const setting = (table, name) => run.settings.find(([one]) => one === table)?.[1].find(([one]) => one === name)?.[1];
-    const method = setting("method", "name");
-    const used = method && method !== "dnd" ? [method] : ["captioner", "summarizer", "generator", "scorer"].map((kind) => setting(kind, "backend")).filter(Boolean);
+    const method = dnd.setting(run, "method", "name");
+    const used = method && method !== "dnd" ? [method] : ["captioner", "summarizer", "generator", "scorer"].map((kind) => dnd.setting(run, kind, "backend")).filter(Boolean);
     const images = run.facts.find(([name]) => name === "probing images")?.[1];
-    return [setting("target", "name"), images ? dnd.several(images, "probing image") : null, used.join(" → ")].filter(Boolean).join(" · ");
+    return [dnd.setting(run, "target", "name"), images ? dnd.several(images, "probing image") : null, used.join(" → ")].filter(Boolean).join(" · ");
   };
 
   const pairs = (rows) => dnd.el("dl", { class: "facts" }, rows.map(([name, value]) =>
