@@ -187,6 +187,19 @@ def test_units_without_a_label_are_not_sorted_by_what_came_closest(visit: Open) 
     assert page.locator("#list .score").all_inner_texts() == ["0.95"] * 5, "what is sorted by is what is shown"
 
 
+def test_the_page_says_what_its_figures_mean(visit: Open) -> None:
+    text = visit("small", "#a/0").inner_text("#main")
+    for words in ("Score: how well", "by the scorer", "0.5 is chance", "Pink box", "dark where the unit is quiet"):
+        assert words in text
+    text = visit("large", "#a/8").inner_text("#main")
+    assert "Grey:" not in text
+    assert "Drive:" not in text
+    page = visit("small", "#b/5")
+    assert "Score:" not in page.inner_text("#main"), "it failed: there is no score"
+    for value, said in ((5.7e-6, "5.7e-6"), (0.00057, "0.00057"), (0, "0"), (-8.611, "-8.61"), (1234.5, "1,235")):
+        assert page.evaluate(f"dnd.measure({value})") == said
+
+
 def test_without_scripts_the_page_says_so_and_offers_nothing_dead(browser: Any, folder: Path) -> None:
     page = browser.new_page(java_script_enabled=False)
     page.goto((folder / "small report" / "index.html").as_uri())
@@ -351,6 +364,8 @@ def test_runs_side_by_side(visit: Open) -> None:
     assert right["x"] > left["x"] + left["width"]
     page.click("#list a[href='#b/4']")
     page.wait_for_selector("text=This run does not have the unit.")
+    page.click("#list a[href='#b/3']")
+    expect(page.locator(".column h2")).to_have_text(["A No label", "B other"])
 
 
 def test_evidence_that_is_gone_is_said(visit: Open, folder: Path) -> None:

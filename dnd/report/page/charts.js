@@ -57,6 +57,7 @@
       sample ? bars(sample, low, high, 26, "bar sample").map((bar) => bar && (bar.setAttribute("transform", "translate(0 14)"), bar)) : null,
       sample ? dnd.svg("line", { x1: place(sample.p95), x2: place(sample.p95), y1: 12, y2: 40, class: "p95" }) : null,
       axis(low, high, 40),
+      dnd.svg("text", { x: WIDTH / 2, y: 52, "text-anchor": "middle" }, "activation"),
       known.map((value) => dnd.svg("circle", { cx: place(value), cy: 7, r: 3.6, class: "dot" })));
   };
 

@@ -4,11 +4,12 @@
 {
   const same = (values) => values.every((value) => value === values[0]);
 
-  // Settings that are not the same in all runs: [name, value per run]. Of a part that a run does without, only its name.
+  // Settings that are not the same in all runs: [name, value per run]. Of a part that a run does without, only its name;
+  // of a model that a run does without, nothing.
   const differences = (runs) => {
     const parts = runs.map((run) => new Set(run.settings.map(([table]) => table)));
-    const everywhere = (name) => /\.(backend|name)$/.test(name) || name.startsWith("model ") || parts.every((of) => of.has(name.split(".")[0]));
-
+    const everywhere = (name) => /\.(backend|name)$/.test(name)
+      || (name.startsWith("model ") ? tables.every((table) => table.has(name)) : parts.every((of) => of.has(name.split(".")[0])));
     const tables = runs.map((run) => new Map([
       ...run.settings.flatMap(([table, rows]) => rows.map(([name, value]) => [`${table}.${name}`, String(value)])),
       ...run.models.map(([name, digest]) => [`model ${name}`, digest]),

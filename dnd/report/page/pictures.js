@@ -65,7 +65,7 @@
   const enlargeExemplar = (exemplar, number, section) => {
     const shown = { ...exemplar, image: large(exemplar.image), view: large(exemplar.view) };
     const facts = [["activation", dnd.measure(exemplar.activation)], ["image", exemplar.source],
-      ["crop", exemplar.box && exemplar.box.map((edge) => edge.toFixed(2)).join(", ")], ["digest", exemplar.digest]];
+      ["crop: left, top, right, bottom", exemplar.box && exemplar.box.map((edge) => edge.toFixed(2)).join(", ")], ["digest", exemplar.digest]];
     enlarge(`Exemplar ${number}`,
       dnd.el("div", { class: `both ${section.className}` }, layers(shown, exemplar.caption || `Exemplar ${number}`)),
       dnd.el("p", { class: "caption" }, exemplar.caption),
@@ -85,9 +85,9 @@
 
   // A synthetic image with its activation.
   dnd.synthetic = ([copy, activation], concept, rank) => {
-    const alt = `${concept}, generated image, rank ${rank}`;
+    const alt = `${concept}, image from the generator, rank ${rank}`;
     const open = () => enlarge(concept, dnd.el("div", { class: "both" }, frame(large(copy), alt, "only")),
-      dnd.el("p", null, `Generated for this candidate. Activation ${dnd.measure(activation)}, rank ${rank} of its images.`));
+      dnd.el("p", null, `From the generator, for this candidate. Activation ${dnd.measure(activation)}, rank ${rank} of its images.`));
     return dnd.el("figure", null,
       dnd.el("button", { type: "button", class: "picture", onclick: open }, frame(copy, alt, "only")),
       dnd.el("figcaption", null, dnd.el("small", null, dnd.measure(activation))));

@@ -15,6 +15,15 @@
     for (const button of document.querySelectorAll(`[data-toggle=${name}]`)) button.setAttribute("aria-pressed", on.has(name));
   };
 
+  // What the figures, the plot and the overlays of the exemplars mean, as far as there are any.
+  const legend = ({ exemplars, sample }) => [
+    "Figures and dots: the unit's activation on these images.",
+    sample && "Grey: on random probing images (heights by the square root of their number), 95 % of which lie left of the dashed line.",
+    exemplars.some((one) => one.boxes.length) && "Boxes: where the unit's map is high.",
+    exemplars.some((one) => one.box && one.view) && "Pink box: this crop is the exemplar.",
+    exemplars.some((one) => one.map) && "Activation map: dark where the unit is quiet.",
+  ].filter(Boolean).join(" ");
+
   const exemplars = (evidence, level) => {
     if (!evidence.exemplars.length) return null;
     const section = dnd.el("section", { class: ["exemplars", ...on].join(" ") });
@@ -25,7 +34,7 @@
           dnd.el("button", { type: "button", "data-toggle": name, "aria-pressed": on.has(name), onclick: () => dnd.toggle(name) }, text)))),
       dnd.el("div", { class: "grid" }, evidence.exemplars.map((exemplar, place) => dnd.exemplar(exemplar, place + 1, section))),
       dnd.strip(evidence.exemplars.map((exemplar) => exemplar.activation), evidence.sample, dnd.span(evidence), "Exemplars") ?? "",
-      evidence.sample ? dnd.el("p", { class: "note" }, "Dots: these images. Grey: the unit's activations on random probing images, 95 % of which lie left of the dashed line.") : "");
+      dnd.el("p", { class: "note" }, legend(evidence)));
     return section;
   };
 
@@ -38,12 +47,12 @@
       one.images.length ? dnd.el("div", { class: "grid small" }, one.images.map((image, place) => dnd.synthetic(image, one.concept, place + 1)))
         : dnd.el("p", { class: "note" }, "No images of it were tested.")));
 
-  const candidates = (run, evidence, level) => {
+  const candidates = (run, about, evidence, level) => {
     if (!evidence.candidates.length) return null;
     const label = run.status === "labelled" ? run.labels[0]?.[0] : null;
     const drawn = evidence.candidates.some((one) => one.images.length);
     return dnd.el("section", { class: "candidates" }, dnd.el(level, { class: "title" }, "Candidates"),
-      drawn ? dnd.el("p", { class: "note" }, "Each with its generated images, strongest first; dots are their activations. Score: how well the concept fits, by the run's scorer. Drive: the chance that one of its images moves the unit more than a random probing image; 0.5 is none.") : null,
+      drawn ? dnd.el("p", { class: "note" }, `Each with the images of it from the generator${by(about, "generator")}, strongest first; figures and dots are the unit's activation on them.`) : null,
       dnd.el("ol", null, evidence.candidates.map((one) => candidate(one, evidence, one.concept === label, level === "h2" ? "h3" : "h4"))),
       evidence.dropped.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(evidence.dropped.length, "candidate")} could not be judged`),
         dnd.el("ul", null, evidence.dropped.map(([concept, reason]) => dnd.el("li", null, dnd.el("b", null, concept), ": ", reason)))) : null);
@@ -53,6 +62,19 @@
     dnd.el(level, { class: "title" }, run.status === "labelled" ? "Label and alternatives" : "What came closest"),
     dnd.table(["concept", "score", ...(evidence.confidences.some((one) => one !== null) ? ["confidence"] : [])],
       run.labels.map(([concept, score], place) => [concept, dnd.measure(score), ...(evidence.confidences.some((one) => one !== null) ? [dnd.measure(evidence.confidences[place])] : [])]), "Labels with their scores")) : null;
+
+  const by = (about, kind) => { const name = dnd.setting(about, kind, "backend"); return name ? ` (${name})` : ""; };
+
+  // What the figures of a verdict mean, as far as there are any.
+  const meaning = (run, about, evidence) => {
+    const method = dnd.setting(about, "method", "name");
+    const said = [
+      run.labels.length && `Score: how well the concept fits the unit, by the ${method && method !== "dnd" ? `method (${method})` : `scorer${by(about, "scorer")}`}; higher is better.`,
+      run.drive !== null && "Drive: the chance that an image of the concept moves the unit more than a random probing image; 0.5 is chance.",
+      evidence.confidences.some((one) => one !== null) && "Confidence: the chance that the concept is right, by the run's calibration.",
+    ].filter(Boolean);
+    return said.length ? dnd.el("p", { class: "note" }, said.join(" ")) : null;
+  };
 
   const provenance = (about, evidence, row) => {
     const planted = about.wrong.find(([name]) => name === `${row.layer}/${row.unit}`);
@@ -73,12 +95,12 @@
 
   const column = (row, place, evidence, several) => {
     const [run, about] = [row.runs[place], dnd.data.runs[place]];
-    const head = several ? dnd.el("h2", null, dnd.letter(place), " ", run?.status === "labelled" ? dnd.answer(run) : about.name) : null;
+    const head = several ? dnd.el("h2", null, dnd.letter(place), " ", !run ? about.name : run.status === "labelled" ? dnd.answer(run) : "No label") : null;
     if (!run) return dnd.el("section", { class: "column" }, head, dnd.el("p", { class: "note" }, "This run does not have the unit."));
     const level = several ? "h3" : "h2";
     const [warning, details] = provenance(about, evidence, row);
     return dnd.el("section", { class: "column" }, head, several ? dnd.el("p", { class: "note" }, about.name) : null,
-      verdict(run), warning, alternatives(run, evidence, level), exemplars(evidence, level), candidates(run, evidence, level), details);
+      verdict(run), warning, alternatives(run, evidence, level), meaning(run, about, evidence), exemplars(evidence, level), candidates(run, about, evidence, level), details);
   };
 
   const steps = () => dnd.el("nav", { class: "steps", "aria-label": "Units before and after" }, [[-1, "‹ Previous"], [1, "Next ›"]].map(([step, text]) => {
@@ -91,7 +113,7 @@
     const row = dnd.data.units[place];
     const several = row.runs.length > 1;
     const evidence = await dnd.load(place);
-    const title = several ? dnd.unitName(row) : row.runs[0].status === "labelled" ? dnd.answer(row.runs[0]) : `No label`;
+    const title = several ? dnd.unitName(row) : row.runs[0].status === "labelled" ? dnd.answer(row.runs[0]) : "No label";
     return [
       dnd.el("div", { class: "heading" }, dnd.el("p", { class: "note" }, several ? { different: "different labels", same: "the same label", partial: "not in every run" }[dnd.agreement(row)] : dnd.unitName(row)), steps()),
       dnd.el("h1", { tabindex: -1 }, title),
