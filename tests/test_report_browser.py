@@ -173,6 +173,12 @@ def test_search_filter_and_sort(visit: Open) -> None:
     assert page.locator("#list li").count() < 60
 
 
+def test_a_long_layer_leaves_its_unit_readable(visit: Open) -> None:
+    page = visit("hostile", size=PHONE, link="#units")
+    assert [name[-4:] for name in shown(page)] == [f" / {n}" for n in range(len(reports.HOSTILE))]
+    assert page.locator("#list small bdi").evaluate_all("all => all.every(a => a.scrollWidth < a.clientWidth + 2)")
+
+
 def test_units_without_a_label_are_not_sorted_by_what_came_closest(visit: Open) -> None:
     page = visit("small")
     for order in ("score", "low"):

@@ -4,6 +4,7 @@
 dnd.list = {};
 {
   const HEIGHT = { one: 68, more: 24 }; // pixels of a row: of one run, and of each further one
+  const NAME = 26; // characters of a unit's name
   const EXTRA = 6; // rows drawn beyond the edges
   const collator = new Intl.Collator("en", { numeric: true });
   const $ = (id) => document.getElementById(id);
@@ -107,6 +108,9 @@ dnd.list = {};
     dnd.data.runs.length > 1 ? dnd.letter(place) : null,
     dnd.el("span", { class: labelled(run) ? "label" : "none" }, dnd.answer(run)), figure(run));
 
+  // A long layer's end, which tells it from the others, and the unit.
+  const shortName = (name) => name.length > NAME ? `…${name.slice(1 - NAME)}` : name;
+
   const item = (place, position) => {
     const row = dnd.data.units[place];
     const pictures = row.runs.find((run) => run?.thumbnails.length)?.thumbnails ?? [];
@@ -114,7 +118,7 @@ dnd.list = {};
       dnd.el("a", { href: dnd.link(row), class: row.runs.length > 1 ? "several" : null, "aria-current": place === current ? "true" : null },
         dnd.el("span", { class: "thumbnails" }, pictures.map(dnd.thumbnail)),
         dnd.el("span", { class: "answers" }, row.runs.map(answer),
-          dnd.el("small", null, dnd.el("bdi", null, dnd.unitName(row)), row.differs ? dnd.el("span", { class: "differs" }, "different") : null))));
+          dnd.el("small", null, dnd.el("bdi", { title: dnd.unitName(row) }, shortName(dnd.unitName(row))), row.differs ? dnd.el("span", { class: "differs" }, "different") : null))));
     node.style.top = `${position * height()}px`;
     node.style.height = `${height()}px`;
     return node;
