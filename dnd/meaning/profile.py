@@ -24,7 +24,7 @@ def profile_svg(found: Groups) -> str:
     parts = [_text(0, 18, "Share of each layer's labelled units by super-category", size=15)]
     for row, (layer, share) in enumerate(shares.items()):
         y = top + row * _ROW
-        parts.append(_text(_LEFT - 8, y + 14, _short(layer), anchor="end"))
+        parts.append(_text(_LEFT - 8, y + 14, _short(layer, end=True), anchor="end"))
         x = float(_LEFT)
         for kind, value in _folded(share, kinds):
             parts.append(_bar(x, y, _WIDE * value, kinds.index(kind), f"{layer}: {kind} {value:.0%}"))
@@ -35,10 +35,13 @@ def profile_svg(found: Groups) -> str:
         parts.append(_bar(_LEFT + _WIDE + 20, y, 14, row, kind, height=14))
         parts.append(_text(_LEFT + _WIDE + 42, y + 12, _short(kind)))
         legend_end = y + 20
-    under = max(top + len(shares) * _ROW, legend_end) + 40
+    foot = top + len(shares) * _ROW + 8
+    if shares:
+        parts += [_text(_LEFT + _WIDE * share, foot, f"{share:.0%}", anchor="middle") for share in (0, 0.5, 1)]
+    under = max(foot, legend_end) + 40
     groups = found.groups[:_MOST_GROUPS]
     if groups:
-        parts.append(_text(0, under - 14, "Groups of units by meaning", size=15))
+        parts.append(_text(0, under - 14, "Groups of units by meaning, with how many units they have", size=15))
     most = max((len(group.units) for group in groups), default=1)
     for row, group in enumerate(groups):
         y = under + row * _ROW
@@ -47,7 +50,11 @@ def profile_svg(found: Groups) -> str:
         parts.append(_text(_LEFT - 8, y + 14, _short(group.name), anchor="end"))
         parts.append(_bar(_LEFT, y, width, kinds.index(kind), f"{group.name}: {', '.join(map(str, group.units[:40]))}"))
         parts.append(_text(_LEFT + width + 6, y + 14, str(len(group.units))))
-    height = under + len(groups) * _ROW + 10
+    end = under + len(groups) * _ROW + 14
+    more = f"{len(found.groups) - _MOST_GROUPS} more groups. " if len(found.groups) > _MOST_GROUPS else ""
+    rest = f"{more}Units like no other: {len(found.ungrouped)}, without a label: {len(found.unlabelled)}."
+    parts.append(_text(0, end, rest))
+    height = end + 10
     width = _LEFT + _WIDE + _RIGHT
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 -4 {width + 20} {height + 8}" width="{width + 20}"'
@@ -98,5 +105,8 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 1
     return f'<text {place} fill="#222222">{escape(plain(text))}</text>'
 
 
-def _short(text: str, most: int = 28) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _short(text: str, most: int = 28, *, end: bool = False) -> str:
+    """At most so many characters: of a layer its end, which tells it from the others of its block."""
+    if len(text) <= most:
+        return text
+    return "…" + text[1 - most :] if end else text[: most - 1] + "…"

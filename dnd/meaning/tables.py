@@ -56,7 +56,7 @@ def show_groups(console: Console, found: Groups) -> None:
         console.print("The run has no labelled unit.")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("group", "units", "coherence", "category", "labels"):
+    for column in ("group", "units", "coherence", "category", "other labels"):
         table.add_column(column, justify="right" if column in ("units", "coherence") else "left")
     for group in found.groups[:_MOST_ROWS]:
         others = [label for label in dict.fromkeys(group.labels) if label != group.name]
