@@ -28,7 +28,9 @@ _PICTURES = 10
 _UNITS = 200
 """Rows of a run's table in a notebook."""
 _CARD = "border:1px solid #8888;border-radius:6px;padding:.6em .8em;margin:.3em 0;max-width:62em;line-height:1.35"
-_FIGURE = "display:inline-block;vertical-align:top;width:100px;margin:.3em .3em 0 0;font-size:11px"
+_FIGURE = (
+    "display:inline-block;vertical-align:top;width:96px;margin:.4em 10px 0 0;font-size:11px;overflow-wrap:anywhere"
+)
 
 _IMAGE = f"display:block;width:{_SIDE}px;height:{_SIDE}px;object-fit:contain"
 """All of one size: a crop may be a few pixels wide."""
@@ -75,12 +77,12 @@ class Card:
         label = self.label
         title = f"<b>{escape(self.concept or label.status)}</b>"
         if label.status == "labelled":
-            title += f" <span>{label.labels[0][1]:.2f}</span>"
+            title += f" <span>score {label.labels[0][1]:.2f}</span>"
         lines = [f'<div style="opacity:.7">{escape(str(label.unit))}</div>', f"<div>{title}</div>"]
         others = [f"{escape(concept)} {score:.2f}" for concept, score in label.labels[label.status == "labelled" :]]
         if others:
             word = "also" if label.status == "labelled" else "considered"
-            lines.append(f'<div style="font-size:90%">{word} {" · ".join(others)}</div>')
+            lines.append(f'<div style="font-size:90%">{word}: {" · ".join(others)}</div>')
         if label.reason:
             lines.append(f'<div style="font-size:90%">{escape(label.reason)}</div>')
         lines += [self._figure(one) for one in self.exemplars[:_PICTURES]]
@@ -103,7 +105,7 @@ def run_html(run: RunFolder) -> str:
         (str(label.unit), *_shown(label), ", ".join(concept for concept, _ in label.labels[1:]))
         for label in run.labels[:_UNITS]
     ]
-    left = 'style="text-align:left"'
+    left = 'style="text-align:left;padding-right:1em"'
     rows = "".join("<tr>" + "".join(f"<td {left}>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
     head = "".join(f"<th {left}>{name}</th>" for name in ("unit", "label", "score", "also"))
     rest = len(run.labels) - len(cells)

@@ -51,6 +51,9 @@ class RunFolder:
         self.store = Store(Path(os.environ.get("DND_STORE") or self.folder.resolve().parent / ".dnd-store"))
         """Where its images are."""
 
+    def __repr__(self) -> str:
+        return f"<the run in {self.folder}>"
+
     @cached_property
     def labels(self) -> list[Label]:
         """One per unit, in the order of layers and units, as labels.csv has them."""

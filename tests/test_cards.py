@@ -48,6 +48,10 @@ def test_a_number_is_not_enough_for_several_layers(tmp_path):
     assert run["b", 0].concept == "sea"
 
 
+def test_a_run_says_which_it_is(run):
+    assert repr(run) == f"<the run in {run.folder}>"
+
+
 def test_evidence_reads_back(run):
     card = run["fc/0"]
     assert [one.activation for one in card.exemplars] == [3.0, 2.0, 1.0]
@@ -58,8 +62,8 @@ def test_evidence_reads_back(run):
 
 def test_a_card_shows_label_alternatives_and_exemplars(run):
     html = run["fc/0"]._repr_html_()
-    assert "<b>lake</b> <span>0.90</span>" in html
-    assert "also sea 0.80" in html
+    assert "<b>lake</b> <span>score 0.90</span>" in html
+    assert "also: sea 0.80" in html
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
     assert len(pictures) == EXEMPLARS
     with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as image:
