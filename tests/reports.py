@@ -94,7 +94,7 @@ def make_run(folder: Path, records: list[dict[str, Any]], **facts: Any) -> Path:
         "stages": {"captions": {"key": "ef" * 32, "items": 9, "computed": 9, "failed": 0, "seconds": 1.5}},
         "truth": {
             "grades": [{"kind": "single", "right": 2, "total": 3}],
-            "controls": {"one constant label, the best": 0.25},
+            "controls": {"one constant label, the best": 0.125},
             "wrong": {"a/1": "teal"},
         },
         **facts,

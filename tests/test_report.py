@@ -78,7 +78,7 @@ def test_the_index_has_a_row_per_unit(run: Path) -> None:
     assert "a green disc, number 3" in index["units"][1]["runs"][0]["text"]
     (about,) = index["runs"]
     assert about["statuses"] == {"labelled": 4, "uninterpretable": 1, "failed": 1}
-    assert about["quality"] == {"grades": [["single", 2, 3]], "controls": [["one constant label, the best", 0.25]]}
+    assert about["quality"] == {"grades": [["single", 2, 3]], "controls": [["one constant label, the best", 0.125]]}
     assert ["uninterpretable", "images of … drive it little more than random ones", 1] in about["reasons"]
     assert [name for name, _ in about["settings"]] == ["target", "captioner", "run"]
     assert about["models"] == [["blip2", "ab" * 32]]

@@ -56,6 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one = reports.unit(store, "a", 0, "red")
     large = [{**one, "unit": index, "layer": "ab"[index % 2]} for index in range(N)]
     large[7] |= {"labels": [{"concept": "needle", "score": 0.123}]}
+    again = one["candidates"][0]["images"]
+    large[9] |= {"candidates": [{**one["candidates"][0], "images": [again[0], *again, again[0]]}]}
     large[8] |= {"candidates": [], "sample": None, "exemplars": [{**e, "caption": None} for e in one["exemplars"]]}
     reports.make_run(folder / "large", large)
     reports.small_run(folder / "small")
@@ -109,7 +111,7 @@ def test_the_overview_says_what_there_is(visit: Open) -> None:
     assert page.inner_text("#count") == "6 units"
     text = page.inner_text("#main")
     for words in (
-        *("4\nlabelled", "1\nuninterpretable", "1\nfailed", "2 of 3", "25 %", "blip2", "ab" * 32),
+        *("4\nlabelled", "1\nuninterpretable", "1\nfailed", "2 of 3", "12.5 %", "blip2", "ab" * 32),
         *("captions: cannot do red", "images of … drive it little", "strongest exemplar", "bad.png", "truncated"),
     ):
         assert words in text
@@ -245,6 +247,13 @@ def test_a_unit_of_another_method_shows_what_it_has(visit: Open) -> None:
     assert page.locator(".candidates").count() == 0
     assert page.locator(".exemplars img").first.get_attribute("alt") == "Exemplar 1"
     assert page.locator("#main tbody").first.inner_text().split() == ["red", "0.90", "disc", "0.20"]
+
+
+def test_an_image_that_several_seeds_gave_is_shown_once(visit: Open) -> None:
+    page = visit("large", "#b/9")
+    page.wait_for_selector(".candidates")
+    assert page.locator(".candidate figure").all_inner_texts() == ["1.50", "1.00", "0.50 (3\u00d7)"]
+    assert "5 activations" in page.locator(".candidate .strip").get_attribute("aria-label")
 
 
 def test_boxes_maps_and_crops_can_be_switched(visit: Open) -> None:

@@ -5,7 +5,7 @@
   const section = (level, title, ...content) => content.flat(Infinity).some(Boolean)
     ? dnd.el("section", { class: "card" }, dnd.el(level, { class: "title" }, title), content) : null;
   const MOST = 6; // units shown under a label: each is an image more to open
-  const percent = (share) => `${(share * 100).toFixed(0)} %`;
+  const percent = (share) => `${Number((share * 100).toFixed(1))} %`;
   // A button that shows the units that fit a filter.
   dnd.filtered = (values, ...content) => dnd.el("button", { type: "button", class: "plain", onclick: () => {
     dnd.list.filter(values);
@@ -31,6 +31,7 @@
     if (run.figures.length) {
       parts.push(dnd.el("details", { open: run.figures.length < 9 },
         dnd.el("summary", null, `dnd eval: ${dnd.several(run.figures.length, "figure")}, with a 95 % interval and two controls`),
+        dnd.el("p", { class: "note" }, "Match: against the truth, word by word. Text, retrieval: by meaning. Images: does what the label says drive the unit? Dot and thick line: the value and its interval. Ticks: what labels shuffled between units and the best constant label reach."),
         dnd.table(["figure", "value and controls", "value", "95 %", "shuffled", "best constant"], run.figures.map(([name, higher, value, low, high, shuffled, constant]) =>
           [higher ? name : `${name} (lower is better)`, dnd.interval(name, value, low, high, [shuffled, constant]), value, dnd.el("span", { class: "together" }, `${dnd.number(low)} to ${dnd.number(high)}`), shuffled, constant]), "Figures of dnd eval")));
     }

@@ -83,14 +83,14 @@
         dnd.el("small", null, dnd.el("b", null, dnd.measure(exemplar.activation)), exemplar.box ? " crop of " : " ", dnd.el("bdi", null, exemplar.source))));
   };
 
-  // A synthetic image with its activation.
-  dnd.synthetic = ([copy, activation], concept, rank) => {
+  // A synthetic image with its activation, and how many seeds gave it.
+  dnd.synthetic = ({ copy, activation, rank, times }, concept) => {
     const alt = `${concept}, image from the generator, rank ${rank}`;
     const open = () => enlarge(concept, dnd.el("div", { class: "both" }, frame(large(copy), alt, "only")),
       dnd.el("p", null, `From the generator, for this candidate. Activation ${dnd.measure(activation)}, rank ${rank} of its images.`));
     return dnd.el("figure", null,
       dnd.el("button", { type: "button", class: "picture", onclick: open }, frame(copy, alt, "only")),
-      dnd.el("figcaption", null, dnd.el("small", null, dnd.measure(activation))));
+      dnd.el("figcaption", null, dnd.el("small", null, dnd.measure(activation), times > 1 ? ` (${times}×)` : null)));
   };
 
   dnd.thumbnail = (copy) => dnd.el("span", { class: "thumbnail" }, image(copy, ""));

@@ -38,13 +38,24 @@
     return section;
   };
 
+  // A generator that looks images up may give the same one for several seeds: it is shown once.
+  const distinct = (images) => {
+    const found = new Map();
+    images.forEach(([copy, activation], place) => {
+      const key = copy ? `${copy[0]} ${activation}` : place;
+      const times = (found.get(key)?.times ?? 0) + 1;
+      found.set(key, { copy, activation, rank: found.get(key)?.rank ?? place + 1, times });
+    });
+    return [...found.values()];
+  };
+
   const candidate = (one, evidence, isLabel, level) => dnd.el("li", { class: isLabel ? "candidate chosen" : "candidate" },
     dnd.el("div", { class: "heading" },
       dnd.el(level, { class: "concept" }, one.concept, isLabel ? " " : null, isLabel ? dnd.el("span", { class: "badge", "data-status": "labelled" }, "label") : null),
       dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("drive", one.drive, one.drive ?? 0))),
     dnd.el("div", { class: "tested" },
       dnd.strip(one.images.map((image) => image[1]), evidence.sample, dnd.span(evidence), one.concept),
-      one.images.length ? dnd.el("div", { class: "grid small" }, one.images.map((image, place) => dnd.synthetic(image, one.concept, place + 1)))
+      one.images.length ? dnd.el("div", { class: "grid small" }, distinct(one.images).map((image) => dnd.synthetic(image, one.concept)))
         : dnd.el("p", { class: "note" }, "No images of it were tested.")));
 
   const candidates = (run, about, evidence, level) => {
