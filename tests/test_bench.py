@@ -328,6 +328,9 @@ def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {p.name for p in folder.iterdir()} >= {"bench.json", "bench.md", "bench.html", "bench.svg", "runs"}
     assert json.loads((folder / "bench.json").read_text()) == record
     assert (folder / "bench.svg").read_text().count("<circle") == 6
+    html = (folder / "bench.html").read_text("utf-8")
+    for said in ("right: share of units", "Ranked by <code>match.graded</code>", "1.000 [1.000,&nbsp;1.000]"):
+        assert said in html
 
 
 def test_the_matrix_of_the_benchmarks_fits_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,8 @@ def _frame(metric: str, across: list[tuple[float, float]], up: list[tuple[float,
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 14}" text-anchor="middle">seconds alone, logarithmic</text>')
     parts.append(f'<text x="{_LEFT}" y="{_TOP - 10}">{escape(metric)}, with 95 % intervals</text>')
+    legend = "red: none is both better and cheaper"
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_TOP - 10}" text-anchor="end">{legend}</text>')
     return "".join(parts)
 
 

@@ -10,6 +10,11 @@ from dnd.bench.outcome import Outcome
 from dnd.evaluation.figures import Estimate
 
 _SHORT = {"match.graded": "right", "match.exact_of_all": "exact", "text.cosine": "text cosine"}
+_MEANS = {
+    "match.graded": "share of units that the target itself calls right, which knows more names for the same thing",
+    "match.exact_of_all": "share of all units whose label is a true text, word by word, or that rightly have none",
+    "text.cosine": "how near the label is to the truth in meaning, of units that have both",
+}
 
 
 def columns(bench: Bench) -> list[str]:
@@ -95,16 +100,22 @@ STAGE_COLUMNS = ["stage", "combinations", "distinct", "items asked for", "comput
 
 def notes(bench: Bench) -> list[str]:
     """What the columns mean, in the order they stand."""
-    said = ["Intervals: 95 %, bootstrap over units."]
+    said = [f"{_SHORT[name]}: {_MEANS[name]} (`{name}`)." for name in _ordered(bench) if name in _MEANS]
+    said.append("Intervals: 95 %, bootstrap over units.")
+    if kinds_of(bench):
+        said.append(f"{', '.join(kinds_of(bench))}: how many units of the kind are right.")
+    said.append("no label: units called uninterpretable.")
     if bench.metric:
         said.append(
-            f"Ranked by `{bench.metric}`; compared, unit by unit, with `{bench.reference}`. "
-            "`*`: none is both better and cheaper."
+            f"Ranked by `{bench.metric}`. against the reference: the mean difference from `{bench.reference}`, unit by "
+            "unit; better, worse: its interval is on one side of 0, open: it is not. `*`: none is both better and "
+            "cheaper."
         )
     said += [
         "s here: seconds it took, with what earlier combinations had left in the store. s alone: what it would have "
         "taken with an empty store, by what this bench has measured of its stages; ? where a stage was in the store "
         "before.",
+        "images, tokens: what its candidates needed, shared ones too.",
         "MB: the most memory in use meanwhile, by the one process that runs them all, what earlier combinations left "
         "in it included.",
     ]
