@@ -351,6 +351,9 @@ def test_a_phone_shows_one_thing_at_a_time(visit: Open) -> None:
         expect(page.locator("body")).to_have_attribute("data-view", view)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], link
     assert not page.is_visible("#units")
+    page.evaluate("document.getElementById('run-name').textContent = 'a name that leaves no room '.repeat(3)")
+    assert page.locator("header").bounding_box()["height"] < 60
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.tap("nav >> text=Units")
     expect(page.locator("#search")).to_be_visible()
     assert not page.is_visible("#main")
