@@ -53,6 +53,8 @@ class Exemplar(Shown):
     """Of the whole source, where this is a crop."""
     boxes: tuple[Edges, ...] = ()
     map: Map | None = None
+    group: Count | None = None
+    """Where exemplars were put into groups, from 0."""
 
 
 class Candidate(_Part):
@@ -64,6 +66,8 @@ class Candidate(_Part):
     drive: float | None = None
     images: tuple[Shown, ...] = ()
     """Synthetic ones, in the order of their seeds."""
+    groups: tuple[Count, ...] = ()
+    """Of the exemplars whose captions gave it, where there are any."""
 
 
 class Sample(_Part):

@@ -91,6 +91,7 @@ def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
         "activation": number(exemplar.activation),
         "caption": exemplar.caption and shown(exemplar.caption),
         "map": exemplar.map and exemplar.map.model_dump(),
+        "group": exemplar.group,
     }
 
 
@@ -104,6 +105,7 @@ def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
         "concept": shown(candidate.concept),
         "score": number(candidate.score),
         "drive": number(candidate.drive),
+        "groups": candidate.groups,
         "images": [
             [pictures.get(drawn.digest), number(drawn.activation)] for drawn in sorted(candidate.images, key=strength)
         ],

@@ -22,6 +22,7 @@
     exemplars.some((one) => one.boxes.length) && "Boxes: where the unit's map is high.",
     exemplars.some((one) => one.box && one.view) && "Pink box: this crop is the exemplar.",
     exemplars.some((one) => one.map) && "Activation map: dark where the unit is quiet.",
+    exemplars.some((one) => one.group !== null) && "Group: exemplars that the target sees alike; the captions of each were summarised by themselves.",
   ].filter(Boolean).join(" ");
 
   const exemplars = (evidence, level) => {
@@ -51,7 +52,8 @@
 
   const candidate = (one, evidence, isLabel, level) => dnd.el("li", { class: isLabel ? "candidate chosen" : "candidate" },
     dnd.el("div", { class: "heading" },
-      dnd.el(level, { class: "concept" }, one.concept, isLabel ? " " : null, isLabel ? dnd.el("span", { class: "badge", "data-status": "labelled" }, "label") : null),
+      dnd.el(level, { class: "concept" }, one.concept, isLabel ? " " : null, isLabel ? dnd.el("span", { class: "badge", "data-status": "labelled" }, "label") : null,
+        one.groups.length ? dnd.el("small", null, ` from group ${one.groups.map((group) => group + 1).join(" and ")}`) : null),
       dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("drive", one.drive, one.drive ?? 0))),
     dnd.el("div", { class: "tested" },
       dnd.strip(one.images.map((image) => image[1]), evidence.sample, dnd.span(evidence), one.concept),
