@@ -65,12 +65,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small" / "evaluation.json").write_text(json.dumps({"figures": FIGURES}))
     units = [reports.unit(store, "a", 0, "red"), reports.unit(store, "a", 1, "blue")]
     reports.make_run(folder / "other", units, settings=OTHER)
+    reports.make_run(folder / "foreign", units, target="99" * 32)
     reports.hostile_run(folder / "hostile")
     for name, runs in {
         "large": ["large"],
         "small": ["small"],
         "hostile": ["hostile"],
         "both": ["small", "other"],
+        "foreign": ["small", "foreign"],
     }.items():
         build_report([RunFolder(folder / run) for run in runs], folder / f"{name} report", progress=lambda n: None)
     return folder
@@ -377,6 +379,7 @@ def test_runs_side_by_side(visit: Open) -> None:
     page = visit("both")
     assert shown(page)[0] == "a / 1", "different labels first"
     assert "2 runs side by side" in page.inner_text("#main h1")
+    assert "different networks" not in page.inner_text("#main")
     differing = page.locator(".card", has_text="What differs").locator("tbody tr").all_inner_texts()
     assert differing == ["captioner.backend\tblip2\t\u2013", "run.seed\t0\t1", "method.name\t\u2013\tclip-dissect"]
     page.click("#main td:nth-child(3) button")
@@ -395,6 +398,10 @@ def test_runs_side_by_side(visit: Open) -> None:
     page.wait_for_selector("text=This run does not have the unit.")
     page.click("#list a[href='#b/3']")
     expect(page.locator(".column h2")).to_have_text(["A No label", "B other"])
+
+
+def test_runs_of_different_networks_say_so(visit: Open) -> None:
+    assert "These runs studied different networks" in visit("foreign").inner_text("#main .warning")
 
 
 def test_evidence_that_is_gone_is_said(visit: Open, folder: Path) -> None:

@@ -125,7 +125,7 @@ def _facts(facts: Mapping[str, Any]) -> list[list[Any]]:
         f"{hardware.get('cpus', '?')} CPUs ({hardware.get('machine', '?')})"
     ]
     found = {
-        "target": facts.get("target"),
+        "fingerprint of the target": facts.get("target"),
         "probing images": probing.get("images"),
         "unreadable images": len(_mapping(probing.get("unreadable"))) or None,
         "hardware": ", ".join(map(str, devices)) if hardware else None,

@@ -33,7 +33,7 @@
 
   dnd.compareOverview = () => {
     const { runs } = dnd.data;
-    const targets = new Set(runs.flatMap((run) => run.facts.filter(([name]) => name === "target").map(([, value]) => value)));
+    const targets = new Set(runs.flatMap((run) => run.facts.filter(([name]) => name === "fingerprint of the target").map(([, value]) => value)));
     const different = differences(runs);
     return [
       dnd.el("h1", { tabindex: -1 }, dnd.several(runs.length, "run"), " side by side"),

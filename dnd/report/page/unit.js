@@ -91,7 +91,7 @@
 
   const provenance = (about, evidence, row) => {
     const planted = about.wrong.find(([name]) => name === `${row.layer}/${row.unit}`);
-    const facts = [["run", about.folder], ["unit", `${row.layer}/${row.unit}`], ...about.facts.filter(([name]) => name === "target"),
+    const facts = [["run", about.folder], ["unit", `${row.layer}/${row.unit}`], ...about.facts.filter(([name]) => name === "fingerprint of the target"),
       ...about.stages.map(([name, key]) => [`${name} key`, key]),
       ...(evidence.sample ? [["random sample", `${dnd.several(evidence.sample.n, "image")}: median ${dnd.number(evidence.sample.median)}, 95 % below ${dnd.number(evidence.sample.p95)}, greatest ${dnd.number(evidence.sample.high)}`]] : [])];
     return [
