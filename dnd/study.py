@@ -48,6 +48,8 @@ class Study:
         self.seed = job.run.seed
         self.failed = job.failed
         """Units without a label, and why."""
+        self.captioned: dict[Unit, tuple[str, ...]] = {}
+        """Captions that were asked for; they are told with the label."""
         self._job, self._watched, self._identity, self._result = job, watched, identity, result
         self._geometry = Geometry(watched.prepare)
 
@@ -65,7 +67,8 @@ class Study:
     def captions(self) -> dict[Unit, tuple[str, ...]]:
         """Captions of every unit's exemplars, by the run's captioner; shared with other methods."""
         captions_of = caption_stage(self._job, self._result, self.units)
-        return {unit: captions_of(unit) for unit in self.units if unit not in self.failed}
+        self.captioned = {unit: captions_of(unit) for unit in self.units if unit not in self.failed}
+        return self.captioned
 
     # --- the target over the probing set ---
 
@@ -218,4 +221,5 @@ def label_by(
             label = found[unit]
         else:
             label = Label(unit, "failed", (), job.failed.get(unit, f"{choice.name} gave no label"))
-        yield Finding(label, result.exemplars(unit), sample=result.ordinary(unit))
+        captions = study.captioned.get(unit, ())
+        yield Finding(label, result.exemplars(unit), captions, sample=result.ordinary(unit))

@@ -20,6 +20,7 @@ from dnd import api
 from dnd.crops import Box
 from dnd.errors import UsageError
 from dnd.pipeline import execute
+from dnd.reading import RunFolder
 from dnd.registry import Entry, Registry
 from dnd.runfile import build_run
 from dnd_methods import broden, dissection, quantile, similarity
@@ -193,6 +194,8 @@ def test_network_dissection_names_what_the_masks_name(tmp_path: Path) -> None:
 def test_milan_names_what_the_captions_share(tmp_path: Path) -> None:
     rows = run_method(tmp_path / "run", "milan")
     assert [row["label"] for row in rows[:3]] == [f"a {colour} thing" for colour in toys.COLOURS]
+    shown = RunFolder(tmp_path / "run").unit(0).exemplars
+    assert {exemplar.caption for exemplar in shown} == {"a red thing"}, "where the label comes from"
 
 
 def test_a_run_of_another_method_asks_for_no_other_backends(tmp_path: Path) -> None:
