@@ -147,6 +147,9 @@ def _offers(manager: pluggy.PluginManager, plugin: Any, name: str) -> Iterator[t
     wanted = getattr(plugin, "DND_API", api.API_VERSION)
     if wanted != api.API_VERSION:
         raise PluginError(f"it was written for version {wanted} of dnd's plugin interface, this is {api.API_VERSION}")
+    if other := manager.get_name(plugin):
+        module = getattr(plugin, "__name__", repr(plugin))
+        raise PluginError(f"its module {module} is also that of {other.split(':')[0]}: uninstall one or rename it")
     manager.register(plugin, name)
     implementations = [
         (caller, impl)

@@ -23,7 +23,7 @@ def block(page: str, language: str, number: int = 0) -> str:
 
 
 def test_the_plugin_of_the_guide_works() -> None:
-    module = types.ModuleType("my_captioner")
+    module = types.ModuleType("mean_colour")
     exec(block("plugins.md", "python"), vars(module))
     (captioner,) = module.register_captioners()
     made = captioner(captioner.Config(article="the"), Runtime("cpu", Path))
@@ -32,7 +32,7 @@ def test_the_plugin_of_the_guide_works() -> None:
         assert made.caption([red, blue]) == ["the red picture", "the blue picture"]
     assert issubclass(captioner, KINDS["captioner"].interface)
     project = tomllib.loads(block("plugins.md", "toml"))
-    assert project["project"]["entry-points"]["dnd"] == {"mean-colour": "my_captioner"}
+    assert project["project"]["entry-points"]["dnd"] == {"mean-colour": "mean_colour"}
 
 
 def test_the_run_file_of_the_guide_is_valid(tmp_path: Path) -> None:

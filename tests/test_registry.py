@@ -32,6 +32,14 @@ def test_an_outside_plugin_is_found_and_made(monkeypatch: pytest.MonkeyPatch, tm
         assert backend.caption([None]) == ["xx"]
 
 
+def test_two_plugins_with_one_module_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = install(monkeypatch, tmp_path, "acme-words", CAPTIONER.format(name="acme"))
+    install(monkeypatch, tmp_path, "other-words", "", points={"dnd": f"other = {module}"})
+    registry = Registry.load()
+    assert broken_reason(registry, "other-words").startswith("its module acme_words is also that of acme-words:")
+    assert "acme" in registry.names("captioner")
+
+
 @pytest.mark.parametrize(
     ("code", "why"),
     [

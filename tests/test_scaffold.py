@@ -108,7 +108,7 @@ def test_the_kinds_to_choose_from_are_those_of_the_registry() -> None:
     assert set(KINDS) == set(ALL_KINDS) - {"method"}
 
 
-@pytest.mark.parametrize("file", ["my_captioner.py", "pyproject.toml", "tests/test_contract.py"])
+@pytest.mark.parametrize("file", ["mean_colour.py", "pyproject.toml", "tests/test_contract.py"])
 def test_the_guide_shows_its_example_as_it_is(file: str) -> None:
     text = (EXAMPLE / file).read_text("utf-8")
     language = "toml" if file.endswith("toml") else "python"
@@ -122,7 +122,7 @@ def test_the_example_of_the_guide_passes_its_tests(tmp_path: Path, monkeypatch: 
     entry = Registry.load().find("captioner", "mean-colour")
     assert (entry.distribution, entry.version) == ("dnd-mean-colour", "0.1")
     own = pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)])
-    for imported in ("my_captioner", "test_contract"):
+    for imported in ("mean_colour", "test_contract"):
         del sys.modules[imported]
     assert own == 0
 

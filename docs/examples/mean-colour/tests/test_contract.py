@@ -1,4 +1,4 @@
-from my_captioner import MeanColour
+from mean_colour import MeanColour
 from PIL import Image
 
 from dnd.testing import CaptionerContract, runtime
