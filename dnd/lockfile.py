@@ -118,6 +118,11 @@ class LockedModel(_Strict):
         return sum(file.size or 0 for file in self.files)
 
     @property
+    def megabytes(self) -> str:
+        """`size` for people, with a + where a file's size is not known."""
+        return f"{self.size / 1e6:,.1f}{'+' if any(file.size is None for file in self.files) else ''}"
+
+    @property
     def unpinned(self) -> list[str]:
         """Files whose size or digest is not known."""
         return [file.path for file in self.files if not file.pinned]

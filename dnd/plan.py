@@ -115,7 +115,7 @@ def _show_models(console: Console, run: Run, weights: Weights) -> None:
     for section, choice in run.choices().items():
         for name in model_names(choice.config):
             try:
-                row = [f"{weights.find(name).size / 1e6:,.1f}", weights.state(name)]
+                row = [weights.find(name).megabytes, weights.state(name)]
             except ModelError:
                 row = ["?", "not in models.lock"]
             table.add_row(escape(name), section, *row)

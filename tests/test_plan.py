@@ -110,6 +110,20 @@ def test_rates_of_a_benchmark_are_read(
     assert (refused.code, "does not hold rates" in refused.err) == (1, True)
 
 
+def test_a_size_that_is_not_all_known_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = "{ path = 'config.json' }, { path = 'm.safetensors', size = 2500000, sha256 = '" + "0" * 64 + "' }"
+    source = "hub:a/b@" + "0" * 40
+    (tmp_path / "own.lock").write_text(
+        f'version = 1\n[[model]]\nname = "half"\nrole = "captioner"\nsource = "{source}"\nlicence = "mit"\n'
+        f"gated = false\nfiles = [{files}]\n"
+    )
+    monkeypatch.setenv("DND_LOCK", str(tmp_path / "own.lock"))
+    outcome = Outcome(capsys, "run", "--dry-run", "--units", "0", "--set", "captioner.model=half")
+    assert row_of(outcome.out, "half") == "half captioner 2.5+ not pinned"
+
+
 def test_a_stage_takes_its_load_and_its_items() -> None:
     rate = Rate("captions", "blip2", "", "cpu", 2.0, 30.0)
     assert StagePlan("captions", 100, rate).seconds == 80.0

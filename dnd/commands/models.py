@@ -43,7 +43,7 @@ def models_list(as_json: bool) -> None:
         [
             row["name"],
             row["role"],
-            f"{row['bytes'] / 1e6:,.1f}{'+' if row['sizes'] < row['files'] else ''}",
+            weights.find(row["name"]).megabytes,
             f"{row['licence']}{' (gated)' if row['gated'] else ''}",
             f"{row['pinned']}/{row['files']}",
             row["state"],
