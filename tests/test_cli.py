@@ -16,6 +16,8 @@ from outside import CAPTIONER, install
 
 import dnd.cli
 from dnd.errors import UsageError
+from dnd.meaning.grouping import DISTANCE
+from dnd.pruning import LEAST
 
 
 class Outcome:
@@ -74,6 +76,14 @@ def test_help_is_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         assert not silent, path
         listed = Outcome(capsys, *path, "--help").out.partition("Commands:")[2]
         assert "..." not in listed, listed
+
+
+@pytest.mark.parametrize(("command", "default"), [("group", DISTANCE), ("prune", LEAST)])
+def test_help_tells_the_defaults_of_nearness(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, default: float
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert f"[default: {default};" in Outcome(capsys, command, "--help").out
 
 
 def test_a_mistake_is_an_error_and_a_hint_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,14 @@ import click
     type=click.Path(exists=True, dir_okay=False),
     help="Super-categories, a line each: water: lake, river, sea.  [default: found, as groups are]",
 )
-@click.option("--distance", metavar="X", type=click.FloatRange(0, 2), help="1 - cosine up to which groups are joined.")
+@click.option(
+    "--distance",
+    metavar="X",
+    type=click.FloatRange(0, 2),
+    default=0.45,
+    show_default=True,
+    help="1 - cosine up to which groups are joined.",
+)
 @click.option("--name-with-summarizer", is_flag=True, help="Let the run's summarizer name groups and super-categories.")
 @click.option("--out", metavar="FOLDER", type=click.Path(file_okay=False), help="[default: RUN/groups]")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
@@ -22,7 +29,7 @@ def group(
     folder: str,
     encoder: str | None,
     categories: str | None,
-    distance: float | None,
+    distance: float,
     name_with_summarizer: bool,
     out: str | None,
     as_json: bool,
@@ -39,16 +46,14 @@ def group(
     from dnd.errors import UsageError
     from dnd.files import write_atomic
     from dnd.meaning import load_encoder
-    from dnd.meaning.grouping import DISTANCE, group_units, read_categories
+    from dnd.meaning.grouping import group_units, read_categories
     from dnd.meaning.profile import profile_svg
     from dnd.meaning.tables import groups_csv, groups_record, show_groups
     from dnd.reading import RunFolder
 
     run = RunFolder(folder)
     kinds = read_categories(Path(categories)) if categories else None
-    found = group_units(
-        run, load_encoder(encoder), distance=DISTANCE if distance is None else distance, categories=kinds
-    )
+    found = group_units(run, load_encoder(encoder), distance=distance, categories=kinds)
     unnamed: dict[str, str] = {}
     if name_with_summarizer:
         from dnd.meaning.naming import name_groups

@@ -10,7 +10,14 @@ import click
 @click.option("--concept", "concepts", metavar="TEXT", multiple=True, help="Units whose label means this; repeatable.")
 @click.option("--ungrouped", is_flag=True, help="Units whose label is like no other's (see `dnd group`).")
 @click.option("--uninterpretable", is_flag=True, help="Units that the run found uninterpretable.")
-@click.option("--least", metavar="X", type=click.FloatRange(-1, 1), help="How near to TEXT a label must be, -1 to 1.")
+@click.option(
+    "--least",
+    metavar="X",
+    type=click.FloatRange(-1, 1),
+    default=0.7,
+    show_default=True,
+    help="How near to TEXT a label must be.",
+)
 @click.option("--layer", metavar="LAYER", multiple=True, help="Only units of this layer; repeatable.")
 @click.option("--encoder", metavar="NAME|FOLDER", help="Sentence encoder.  [default: one of models.lock that is here]")
 @click.option(
