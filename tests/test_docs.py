@@ -38,9 +38,9 @@ def test_the_plugin_of_the_guide_works() -> None:
 def test_the_run_file_of_the_guide_is_valid(tmp_path: Path) -> None:
     tables = tomllib.loads(block("runfile.md", "toml"))
     tables["probing"]["set"] = str(tmp_path)
-    tables["target"]["name"] = "my_models:my_network"
     run = build_run(tables, Registry.load())
     assert run.exemplars.k == 10
+    assert run.target.name == "transformers"
     assert run.target.units == "0-9,12"
 
 
