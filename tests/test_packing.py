@@ -141,6 +141,8 @@ def test_a_damaged_model_is_not_packed(connected: Place, tmp_path: Path) -> None
         pack(connected.weights, ["a"], tmp_path / "box.tar", CONSOLE)
     with pytest.raises(ModelError, match="nothing to pack"):
         pack(connected.weights, [], tmp_path / "box.tar", CONSOLE)
+    with pytest.raises(ModelError, match="microworld-clip come with their package"):
+        pack(Weights.default(), ["microworld-clip"], tmp_path / "box.tar", CONSOLE)
     assert not (tmp_path / "box.tar").exists()
 
 
