@@ -10,7 +10,6 @@ from typing import Any
 from dnd.registry import Registry
 from dnd.runfile import build_run
 from dnd.settings import apply_options, parse_setting, read_tables
-from dnd.weights import model_names
 
 
 def read_needs(source: str, settings: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
@@ -24,8 +23,7 @@ def read_needs(source: str, settings: Sequence[str] = ()) -> tuple[dict[str, Any
     with tempfile.TemporaryDirectory() as empty:
         filled, anyone = _filled(tables, empty)
         run = build_run(filled, Registry.load(), live_target=anyone)
-    names = [name for choice in run.choices().values() for name in model_names(choice.config)]
-    return tables, list(dict.fromkeys(names))
+    return tables, list(run.models())
 
 
 def _filled(tables: dict[str, Any], folder: str) -> tuple[dict[str, Any], bool]:

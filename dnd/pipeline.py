@@ -42,7 +42,7 @@ from dnd.surroundings import check_packages, set_switches
 from dnd.target import Preprocess, fingerprint, load_function
 from dnd.toml import parse_toml
 from dnd.watched import Watched
-from dnd.weights import Weights, model_names
+from dnd.weights import Weights
 
 if TYPE_CHECKING:
     import torch
@@ -132,8 +132,7 @@ def _execute(
     set_switches()
     check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
     weights = Weights.default()
-    configs = [*(choice.config for choice in run.choices().values()), run.labels]
-    models = list(dict.fromkeys(name for config in configs for name in model_names(config)))
+    models = list(run.models())
     weights.check(models)
     runtime = Runtime(run.device, weights.resolve, run.devices)
     target = None if live else _target(run, registry, runtime)

@@ -16,7 +16,7 @@ from dnd.rates import BACKEND_OF, Rate, devices_of, find_rate, rates_path, read_
 from dnd.registry import Registry
 from dnd.runfile import BACKENDS, OWN_METHOD, Choice, Run
 from dnd.settings import parse_units
-from dnd.weights import Weights, model_names
+from dnd.weights import Weights
 
 _MOST_UNITS = 1_000_000
 """An index beyond it is not a choice of units that can be counted without the target."""
@@ -112,13 +112,12 @@ def _layer_sizes(run: Run, registry: Registry, runtime: Runtime) -> list[int]:
 
 def _show_models(console: Console, run: Run, weights: Weights) -> None:
     table = _table("model", "for", "MB", "state")
-    for section, choice in run.choices().items():
-        for name in model_names(choice.config):
-            try:
-                row = [weights.find(name).megabytes, weights.state(name)]
-            except ModelError:
-                row = ["?", "not in models.lock"]
-            table.add_row(escape(name), section, *row)
+    for name, sections in run.models().items():
+        try:
+            row = [weights.find(name).megabytes, weights.state(name)]
+        except ModelError:
+            row = ["?", "not in models.lock"]
+        table.add_row(escape(name), ", ".join(sections), *row)
     if table.row_count:
         console.print()
         console.print(table)

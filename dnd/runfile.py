@@ -21,6 +21,7 @@ from dnd.devices import PATTERN, find_devices
 from dnd.errors import DndError, UsageError
 from dnd.registry import Registry, suggest
 from dnd.settings import Problems, is_folder, parse_units, unit_text
+from dnd.weights import model_names
 
 PROBING = "{probing}"
 """As a backend's setting: the folder of probing images."""
@@ -171,6 +172,15 @@ class Run:
         method = {} if self.method.name == OWN_METHOD else {"method": self.method}
         backends = {s: c for s in BACKENDS if (c := getattr(self, s)) is None or c.name != UNUSED}
         return {"target": self.target, **named, **method, **backends}
+
+    def models(self) -> dict[str, list[str]]:
+        """Every model that is named, and the sections that name it."""
+        configs = {section: choice.config for section, choice in self.choices().items() if choice is not None}
+        users: dict[str, list[str]] = {}
+        for section, config in {**configs, "labels": self.labels}.items():
+            for name in model_names(config):
+                users.setdefault(name, []).append(section)
+        return users
 
     def to_dict(self) -> dict[str, Any]:
         """The tables of a run file, every default written out; what is None is left out."""

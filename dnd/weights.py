@@ -113,7 +113,8 @@ class Weights:
         package, *rest = PurePosixPath(place).parts
         spec = util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise ModelError(f"the model {name!r} is part of the package {package!r}, which is not installed")
+            hint = f"pip install the package that brings the module {package!r}, or name another model."
+            raise ModelError(f"the model {name!r} is part of the package {package!r}, which is not installed", hint)
         return Path(spec.submodule_search_locations[0]).joinpath(*rest)
 
     def state(self, name: str) -> str:

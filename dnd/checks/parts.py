@@ -8,7 +8,7 @@ from dnd.api import Plugin
 from dnd.checks import Case, Check, gigabytes
 from dnd.errors import DndError, ModelError, PluginError
 from dnd.surroundings import check_packages
-from dnd.weights import Weights, model_names
+from dnd.weights import Weights
 
 
 def check_plugins(case: Case) -> Iterator[Check]:
@@ -62,11 +62,7 @@ def faults_of(plugin: Plugin) -> list[DndError]:
 
 def check_models(case: Case) -> Iterator[Check]:
     """Every model that the run names: in the lock, pinned, here, and what its digests say."""
-    users: dict[str, list[str]] = {}
-    for section, choice in case.choices().items():
-        for name in model_names(choice.config):
-            users.setdefault(name, []).append(section)
-    for name, sections in users.items():
+    for name, sections in case.run.models().items():
         try:
             if case.quick:
                 looked = _compare_sizes(case.weights, name)
