@@ -238,6 +238,24 @@ def test_a_candidate_that_cannot_be_drawn_is_dropped_and_the_rest_are_judged(
     assert {candidate["concept"] for candidate in line["candidates"]} == {"red", "blue"}
 
 
+def test_a_unit_that_overflows_on_synthetic_images_fails_alone(photos: Path, tmp_path: Path) -> None:
+    class Overflow(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            too_much = (x[:, :1].mean((2, 3), keepdim=True) > 0.75) & (torch.arange(4) == 0)[:, None, None]
+            return torch.where(too_much, torch.inf, x)
+
+    net = toys.Net()
+    net.units = torch.nn.Sequential(net.units, Overflow())  # type: ignore[assignment]
+    for file in photos.iterdir():  # every photo is too dark for that, synthetic images are not
+        Image.open(file).point(lambda value: value * 0.7).save(file)
+    run = toys.toy_run(photos)
+    found = execute(run, tmp_path / "run", registry=toys.registry(), live=(net, toys.preprocess))
+    assert [label.status for label in found.labels] == ["failed", "labelled", "labelled", "uninterpretable"]
+    assert "synthetic images are not finite" in found.labels[0].reason
+    for line in (tmp_path / "run" / "labels.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+
+
 def test_a_run_may_go_on_otherwise(photos: Path, tmp_path: Path) -> None:
     """Settings that change no answer may differ when a run goes on."""
     label(photos, tmp_path / "run", workers=2)

@@ -52,7 +52,7 @@ def activation_stage(
     drawn: Ledger,
 ) -> Callable[[Unit], npt.NDArray[np.float32]]:
     """What gives a unit's activations on the images of its candidates, (n_concepts, n_images); units that lack one are
-    marked failed. `drawn` is what the image stage found."""
+    marked failed, and so are those that are not finite on one. `drawn` is what the image stage found."""
     parts = {"target": identity, "layers": list(watched.layers), "pooling": watched.pooling}
     tally = job.tally("activations", stage_key("activations", 1, parts))
     runner = TargetRunner(watched)
@@ -95,4 +95,7 @@ def activation_stage(
         lost = next((digest for digest in digests if digest in tally.failures), None)
         if lost is not None:
             job.failed[unit] = tally.failures[lost]
+    for unit in units:
+        if unit not in job.failed and not np.isfinite(values[places[unit]]).all():
+            job.failed[unit] = f"{tally.name}: its activations on synthetic images are not finite (NaN or infinite)"
     return lambda unit: values[places[unit]]  # without `concepts_of`, which knows who holds this function
