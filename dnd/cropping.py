@@ -167,6 +167,8 @@ class Cropper:
             for place, crop in enumerate(crops):
                 for unit in crop.units:
                     line, values = lines[crop.row, unit], pooled[unit.layer][place]
+                    if not values[unit.index].isfinite():  # it could not be ranked
+                        continue
                     line.boxes.append(list(crop.box))
                     line.activations.append(float(values[unit.index]))
                     self._place(line, unit, values)

@@ -243,6 +243,7 @@ def test_fewer_images_than_exemplars(find: Find) -> None:
     result = find(Blobs(3), crops=False)
     assert [len(result.exemplars(Unit("2", unit))) for unit in range(6)] == [3] * 6
     assert len(result.sample) == 3
+    assert not any(result.is_silent(Unit("2", unit)) for unit in range(6))
 
 
 def test_a_unit_that_gives_nan_fails_alone(find: Find) -> None:
@@ -252,7 +253,47 @@ def test_a_unit_that_gives_nan_fails_alone(find: Find) -> None:
     result = find(net=net, units={"2": [0, 1, 2]})
     assert result.failed == {Unit("2", 1): "its activations are not finite (NaN or infinite)"}
     assert result.exemplars(Unit("2", 1)) == ()
+    assert not result.is_silent(Unit("2", 1))
     assert result.exemplars(Unit("2", 0)) == sound.exemplars(Unit("2", 0))
+
+
+def test_a_crop_without_a_finite_activation_is_no_exemplar(find: Find) -> None:
+    brightest = max(float(preprocess(Blobs().open(i)).mean()) for i in range(40))
+
+    class Overflowing(torch.nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bright = x.mean((1, 2, 3), keepdim=True) > brightest + 1e-3  # as crops of a blob may be
+            found: torch.Tensor = super().forward(torch.where(bright, torch.nan, x))
+            return found
+
+    result = find(net=Overflowing(*network()), units={"2": list(range(6))})
+    crops = 0
+    for unit in range(6):
+        strengths = [e.activation for e in result.exemplars(Unit("2", unit))]
+        crops += sum(e.box is not None for e in result.exemplars(Unit("2", unit)))
+        assert strengths == sorted(strengths, reverse=True)
+        assert np.isfinite(strengths).all()
+    assert crops
+
+
+def test_a_broken_unit_does_not_spoil_the_diversity_of_its_layer(find: Find) -> None:
+    units = [Unit("2", index) for index in (0, 2, 3, 4, 5)]
+    found = []
+    for value in (torch.nan, 0.0):  # as if it never varied
+        net = network()
+        with torch.no_grad():
+            net[2].weight[1] = value
+            net[2].bias[1] = value
+        result = find(net=net, units={"2": [0, 2, 3, 4, 5]}, store=str(value), pool=10, crops=False)
+        found.append([result.exemplars(unit) for unit in units])
+    assert found[0] == found[1]
+
+
+def test_sample_activations_are_those_of_the_samples_images(find: Find, tmp_path: Path) -> None:
+    result, store = find(), Store(tmp_path / "store")
+    for unit in (Unit("2", 0), Unit("5", 3)):
+        expected = plain(unit, [store.picture(digest).open() for digest in result.sample])
+        assert np.allclose(result.sample_activations(unit), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_dead_unit_is_silent(find: Find) -> None:
@@ -261,6 +302,10 @@ def test_a_dead_unit_is_silent(find: Find) -> None:
         net[2].weight[1] = 0
     result = find(net=net, units={"2": [0, 1]})
     assert [result.is_silent(Unit("2", unit)) for unit in (0, 1)] == [False, True]
+    mean, deviation = result.scale("2")
+    varied = result.sample_activations(Unit("2", 0))
+    assert (mean[0], deviation[0]) == pytest.approx((varied.mean(), varied.std()), rel=1e-5)
+    assert deviation[1] == np.inf  # it counts for nothing where units are set side by side
 
 
 def test_a_preprocess_that_is_not_affine_gives_no_crops_and_says_so(find: Find) -> None:
