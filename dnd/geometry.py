@@ -54,7 +54,7 @@ class Geometry:
 
     def _measure(self, size: tuple[int, int]) -> Box:
         width, height = size
-        black, white = (self._show(np.full((height, width), value)) for value in (0, 255))
+        black, white = (self._show(np.broadcast_to(value, (height, width))) for value in (0.0, 255.0))
         across = np.broadcast_to(np.linspace(0, 255, width).round(), (height, width))
         down = np.broadcast_to(np.linspace(0, 255, height).round()[:, None], (height, width))
         if not self._frames and not np.array_equal(self._show(across), self._show(across)):
@@ -65,7 +65,7 @@ class Geometry:
 
     def _show(self, values: npt.NDArray[np.float64]) -> Floats:
         """The preprocess's output (C, H, W) for a grey image."""
-        image = Image.fromarray(np.repeat(values[:, :, None], 3, 2).astype(np.uint8))
+        image = Image.fromarray(values.astype(np.uint8)).convert("RGB")  # bytes first: photographs are large
         return np.asarray(self._prepare(image).double().numpy())
 
     def _edges(self, black: Floats, white: Floats, ramp: Floats, length: int, axis: int) -> tuple[float, float]:
