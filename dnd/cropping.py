@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,9 @@ from dnd.loading import map_ahead, open_again, prepare
 from dnd.scratch import Ledger
 from dnd.table import Table
 from dnd.watched import Maps, Watched, stack
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 T = TypeVar("T")
 
@@ -61,6 +63,18 @@ class Candidate(NamedTuple):
     features: tuple[float, ...] = ()
     attention: Attention | None = None
     """The unit's map on the whole image, where one was taken."""
+
+
+@dataclass
+class _Source:
+    """An image of a batch, and where units look in it."""
+
+    row: int
+    index: int
+    image: Image
+    frame: Box | None
+    """Of its maps."""
+    units: dict[Box, list[Unit]]
 
 
 @dataclass
@@ -124,20 +138,15 @@ class Cropper:
         if not wanted:
             return found
         loaded = map_ahead(load, sorted(wanted), self.workers, self.watched.batch_size + self.workers)
-        with ThreadPoolExecutor(self.workers) as pool, stage("crops", len(wanted)) as advance:
+        with stage("crops", len(wanted)) as advance:
             for batch in _batches(loaded, self.watched.batch_size, lambda one: len(wanted[one[0]])):
-                for row in self._rows(batch, wanted, pool):
+                for row in self._rows(batch, wanted):
                     found.settle(row["key"], row)
                 advance(len(batch))
         self.table.compact()
         return found
 
-    def _rows(
-        self,
-        batch: Sequence[tuple[int, torch.Tensor]],
-        wanted: Wanted,
-        pool: ThreadPoolExecutor,
-    ) -> list[dict[str, Any]]:
+    def _rows(self, batch: Sequence[tuple[int, torch.Tensor]], wanted: Wanted) -> list[dict[str, Any]]:
         """Rows for some images, durable."""
         lines = {
             (row, unit): _Line(_key(unit, index), [], [], [])
@@ -156,13 +165,22 @@ class Cropper:
         for row, pairs in by_row.items():
             for unit, activation_map in pairs:
                 lines[row, unit].map = packed(activation_map)
-        found = list(
-            pool.map(lambda row: self._cut(row, *batch[row], by_row.get(row, []), cropped[row]), range(len(batch)))
+        looked = map_ahead(
+            lambda row: self._look(row, *batch[row], by_row[row], cropped[row]),
+            sorted(by_row),
+            self.workers,
+            self.workers,
         )
-        for (row, _), line in lines.items():
-            if frame := found[row][1]:
-                line.frame = list(frame)
-        for crops in _batches((crop for row in found for crop in row[0]), self.watched.batch_size):
+
+        def boxes() -> Iterator[tuple[_Source, Box]]:
+            for source in looked:
+                if source.frame:
+                    for unit, _ in wanted[source.index]:
+                        lines[source.row, unit].frame = list(source.frame)
+                yield from ((source, box) for box in source.units)
+
+        cuts = map_ahead(lambda one: self._cut(*one), boxes(), self.workers, self.watched.batch_size)
+        for crops in _batches(cuts, self.watched.batch_size):
             pooled = self.watched.pooled(stack([crop.tensor for crop in crops]))
             for place, crop in enumerate(crops):
                 for unit in crop.units:
@@ -181,29 +199,25 @@ class Cropper:
             row = np.append(np.nan_to_num(values.numpy()), np.float32(1))
             line.features.append((row @ self.features[unit.layer]).tolist())
 
-    def _cut(
+    def _look(
         self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]], cropped: Collection[Unit]
-    ) -> tuple[list[_Crop], Box | None]:
-        """One image's crops for the `cropped`, each once, in a stable order; and the frame of its maps in the source.
+    ) -> _Source:
+        """Where the `cropped` look in one image, in a stable order.
 
-        The source is read once more, and only if needed: a batch of large photographs would fill the memory.
+        The source is read once more: a batch of large photographs would fill the memory.
         """
-        frame = (tensor.shape[1], tensor.shape[2])
-        boxes = [
-            (unit, box)
-            for unit, values in maps
-            if unit in cropped
-            for box in attention_boxes(values, frame, self.max_crops)
-        ]
-        if not maps:
-            return [], None
-        image, name = open_again(self.probing, index), self.probing.image_name(index)
+        image, frame = open_again(self.probing, index), (tensor.shape[1], tensor.shape[2])
         view = self.geometry.frame(image.size)
         units: dict[Box, list[Unit]] = {}
-        for unit, box in boxes:
-            if source := view and to_source(view, box):
-                units.setdefault(source, []).append(unit)
-        return [_Crop(row, box, prepare(self.watched, cut(image, box), name), who) for box, who in units.items()], view
+        for unit, values in maps if view else ():
+            for box in attention_boxes(values, frame, self.max_crops) if unit in cropped else ():
+                if view and (source := to_source(view, box)):
+                    units.setdefault(source, []).append(unit)
+        return _Source(row, index, image, view, units)
+
+    def _cut(self, source: _Source, box: Box) -> _Crop:
+        tensor = prepare(self.watched, cut(source.image, box), self.probing.image_name(source.index))
+        return _Crop(source.row, box, tensor, source.units[box])
 
 
 def candidates_of(unit: Unit, images: Sequence[tuple[int, float]], rows: Ledger) -> list[Candidate]:

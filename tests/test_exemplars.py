@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,23 @@ def test_sample_activations_are_those_of_the_samples_images(find: Find, tmp_path
     for unit in (Unit("2", 0), Unit("5", 3)):
         expected = plain(unit, [store.picture(digest).open() for digest in result.sample])
         assert np.allclose(result.sample_activations(unit), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_crops_are_made_as_the_target_takes_them(find: Find) -> None:
+    alive, most = weakref.WeakSet[torch.Tensor](), 0
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        nonlocal most
+        tensor = preprocess(image)
+        alive.add(tensor)
+        most = max(most, len(alive))
+        return tensor
+
+    units = {"0": list(range(64))}
+    result = find(Blobs(16), units, net=torch.nn.Sequential(torch.nn.Conv2d(3, 64, 5, 2, 2)), prepare=prepare, k=8)
+    crops = {(e.source, e.box) for unit in units["0"] for e in result.exemplars(Unit("0", unit)) if e.box}
+    assert len(crops) > 200
+    assert most < 100  # a batch, what waits beside it, and the batch of images that they are cut from
 
 
 def test_a_dead_unit_is_silent(find: Find) -> None:
