@@ -29,7 +29,7 @@ class Replica:
     def __enter__(self) -> Self:
         modules = dict(self.module.named_modules())
         with ExitStack() as undo:
-            undo.enter_context(_evaluating(self.module))
+            undo.enter_context(evaluating(self.module))
             undo.enter_context(_on_device(self.module, self.device))
             for name in self.layers:
                 undo.callback(modules[name].register_forward_hook(self._hook(name)).remove)
@@ -62,7 +62,8 @@ class Replica:
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Eval mode; after it each part is in the mode that it was in."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

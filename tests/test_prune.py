@@ -134,6 +134,17 @@ def test_accuracy_without_a_unit_falls_for_its_class_alone(photos, classes):
     assert found.active == 2  # green and blue: the fourth unit is always zero
 
 
+def test_what_it_compares_on_is_left_as_it_was(photos, classes):
+    net = torch.nn.Sequential(Net(), torch.nn.BatchNorm1d(4, affine=False)).train()
+    net[1].eval()  # as a frozen part is while the rest is trained
+    before = bits(net)
+    data = labelled(FolderSet(photos), classes)
+    once, twice = (compare(net, preprocess, {"0.units": units}, data, seeds=2) for units in ([0, 1], [0, 1, 0, 1, 1]))
+    assert once == twice  # a unit can go once only
+    assert [part.training for part in (net, net[0], net[1])] == [True, True, False]
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
 def test_the_same_seeds_give_the_same_figures(photos, classes):
     data = labelled(FolderSet(photos), classes)
     assert compare(Net(), preprocess, {"units": [1]}, data, seeds=3) == compare(

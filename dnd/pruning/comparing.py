@@ -11,6 +11,7 @@ import torch
 from dnd.keys import derive_seed
 from dnd.pruning.ablation import Units
 from dnd.pruning.accuracy import Labelled, answers, by_class, find_active
+from dnd.replica import evaluating
 from dnd.watched import Preprocess
 
 _DRAWS = 2000
@@ -47,15 +48,17 @@ def compare(
 ) -> Comparison:
     """Accuracy with all units, without `units`, and `seeds` times without as many others of the same layers, drawn
     from those that are active on the data set (and in `among`, if given). The module is left as it was."""
-    training, home = module.training, next((p.device for p in module.parameters()), torch.device("cpu"))
-    try:
-        module.eval().to(device)
-        active = find_active(module, preprocess, data, list(units), device)
-        pools = _pools(units, active, among)
-        draws = [_draw(units, pools, seed) for seed in range(seeds)]
-        right = answers(module, preprocess, data, [{}, units, *draws], device)
-    finally:
-        module.to(home).train(training)
+    units = {layer: list(dict.fromkeys(indices)) for layer, indices in units.items()}
+    home = next((p.device for p in module.parameters()), torch.device("cpu"))
+    with evaluating(module):
+        try:
+            module.to(device)
+            active = find_active(module, preprocess, data, list(units), device)
+            pools = _pools(units, active, among)
+            draws = [_draw(units, pools, seed) for seed in range(seeds)]
+            right = answers(module, preprocess, data, [{}, units, *draws], device)
+        finally:
+            module.to(home)
     change = right[1].astype(np.float64) - right[0]
     rng = np.random.default_rng(derive_seed("bootstrap"))
     means = [rng.choice(change, change.size).mean() for _ in range(_DRAWS)]
