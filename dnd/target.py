@@ -81,7 +81,8 @@ def fingerprint(module: torch.nn.Module, preprocess: Preprocess) -> str:
     digest = hashlib.sha256(repr(module).encode())
     for kind in sorted({type(part) for part in module.modules()}, key=_kind_name):
         digest.update(f"\n{_kind_name(kind)}\n{_source(kind)}".encode())
-    for name, value in sorted(module.state_dict().items()):
+    values = {**dict(module.named_buffers()), **module.state_dict()}  # which lacks buffers that are not to be saved
+    for name, value in sorted(values.items()):
         digest.update(f"\n{name} ".encode())
         _add(digest, value)
     image = probe_image()

@@ -306,14 +306,18 @@ def test_the_fingerprint_follows_weights_structure_and_preprocess() -> None:
     with torch.no_grad():
         nudged.head.bias[0] += 1e-4
     other.relu = torch.nn.GELU()  # type: ignore[assignment]
+    shifted = [Net(), Net()]
+    for shift, net in enumerate(shifted):
+        net.register_buffer("shift", torch.tensor([float(shift)]), persistent=False)
     prints = {
         first,
+        *(fingerprint(net, preprocess) for net in shifted),
         fingerprint(nudged, preprocess),
         fingerprint(other, preprocess),
         fingerprint(Net().half(), preprocess),
         fingerprint(Net(), lambda image: preprocess(image) * 2),
     }
-    assert len(prints) == 5
+    assert len(prints) == 7
 
 
 def test_a_preprocess_with_chance_in_it_is_refused() -> None:
