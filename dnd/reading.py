@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +116,8 @@ class RunFolder:
 
     def find(self, key: object) -> Unit:
         """The unit that `key` names: a Unit, "layer/7", ("layer", 7), or 7 in a run of one layer."""
-        if isinstance(key, int) and len(self.layers) == 1:
-            key = Unit(self.layers[0], key)
+        if isinstance(key, Integral) and len(self.layers) == 1:  # a data frame's, too
+            key = Unit(self.layers[0], int(key))
         elif isinstance(key, tuple) and len(key) == 2:
             key = Unit(*key)
         elif isinstance(key, str) and key.rpartition("/")[2].isdecimal():

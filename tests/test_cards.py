@@ -99,6 +99,7 @@ def test_pandas_keeps_words_that_look_like_nothing(run):
     assert frame.label.tolist()[::2] == ["lake", "null"]
     assert frame.label.isna().tolist() == [False, True, False]
     assert frame.score[0] == pytest.approx(0.9)
+    assert [run[number].label.unit for number in frame.unit.to_numpy()] == [label.unit for label in run.labels]
 
 
 def test_a_result_is_the_run_that_its_folder_holds(run):
