@@ -192,6 +192,18 @@ def test_a_label_that_cannot_be_drawn_is_noted(toy_run: Path, capsys: pytest.Cap
     assert any("not drawn: 'green' (images: cannot do green" in note for note in found["notes"])
 
 
+def test_where_no_label_can_be_drawn_the_other_figures_stand(
+    toy_run: Path, encoder: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    toys.MOOD.fail_on = set(toys.COLOURS)
+    (tmp_path / "truth.txt").write_text("red\ngreen\nblue\n")
+    truth = ["--truth", str(tmp_path / "truth.txt"), "--encoder", encoder]
+    found = evaluated(capsys, str(toy_run), "--images", "1", *truth)
+    assert found["figures"]["match.exact"]["own"]["value"] == 1
+    assert not any(name.startswith("images.") for name in found["figures"])
+    assert len([note for note in found["notes"] if "not drawn" in note]) == 3
+
+
 def test_a_run_of_a_live_module_says_what_it_lacks(
     toy_run: Path, encoder: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -49,6 +49,8 @@ def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnI
     digests, lacking = image_stage(opened.job, (row.labels[0] for row in rows))
     notes = [f"not drawn: {label!r} ({reason})" for label, reason in lacking.items()]
     rows = [row for row in rows if row.labels[0] not in lacking]
+    if not rows:
+        return OnImages([], [], {}, notes)
     labels = list(dict.fromkeys(row.labels[0] for row in rows))
     held_out, source = _held_out(opened)
     if source == "sample":
