@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dnd.api import ProbingSet, Unit
-from dnd.cropping import Candidate
+from dnd.cropping import CANDIDATES, Candidate
 from dnd.crops import Box, attention_boxes
 from dnd.errors import UsageError
 from dnd.exemplars import ExemplarResult, choose, find_exemplars
@@ -172,7 +172,22 @@ def test_units_in_the_store_are_not_computed_again(find: Find) -> None:
     assert sum(probing.opened) - sum(before) <= 3 * 5
     assert facts(more, {"2": [0, 1, 2]}) == facts(find(store="other"), {"2": [0, 1, 2]})
 
+    before = list(probing.opened)
     assert find(probing, {"2": [0, 1]}, fresh=True).computed == 2
+    assert all(now > then for now, then in zip(probing.opened, before, strict=True))
+
+
+@pytest.mark.parametrize("lost", ["a view", "of the sample"])
+def test_an_image_that_is_gone_from_the_store_is_put_there_again(find: Find, tmp_path: Path, lost: str) -> None:
+    units = {"2": [0, 1, 2, 3, 4, 5]}
+    first, store = find(units=units), Store(tmp_path / "store")
+    found = [e for index in units["2"] for e in first.exemplars(Unit("2", index))]
+    own, views = {e.digest for e in found}, [e.view for e in found if e.view]
+    others = [v for v in views if v not in first.sample] if lost == "a view" else first.sample
+    digest = next(one for one in others if one not in own)
+    store.image_path(digest).unlink()
+    assert facts(find(units=units), units) == facts(first, units)
+    assert store.picture(digest).open().size == (64, 48)
 
 
 class Killed(BaseException):
@@ -314,6 +329,17 @@ def test_crops_are_made_as_the_target_takes_them(find: Find) -> None:
     assert most < 100  # a batch, what waits beside it, and the batch of images that they are cut from
 
 
+@pytest.mark.parametrize("image", [0, 39])
+def test_one_image_that_is_not_finite_is_enough_to_fail(find: Find, image: int) -> None:
+    class Chokes(torch.nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bad = (x == preprocess(Blobs().open(image))).all(dim=(1, 2, 3))[:, None, None, None]
+            found: torch.Tensor = super().forward(torch.where(bad, torch.nan, x))
+            return found
+
+    assert set(find(net=Chokes(*network()), units={"2": [0, 3]}).failed) == {Unit("2", 0), Unit("2", 3)}
+
+
 def test_a_dead_unit_is_silent(find: Find) -> None:
     net = network()
     with torch.no_grad():
@@ -346,6 +372,21 @@ def test_diversity_takes_the_strongest_and_then_what_differs() -> None:
     candidates = [Candidate(i, None, 1 - i / 10, place) for i, place in enumerate(places)]
     assert [c.image for c in choose(candidates, 3, pool=5)] == [0, 3, 4]
     assert [c.image for c in choose(candidates, 3)] == [0, 1, 2]
+
+
+def test_diversity_takes_nothing_twice_where_nothing_differs() -> None:
+    candidates = [Candidate(i, None, 1 - i / 10, (1.0, 2.0)) for i in range(6)]
+    assert [c.image for c in choose(candidates, 3, pool=5)] == [0, 1, 2]
+
+
+def test_of_a_pool_only_the_strongest_k_images_get_crops(find: Find, tmp_path: Path) -> None:
+    find(units={"2": [1]}, k=3, pool=10)
+    strongest = [e.source for e in find(units={"2": [1]}, store="ten", k=10, crops=False).exemplars(Unit("2", 1))]
+    rows = list(Store(tmp_path / "store").table("crops", "key", CANDIDATES).rows())
+    cropped = {f"{int(row['key'].partition('@')[2]):03}.png" for row in rows if row["boxes"]}
+    assert len(rows) == 10
+    assert cropped
+    assert cropped <= set(strongest[:3])
 
 
 def test_diversity_leaves_out_what_is_weak() -> None:
