@@ -109,6 +109,11 @@ def test_any_choice_of_boxes_keeps_the_rules(given_boxes: list[Box], max_boxes: 
             assert box in found or box.iou(FRAME) >= 0.8 or any(box.iou(k) > 0.5 for k in found)
 
 
+def test_a_half_overlap_is_kept_and_four_fifths_of_the_frame_are_not() -> None:
+    half, quarter = Box(0, 0, 0.5, 1), Box(0, 0, 0.25, 1)
+    assert select_boxes([quarter, half, Box(0, 0, 0.8, 1)], 4) == [half, quarter]
+
+
 @settings(max_examples=100)
 @given(boxes, boxes)
 def test_iou(one: Box, other: Box) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dnd.api import ProbingSet, Unit
-from dnd.cropping import CANDIDATES, Candidate
+from dnd.cropping import CANDIDATES, Candidate, candidates_of
 from dnd.crops import Box, attention_boxes
 from dnd.errors import UsageError
 from dnd.exemplars import ExemplarResult, choose, find_exemplars
@@ -155,6 +155,31 @@ def test_batch_size_and_the_other_units_do_not_matter(find: Find) -> None:
     for one in ({"2": [3]}, {"5": [3]}):
         alone = facts(find(units=one, store=f"store-{one}"), one)
         assert alone == {name: whole[name] for name in alone}
+
+
+def test_units_of_the_same_number_in_two_layers_are_kept_apart(find: Find) -> None:
+    units = {"0": [0, 1], "2": [0, 1]}
+    both = facts(find(units=units), units)
+    for one in ({"0": [0, 1]}, {"2": [0, 1]}):
+        alone = facts(find(units=one, store=str(one)), one)
+        assert alone == {name: both[name] for name in alone}
+
+
+def test_few_maps_are_in_memory_together(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    observe = Watched.observe
+
+    def counted(self: Watched, batch: torch.Tensor, wanted: Any) -> Any:
+        asked.append(sum(map(len, wanted.values())))
+        return observe(self, batch, wanted)
+
+    units = {"2": [0, 1, 2, 3, 4, 5]}
+    whole = facts(find(units=units), units)
+    monkeypatch.setattr("dnd.cropping._LINES_AT_ONCE", 7)
+    monkeypatch.setattr(Watched, "observe", counted)
+    assert facts(find(units=units, store="few"), units) == whole
+    assert sum(asked) == 6 * 5
+    assert max(asked) <= 7
 
 
 def test_units_in_the_store_are_not_computed_again(find: Find) -> None:
@@ -365,6 +390,38 @@ def test_crops_can_be_switched_off(find: Find) -> None:
     for settings in ({"crops": False}, {"max_crops": 0}):
         result = find(store=str(settings), **settings)
         assert not any(e.box for unit in range(6) for e in result.exemplars(Unit("2", unit)))
+
+
+def test_an_image_gets_no_more_crops_than_asked_for(find: Find) -> None:
+    most = {
+        n: max(
+            len(e.boxes)
+            for unit in range(6)
+            for e in find(store=str(n), max_crops=n, units={"2": [unit]}).exemplars(Unit("2", unit))
+        )
+        for n in (1, 4)
+    }
+    assert most[1] == 1 < most[4]
+
+
+def test_crops_lie_in_what_the_target_sees_of_the_source(find: Find) -> None:
+    result = find(prepare=lambda image: preprocess(image.crop((0, 0, image.width // 2, image.height))))
+    found = [e for unit in range(6) for e in result.exemplars(Unit("2", unit))]
+    boxes = [box for e in found for box in e.boxes]
+    assert boxes
+    assert all(box.right < 0.52 for box in boxes)
+    assert max(box.right - box.left for box in boxes) > 0.25
+    assert all(e.attention.frame == pytest.approx((0, 0, 0.5, 1), abs=0.02) for e in found if e.attention)
+
+
+def test_a_crop_has_its_own_place_in_the_activation_space() -> None:
+    row = {"boxes": [[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]], "activations": [2.0, 3.0], "map": b"", "frame": []}
+    rows: Any = {"2/0@7": {**row, "features": [[0.0], [1.0], [2.0]]}}
+    found = candidates_of(Unit("2", 0), [(7, 1.0), (8, 0.5)], rows)
+    assert [(c.image, c.activation, c.features) for c in found] == [
+        *((7, 1.0, (0.0,)), (7, 2.0, (1.0,)), (7, 3.0, (2.0,))),
+        (8, 0.5, ()),
+    ]
 
 
 def test_diversity_takes_the_strongest_and_then_what_differs() -> None:
