@@ -106,9 +106,13 @@ class RunFolder:
         if unit not in self._places:
             return None
         number, start = self._places[unit]
-        with self._lines.open("rb") as file:
-            file.seek(start)
-            return self._parse(file.readline(), number)
+        try:
+            with self._lines.open("rb") as file:
+                file.seek(start)
+                line = file.readline(_LONGEST)
+        except OSError as error:
+            raise _damaged(self._lines, error) from error
+        return self._parse(line, number)
 
     def recorded(self) -> list[Unit]:
         """The units that have a record; every one has been checked."""

@@ -43,6 +43,13 @@ def test_a_unit_of_one_table_only_is_said(run: RunFolder) -> None:
         run["fc/1"]
 
 
+def test_a_folder_that_goes_while_it_is_open_is_said(run: RunFolder) -> None:
+    assert run["fc/0"].concept == "lake"
+    (run.folder / "labels.jsonl").unlink()
+    with pytest.raises(StoreError, match=r"cannot read .*labels\.jsonl: No such file"):
+        run["fc/0"]
+
+
 @pytest.mark.parametrize(
     "row",
     [
