@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dnd.exemplars import ExemplarResult, choose, find_exemplars
 from dnd.geometry import cut
 from dnd.runfile import Exemplars
 from dnd.store import Store
+from dnd.survey import LayerTop
 from dnd.watched import Watched
 
 SIZE = 32
@@ -87,6 +89,7 @@ def find(tmp_path: Path) -> Find:
         fresh: bool = False,
         progress: Callable[[int], None] = lambda n: None,
         prepare: Any = preprocess,
+        seed: int = 0,
         **settings: Any,
     ) -> ExemplarResult:
         units = units or {"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]}
@@ -95,7 +98,7 @@ def find(tmp_path: Path) -> Find:
             wanted = [Unit(layer, index) for layer, indices in units.items() for index in indices]
             return find_exemplars(
                 watched, probing or Blobs(), wanted, chosen, Store(tmp_path / store), "key",
-                seed=0, batch_size=batch_size, progress=progress, workers=2, pool=pool, fresh=fresh,
+                seed=seed, batch_size=batch_size, progress=progress, workers=2, pool=pool, fresh=fresh,
             )  # fmt: skip
 
     return find
@@ -219,33 +222,68 @@ class Killed(BaseException):
     """Stands in for a SIGKILL."""
 
 
-@pytest.mark.parametrize("after", [1, 3, 5, 6, 8])
-def test_a_killed_run_goes_on_where_it_was(find: Find, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Killed in the survey (5 batches) or the crops, after so many forward passes."""
+Kill = Callable[[int], Any]
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
+    """A block in which the process dies after so many forward passes; what is done by then is saved."""
     monkeypatch.setattr("dnd.survey._SAVE_SHARE", 1e9)
     monkeypatch.setattr("dnd.survey._LEAST_SECONDS", 0.0)
+
+    @contextmanager
+    def killed(after: int) -> Iterator[None]:
+        calls = 0
+        observe = Watched.observe
+
+        def mortal(self: Watched, *args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > after:
+                raise Killed
+            return observe(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Watched, "observe", mortal)
+            with pytest.raises(Killed):
+                yield
+
+    return killed
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 6, 8])
+def test_a_killed_run_goes_on_where_it_was(find: Find, killed: Kill, after: int) -> None:
+    """Killed in the survey (5 batches) or the crops, after so many forward passes."""
     units = {"2": [0, 1, 2, 3, 4, 5]}
     expected = facts(find(Blobs(80), units, store="whole"), units)
-    calls = 0
-    observe = Watched.observe
-
-    def mortal(self: Watched, *args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise Killed
-        return observe(self, *args)
-
-    monkeypatch.setattr(Watched, "observe", mortal)
-    with pytest.raises(Killed):
+    with killed(after):
         find(Blobs(80), units)
-    monkeypatch.setattr(Watched, "observe", observe)
     probing = Blobs(80)
     seen: list[int] = []
     resumed = find(probing, units, progress=seen.append)
     assert facts(resumed, units) == expected
     assert sum(seen) == 80
     assert seen[0] >= min(80, 16 * after) - 1
+
+
+def test_a_killed_run_still_knows_its_duplicates(find: Find, killed: Kill) -> None:
+    class Doubled(Blobs):
+        def open(self, index: int) -> Image.Image:
+            return super().open(index % 40)
+
+    units = {"2": [0, 1]}
+    with killed(2):
+        find(Doubled(60), units)
+    resumed = find(Doubled(60), units)
+    assert (resumed.n_images, resumed.duplicates) == (39, 21)
+    assert facts(resumed, units) == facts(find(Doubled(60), units, store="whole"), units)
+
+
+def test_the_lowest_activation_is_that_of_all_images() -> None:
+    top = LayerTop(1, 2)
+    top.add([0, 1], torch.tensor([[3.0], [1.0]]))
+    top.add([2, 4], torch.tensor([[3.0], [2.0]]))
+    assert (top.lowest.tolist(), top.values.T.tolist(), top.images.T.tolist()) == ([1.0], [[3.0, 3.0]], [[0, 2]])
 
 
 def test_bad_and_doubled_images_are_counted_and_skipped(find: Find) -> None:
@@ -268,6 +306,12 @@ def test_the_sample_is_the_same_for_every_choice_of_units(find: Find) -> None:
     probing = Blobs()
     values = plain(Unit("2", 1), [probing.open(i) for i in range(40)])
     assert all(np.isclose(values, v, rtol=1e-4).any() for v in one.sample_activations(Unit("2", 1)))
+
+
+def test_another_seed_is_another_sample_and_the_same_exemplars(find: Find) -> None:
+    one, other = find(units={"2": [1]}), find(units={"2": [1]}, store="other", seed=1)
+    assert set(one.sample) != set(other.sample)
+    assert one.exemplars(Unit("2", 1)) == other.exemplars(Unit("2", 1))
 
 
 def test_layers_agree_on_the_sample_whatever_could_be_read_when(find: Find) -> None:
