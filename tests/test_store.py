@@ -60,6 +60,27 @@ def test_compacting_keeps_every_row(tmp_path: Path) -> None:
     assert rows_of(table) == {str(n): n for n in range(70)}
 
 
+def test_parts_that_are_joined_while_they_are_read_lose_no_row(tmp_path: Path) -> None:
+    table = Table(tmp_path / "t", SCHEMA)
+    for n in range(70):
+        table.append([{"key": str(n), "value": n}])
+    reading = table.rows()
+    first = next(reading)
+    Table(tmp_path / "t", SCHEMA).compact()
+    assert {row["key"] for row in (first, *reading)} == {str(n) for n in range(70)}
+
+
+def test_the_one_sound_part_among_damaged_ones_is_kept(tmp_path: Path) -> None:
+    table = Table(tmp_path / "t", SCHEMA)
+    for n in range(70):
+        table.append([{"key": str(n), "value": n}])
+    ((key, value), *_) = rows_of(table).items()
+    for part in sorted((tmp_path / "t").glob("part-*"))[1:]:
+        part.write_bytes(b"damaged")
+    table.compact()
+    assert rows_of(table) == {key: value}
+
+
 def test_half_written_files_are_not_rows(tmp_path: Path) -> None:
     table = Table(tmp_path / "t", SCHEMA)
     table.append([{"key": "a", "value": 1}])

@@ -141,7 +141,9 @@ def test_the_server_is_told_to_stay_safe_offline_and_on_loopback(fake: Fake) -> 
 def test_every_request_says_how_to_sample(fake: Fake) -> None:
     with fake.summarizer(simplify=False, temperature=0.5) as summarizer:
         summarizer.summarize(REQUESTS[:1])
-    for line in fake.lines("asked"):
+    asked = fake.lines("asked")
+    assert asked
+    for line in asked:
         assert line["temperature"] == 0.5
         assert (line["top_p"], line["repetition_penalty"], line["max_tokens"]) == (1.0, 1.0, 48)
         assert line["chat_template_kwargs"] == {"date_string": "26 Jul 2024"}
