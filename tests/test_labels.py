@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dnd.answers import checked_label
 from dnd.api import Label, Unit
+from dnd.calibration import Calibration
 from dnd.errors import PluginError
 from dnd.labels import choose, drive
 from dnd.output import labels_csv
@@ -26,6 +27,11 @@ def test_drive_is_the_chance_of_being_stronger(synthetic: list[int], ordinary: l
     pairs = [(s > o) + 0.5 * (s == o) for s in synthetic for o in ordinary]
     got = drive(np.array(synthetic, np.float32), np.array(ordinary, np.float32))
     assert abs(got - np.mean(pairs)) < 1e-9
+
+
+def test_drive_knows_nothing_where_there_is_nothing_to_compare() -> None:
+    some, none = np.ones(3, np.float32), np.zeros(0, np.float32)
+    assert drive(none, some) == drive(some, none) == drive(none, none) == 0.5
 
 
 def test_the_best_score_wins_and_ties_go_to_the_earlier_candidate() -> None:
@@ -45,6 +51,15 @@ def test_a_score_can_be_too_low_as_well() -> None:
     label = choose(UNIT, ["red"], [0.1], [0.9], min_drive=0.7, min_score=0.2)
     assert label.status == "uninterpretable"
     assert "0.10 < 0.20" in label.reason
+
+
+def test_what_just_reaches_a_threshold_passes() -> None:
+    surely = Calibration.model_construct(first=((0.0, 0.5), (1.0, 0.5)), later=((0.0, 0.5),))
+    least = {"min_drive": 0.7, "min_score": 0.2, "calibration": surely, "min_confidence": 0.5}
+    assert choose(UNIT, ["red"], [0.2], [0.7], **least).status == "labelled"  # type: ignore[arg-type]
+    for more in ({"min_drive": 0.71}, {"min_score": 0.21}, {"min_confidence": 0.51}):
+        label = choose(UNIT, ["red"], [0.2], [0.7], **{**least, **more})  # type: ignore[arg-type]
+        assert label.status == "uninterpretable"
 
 
 def test_only_labelled_units_show_concepts_in_the_table() -> None:
