@@ -194,14 +194,14 @@ class Watched:
     # --- activations ---
 
     def prepare(self, image: Image) -> torch.Tensor:
-        """The target's input for an RGB image: (C, H, W)."""
+        """The target's input for an RGB image: (C, H, W), on the CPU."""
         tensor = self.preprocess(image)
         if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or not tensor.is_floating_point():
             what = (
                 f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             )
             raise UsageError(f"the target's preprocess gives {what}", "It must give a float tensor (C, H, W).")
-        return tensor
+        return tensor.detach().cpu()
 
     def observe(self, batch: torch.Tensor, wanted: Wanted) -> tuple[Pooled, Maps]:
         """(B, C, H, W), B <= batch_size, through the target once: `pooled` and `maps` at once."""

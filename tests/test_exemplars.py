@@ -430,6 +430,15 @@ def test_a_preprocess_that_is_not_affine_gives_no_crops_and_says_so(find: Find) 
     assert not any(e.box for unit in range(6) for e in result.exemplars(Unit("2", unit)))
 
 
+def test_a_preprocess_may_be_made_of_layers(find: Find) -> None:
+    """Whose weights have gradients, and so what they give."""
+    scale = torch.nn.Parameter(torch.ones(()))
+    units = {"2": [0, 1]}
+    found = find(units=units, prepare=lambda image: preprocess(image) * scale)
+    assert facts(found, units) == facts(find(units=units, store="plain"), units)
+    assert any(e.box for unit in (0, 1) for e in found.exemplars(Unit("2", unit)))
+
+
 def test_crops_can_be_switched_off(find: Find) -> None:
     for settings in ({"crops": False}, {"max_crops": 0}):
         result = find(store=str(settings), **settings)
