@@ -197,6 +197,8 @@ def test_points_that_lie_together_are_a_cluster() -> None:
     assert clusters(far + chance.normal(0, 0.3, (6, 3)), 2) == (0, 1, 0, 0, 1, 1)
     assert clusters(np.zeros((1, 3)), 2) == (0,)
     assert clusters(np.zeros((3, 3)), 1) == (0, 0, 0)
+    far[:, 2] = np.nan  # what a broken unit of the layer says
+    assert clusters(far, 2) == (0, 1, 0, 0, 1, 1)
 
 
 def test_groups_take_turns() -> None:
@@ -210,6 +212,7 @@ def test_groups_take_turns() -> None:
         ((), None, [3, 0, 1]),
         (((0,), (1,), (1,), (0,)), None, [3, 1, 0]),  # the best of the other group is second
         (((0,), (1,), (1,), (0, 1)), None, [3, 0, 1]),  # the best speaks for both
+        (((0, 1), (1,), (0,), (0,)), None, [3, 1, 0]),  # who speaks for a group that has its own waits
         ((), {3: {0}, 0: {3}}, [3, 1, 2]),
         ((), {0: {1}, 1: {0, 2}, 2: {1}}, [3, 0, 2]),  # alike one that was itself left out does not count
     ],
