@@ -76,7 +76,7 @@ class Watched:
         self.module, self.preprocess, self.pooling = module, preprocess, pooling
         self.devices = [torch.device(one) for one in ([device] if isinstance(device, str) else device)]
         self.device = self.devices[0]
-        self.layers = {layer: _find(module, layer) for layer in dict.fromkeys(layers)}
+        self.layers = {layer: _find(module, layer) for layer in layers}
         self.channels_last = frozenset(channels_last)
         self._rows = _whole(batch_size)
         self.batch_size = self._rows * len(self.devices)

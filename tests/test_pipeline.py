@@ -63,6 +63,7 @@ def test_every_unit_gets_its_colour(photos: Path, tmp_path: Path) -> None:
     assert rows[3]["status"] == "uninterpretable"
     assert not rows[3]["label"]
     assert result.exit_code == 0
+    assert [finding.label for finding in result.findings[1:3]] == result.labels[1:3]
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"run.toml", "run.json", "labels.csv", "labels.jsonl"}
     line = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[0])
     assert {e["caption"] for e in line["exemplars"]} == {"a red thing"}

@@ -64,6 +64,13 @@ def test_how_long_a_unit_takes_hangs_on_its_number_of_candidates(file: Path) -> 
     device = devices_of(other)
     assert find_rate(other, "concepts", device, own, []) is None
     assert find_rate(other, "images", device, own, []) is not None
+    record(microworld(), [Tally("scores", computed=10, seconds=5.0)])
+    assert find_rate(microworld("images.n=3"), "scores", device, read_rates(file), []) is None
+
+
+def test_the_pass_over_the_images_and_the_crops_have_rates_of_their_own(file: Path) -> None:
+    record(microworld(), [Tally("exemplars", computed=10, seconds=9.0, passed=(100, 4.0))])
+    assert {rate.stage: rate.items_per_second for rate in read_rates(file)} == {"exemplars": 25.0, "crops": 2.0}
 
 
 def test_a_few_items_do_not_replace_a_measurement_on_many(file: Path) -> None:

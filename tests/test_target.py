@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dnd.activations import by_unit, rounded, token_grid
+from dnd.activations import by_unit, pool, rounded, token_grid
 from dnd.api import Unit
 from dnd.errors import DeviceError, UsageError
 from dnd.images import probe_image
@@ -95,6 +95,7 @@ def test_maps_are_each_units_own_patch_tokens_on_their_grid() -> None:
         (201, (224, 224), (5, 14, 14)),  # DINOv3: class and four registers
         (1370, (518, 518), (1, 37, 37)),  # DINOv2
         (281, (224, 320), (1, 14, 20)),
+        (137, (256, 128), (9, 16, 8)),  # eight registers: patches that tile the input come before a grid that might do
         (353, (224, 320), (1, 16, 22)),  # patches of 14, what does not fit left out
         (77, (224, 224), None),  # a text
         (32, (224, 224), None),  # queries
@@ -119,6 +120,30 @@ def test_token_grid(tokens: int, frame: tuple[int, int], grid: tuple[int, int, i
 )
 def test_the_axis_of_the_units(shape: tuple[int, ...], last: bool, expected: tuple[int, ...]) -> None:
     assert tuple(by_unit(torch.zeros(shape), (224, 224), last).shape) == expected
+
+
+def test_where_both_ends_could_be_the_units_the_first_are() -> None:
+    values = torch.arange(64.0).reshape(1, 4, 4, 4)
+    assert torch.equal(by_unit(values, (224, 224)), values)
+    assert torch.equal(by_unit(values, (224, 224), True), values.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_a_mean_is_taken_in_float32_and_rounded(dtype: torch.dtype) -> None:
+    units = torch.arange(1, 31).reshape(1, 2, 3, 5).to(dtype)
+    assert torch.equal(pool(units, "mean"), torch.tensor([[8.0, 23.0]]))
+    uneven = torch.tensor([[[[1, 1, 2]]]]).to(dtype)
+    assert torch.equal(pool(uneven, "mean"), rounded(torch.tensor([[4 / 3]])))
+
+
+def test_a_network_in_half_precision_gets_what_it_can_take() -> None:
+    images = [Image.new("RGB", (40, 40), (value, 90, 30)) for value in (0, 200)]
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        with Watched(Net().to(dtype), preprocess, ["conv"]) as watched:
+            found[dtype] = watched.pooled_images(images)["conv"]
+    assert found[torch.bfloat16].dtype == np.float32
+    np.testing.assert_allclose(found[torch.bfloat16], found[torch.float32], atol=0.02)
 
 
 def test_everything_is_as_it_was_afterwards() -> None:
