@@ -43,6 +43,17 @@ def test_a_unit_of_one_table_only_is_said(run: RunFolder) -> None:
         run["fc/1"]
 
 
+def test_what_was_considered_is_no_label(run: RunFolder) -> None:
+    file = run.folder / "labels.jsonl"
+    first = json.loads(file.read_text().splitlines()[0])
+    file.write_text(json.dumps({**first, "status": "uninterpretable"}) + "\n")
+    (record,) = RunFolder(run.folder).records()
+    assert (record.concept, [concept for concept, _ in record.label.labels]) == ("", ["lake", "sea"])
+    file.write_text(json.dumps({**first, "labels": []}) + "\n")
+    with pytest.raises(StoreError, match="a labelled unit without a label"):
+        list(RunFolder(run.folder).records())
+
+
 def test_a_folder_that_goes_while_it_is_open_is_said(run: RunFolder) -> None:
     assert run["fc/0"].concept == "lake"
     (run.folder / "labels.jsonl").unlink()
