@@ -59,6 +59,8 @@ def test_statuses_are_told_apart(tmp_path: Path) -> None:
     rows = read_labels(write(tmp_path / "labels.csv", list(TABLES)[-1]))
     assert [row.status for row in rows] == ["labelled", "uninterpretable", "failed"]
     assert read_labels(tmp_path) == rows  # a run folder
+    (row,) = read_labels(write(tmp_path / "other.csv", "unit,status,label\n0,uninterpretable,red\n"))
+    assert (row.status, row.labels) == ("uninterpretable", ())  # it was considered, not given
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,8 @@ def test_controls_of_a_figure() -> None:
     assert figure.shuffled == pytest.approx([0.3, 0.05, 0.3])
     assert figure.constant_label == "b"
     assert figure.constant.tolist() == [0.6, 0.5, 0.4]
+    ranks = Pairs("rank", 4 * np.eye(2), np.array([[1.0, 3.0], [2.0, 3.0]]), ["a", "b"], higher_is_better=False)
+    assert ranks.figure().constant_label == "a"
 
 
 def test_abstentions_count_as_wrong_beside_the_figure() -> None:
@@ -177,6 +181,7 @@ def test_each_meaning_is_compared_with_the_nearest_label() -> None:
     assert exact_figure(texts).values.item() == 1
     half = Texts([Truth((("blue",), ("star",)), "union")], [("blue",)])
     assert exact_figure(half).values.item() == 0
+    assert exact_figure(texts_of(("star", "sky|star"))).values.item() == 0  # of one meaning the first label counts
 
 
 def test_exact_match_forgives_case_articles_and_punctuation_only() -> None:
@@ -227,6 +232,13 @@ def test_own_labels_are_told_from_those_of_units_with_another_truth() -> None:
         likeness[:, texts.labels.index(name)] = column
     figure = discrimination(texts, likeness)[0].figure()
     assert figure.own.tolist() == [0, 1, 0.5]  # .8 < .85; .9 > .85; three ties
+
+
+def test_a_label_of_another_unit_is_not_told_from_itself() -> None:
+    texts = texts_of(("a", "a"), ("b", "b"), ("c", "c"))
+    likeness = np.zeros((3, len(texts.labels)), np.float32)
+    likeness[0, [texts.labels.index(name) for name in "abc"]] = [0.9, 0.5, 0.1]
+    assert discrimination(texts, likeness)[0].values[0].tolist() == [1, 1, 0]
 
 
 def perfect(n: int) -> tuple[Texts, np.ndarray]:
@@ -339,6 +351,16 @@ def test_weights_are_repetitions(first: int, second: int, seed: int) -> None:
         metric = binary.METRICS[name]
         repeated = metric(np.repeat(presence, times), np.repeat(activation, times), np.ones(times.sum()))
         assert float(metric(presence, activation, weights)) == pytest.approx(float(repeated)), name
+
+
+def test_a_unit_is_active_on_as_many_images_as_show_the_concept() -> None:
+    for n in (3, 4, 10, 30):
+        strengths, weights = np.arange(n, 0.0, -1), np.full(n, 1 / n)
+        for shown in range(1, n):
+            presence = np.roll(np.arange(n) < shown, 1).astype(np.float64)
+            assert binary.active(presence, strengths, weights).tolist() == [1.0] * shown + [0.0] * (n - shown)
+    on_or_off = np.array([1.0, 0, 0, 0])
+    assert binary.active(np.array([1.0, 1, 0, 0]), on_or_off, np.ones(4)).tolist() == [1, 0, 0, 0]
 
 
 def test_a_label_that_drives_its_unit_gets_the_most() -> None:

@@ -105,9 +105,15 @@ def test_bertscore_is_the_same_in_pieces(encoder: Encoder, monkeypatch: pytest.M
     assert bertscore_f1(texts, texts) == pytest.approx(whole, abs=1e-5)
 
 
-def test_unrelated_texts_rescale_to_nothing_and_equal_ones_to_one(encoder: Encoder) -> None:
-    baseline = unrelated_f1(encoder)
+def test_unrelated_texts_rescale_to_nothing_and_equal_ones_to_one(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(set(phrases())) == 120
+    monkeypatch.setattr("dnd.evaluation.bertscore.phrases", lambda: ["dots", "a red cat"])
+    baseline = unrelated_f1(encoder)
+    dots, cat = encoder.encode("dots"), encoder.encode("a red cat")
+    assert baseline == pytest.approx((bertscore_f1(dots, cat) + bertscore_f1(cat, dots)).item() / 2)
+    assert baseline < 0.999
     assert rescale(np.array([baseline, 1.0], np.float32), baseline) == pytest.approx([0, 1], abs=1e-6)
 
 
