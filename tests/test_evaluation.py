@@ -380,6 +380,15 @@ def test_a_label_that_drives_its_unit_gets_the_most() -> None:
     assert others[0, 1] < 0.4  # images of unit 0's own label are among the others
 
 
+def test_drawn_and_random_images_weigh_the_same_however_many_there_are() -> None:
+    rng = np.random.default_rng(0)
+    shown, ordinary = rng.normal(1, 1, (2, 6, 3)), rng.normal(0, 1, (20, 3))
+    once = drive_tables(shown, ordinary)
+    for more in (drive_tables(np.repeat(shown, 5, 1), ordinary), drive_tables(shown, np.repeat(ordinary, 5, 0))):
+        for name, table in once.items():
+            assert more[name] == pytest.approx(table), name
+
+
 def test_suppression_counts_ties_as_half() -> None:
     assert suppression(np.zeros((4, 5, 2))).tolist() == [[0.5] * 4] * 2
 
