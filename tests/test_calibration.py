@@ -59,6 +59,11 @@ def test_platt_finds_the_sigmoid_that_drew_the_outcomes() -> None:
         assert read_off(knots, score) == pytest.approx(1 / (1 + np.exp(-(10 * score - 4))), abs=0.04)
 
 
+def test_platt_is_not_surer_than_its_few_examples_allow() -> None:
+    knots = fit_platt(np.repeat([0.0, 1.0], 5), np.repeat([0.0, 1.0], 5))
+    assert (knots[0][1], knots[-1][1]) == pytest.approx((1 / 7, 6 / 7), abs=1e-3)
+
+
 def test_isotonic_pools_what_falls_and_smooths_shares_of_few() -> None:
     knots = fit_isotonic(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 0, 1]))
     assert knots == ((1.0, 0.33333), (2.5, 0.5), (4.0, 0.66667))
@@ -83,6 +88,8 @@ def test_calibration_error_is_the_gap_and_brier_the_square() -> None:
     assert [(b.n, b.right.value) for b in bad.bins] == [(10, 1.0), (10, 0.0)]
     assert wilson(10, 10).high == pytest.approx(1.0)
     assert 0.6 < wilson(10, 10).low < 0.9
+    (last,) = reliability(np.ones(4), np.array([1.0, 1, 1, 0])).bins
+    assert (last.low, last.high, last.n, last.right.value) == (0.9, 1.0, 4, 0.75)
 
 
 def test_risk_and_coverage_take_equal_confidences_together() -> None:
@@ -156,6 +163,7 @@ def test_another_scorer_drops_the_calibration_and_least_score_of_the_run_file(tm
     ("changed", "what"),
     [
         ({"first": [[0.5, 0.5], [0.4, 0.6]]}, "first"),
+        ({"first": [[0.5, 0.5], [0.5, 0.6]]}, "first"),
         ({"later": [[0.1, 0.6], [0.2, 0.5]]}, "later"),
         ({"first": []}, "first"),
         ({"first": [[0.1, 1.5]]}, "first"),
@@ -217,6 +225,10 @@ def test_figures_of_a_fit_are_of_units_it_was_not_fitted_on(tmp_path: Path) -> N
     rng = np.random.default_rng(1)
     shuffled = type(judged)(judged.units, judged.scores, rng.permutation(judged.right))
     assert crossed(shuffled, "platt")["first labels"].brier.high > 0.2
+    scores, right = shuffled.first()
+    knots = fit_isotonic(scores, right)
+    by_heart = reliability(np.array([read_off(knots, score) for score in scores]), right)
+    assert crossed(shuffled, "isotonic")["first labels"].brier.value > by_heart.brier.value + 0.01
 
 
 def test_calibrate_then_use_then_check(tmp_path: Path) -> None:
@@ -229,6 +241,7 @@ def test_calibrate_then_use_then_check(tmp_path: Path) -> None:
     assert calibration.scorer["backend"] == "coverage"
     assert calibration.fitted.sources[0].units == 40
     assert read_off(calibration.first, 0.1) < 0.1 < 0.9 < read_off(calibration.first, 0.9)
+    assert read_off(calibration.later, 0.9) < 0.1  # later labels have been wrong, whatever their score
     chosen = read_run("default", Registry.load(), settings=[f"labels.calibration={out}"])
     assert chosen.labels.calibrated == calibration
     command = ["calibrate", str(run), "--truth", str(truth), "--check", str(out), "--json"]
