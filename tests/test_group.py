@@ -55,6 +55,23 @@ def test_a_smaller_distance_keeps_them_apart(run):
     assert set(found.ungrouped) == {Unit("a", 0), Unit("b", 0), Unit("b", 2)}
 
 
+def test_a_group_is_named_as_most_of_its_units_are(tmp_path):
+    often = {"a/0": ["dots"], **{f"a/{i}": ["red dots"] for i in range(1, 4)}}
+    assert [group.name for group in group_units(RunFolder(finish(tmp_path / "run", often)), Bags()).groups] == [
+        "red dots"
+    ]
+
+
+def test_the_largest_group_is_first_and_a_chain_is_no_group(tmp_path):
+    sizes = {f"a/{i}": ["apple"] if i < 2 else ["zebra"] for i in range(5)}
+    found = group_units(RunFolder(finish(tmp_path / "sizes", sizes)), Bags())
+    assert [(group.name, len(group.units)) for group in found.groups] == [("zebra", 3), ("apple", 2)]
+    chain = RunFolder(finish(tmp_path / "chain", {"a/0": ["p q"], "a/1": ["q r"], "a/2": ["r s"]}))
+    found = group_units(chain, Bags(), distance=0.6)  # neighbours are 0.5 apart, the ends 1
+    assert [len(group.units) for group in found.groups] == [2]
+    assert len(found.ungrouped) == 1
+
+
 def test_the_profile_is_the_share_of_labelled_units_per_layer(run):
     shares = group_units(run, Bags()).profile()
     assert shares == {
