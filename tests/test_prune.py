@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from dnd.probing import FolderSet, UnionSet
 from dnd.pruning import Wish, carry_out, choose, compare
 from dnd.pruning.ablation import without
 from dnd.pruning.accuracy import answers, find_active, labelled
+from dnd.pruning.comparing import _draw
 from dnd.pruning.screen import save_mask
 from dnd.reading import RunFolder
 from dnd.registry import Registry
@@ -96,15 +98,24 @@ def test_layers_and_units_that_are_not_there():
         net(torch.rand(1, 3, 8, 8))
 
 
-@pytest.fixture
-def photos(tmp_path):
+def sort_photos(flat, into):
     """A folder per colour: blue, green, red."""
-    flat = make_photos(tmp_path / "flat")
     for number, file in enumerate(sorted(flat.iterdir())):
-        folder = tmp_path / "photos" / ("red", "green", "blue")[number % 3]
+        folder = into / ("red", "green", "blue")[number % 3]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder / file.name)
-    return tmp_path / "photos"
+    return into
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return sort_photos(make_photos(tmp_path / "flat"), tmp_path / "photos")
+
+
+@pytest.fixture
+def many(tmp_path):
+    """More than go through the network at once."""
+    return sort_photos(make_photos(tmp_path / "flat", 80), tmp_path / "photos")
 
 
 @pytest.fixture
@@ -155,6 +166,60 @@ def test_the_same_seeds_give_the_same_figures(photos, classes):
 def test_silent_units_are_no_control(photos, classes):
     data = labelled(FolderSet(photos), classes)
     assert find_active(Net(), preprocess, data, ["units"], "cpu") == {"units": [0, 1, 2]}
+
+
+def test_images_of_every_batch_count(many, classes):
+    data = labelled(FolderSet(many), classes)
+    right = answers(Net(), preprocess, data, [{}, {"units": [2]}], "cpu")
+    assert right.shape == (2, 80)
+    assert right[0].all()
+    assert not right[1][data.classes == 2].all()
+    assert right[1][data.classes != 2].all()
+    net = Net()
+    with torch.no_grad():
+        net.units.weight[1] *= -1  # below zero is not silent
+        net.units.weight[3, 0] = 0.005
+    assert find_active(net, preprocess, data, ["units"], "cpu") == {"units": [0, 1, 2]}
+
+
+def test_random_units_are_as_many_and_each_once():
+    pools = {"a": list(range(10)), "b": [3, 4]}
+    for seed in range(20):
+        drawn = _draw({"a": [11, 12, 13, 14], "b": [4, 5]}, pools, seed)
+        assert len(set(drawn["a"])) == 4
+        assert drawn["b"] == [3, 4]
+
+
+def test_where_all_units_go_so_do_the_random_ones(photos, classes):
+    found = compare(Net(), preprocess, {"units": [0, 1, 2, 3]}, labelled(FolderSet(photos), classes), seeds=2)
+    assert found.random == (found.after, found.after)
+
+
+def test_class_tokens_go_with_their_unit():
+    class Block(torch.nn.Module):
+        def forward(self, x):
+            tokens = x.flatten(2).transpose(1, 2)
+            return torch.cat([tokens.sum(1, keepdim=True), tokens], 1)
+
+    net, x = torch.nn.Sequential(Block()), torch.rand(2, 3, 8, 8)
+    with without(net, {"0": [1]}):
+        assert net(x)[:, :, 1].abs().max() == 0
+        assert net(x)[:, :, [0, 2]].min() > 0
+
+
+def test_named_parts_of_an_output_keep_their_names():
+    class Pair(NamedTuple):
+        rest: str
+        shown: torch.Tensor
+
+    class Block(torch.nn.Module):
+        def forward(self, x):
+            return Pair("rest", x)
+
+    net = torch.nn.Sequential(Block())
+    with without(net, {"0": [1]}):
+        found = net(torch.ones(1, 3))
+    assert (found.rest, found.shown.tolist()) == ("rest", [[1, 0, 1]])
 
 
 def test_data_sets_that_do_not_fit(photos, classes, tmp_path):
