@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib import metadata, util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from dnd.plan import plan_stages
 from dnd.registry import Entry, Registry
 from dnd.runfile import build_run, read_run
 from dnd.settings import read_tables
+from dnd.stages.concepts import summary_requests
 from dnd.testing import ScorerContract, SummarizerContract, picture, runtime
 from dnd_ablations import Captions, ConceptSet, First
 from dnd_blip2_exemplars import Blip2Exemplars, phrases
@@ -199,6 +201,24 @@ def test_points_that_lie_together_are_a_cluster() -> None:
     assert clusters(np.zeros((3, 3)), 1) == (0, 0, 0)
     far[:, 2] = np.nan  # what a broken unit of the layer says
     assert clusters(far, 2) == (0, 1, 0, 0, 1, 1)
+
+
+def test_every_run_unit_and_group_asks_with_a_seed_of_its_own() -> None:
+    def asked(seed: int, unit: api.Unit, groups: tuple[int, ...] = ()) -> list[api.SummaryRequest]:
+        job: Any = SimpleNamespace(run=SimpleNamespace(seed=seed, concepts=SimpleNamespace(n=5)))
+        return summary_requests(job, unit, ("a dog", "a cat", "a dog"), (), groups)
+
+    cases = [
+        *(asked(seed, api.Unit(layer, index)) for seed in (0, 1) for layer in ("a", "b") for index in (0, 1)),
+        asked(0, api.Unit("a", 0), (0, 1, 0)),
+    ]
+    requests = [request for case in cases for request in case]
+    assert len({request.seed for request in requests}) == len(requests) == 10
+    assert asked(1, api.Unit("b", 1)) == cases[7]
+    assert [(request.captions, request.n_concepts) for request in cases[8]] == [
+        (("a dog", "a dog"), 2),
+        (("a cat",), 2),
+    ]
 
 
 def test_groups_take_turns() -> None:
