@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import toys
@@ -136,6 +137,14 @@ def test_each_distinct_thing_is_computed_once(photos: Path, tmp_path: Path, mood
     assert sum(mood.calls["images"]) == 3 * 4  # three concepts between all units, four seeds each
     captions = stages(tmp_path / "run")["captions"]
     assert sum(mood.calls["captions"]) == captions["computed"] == captions["items"] <= 24
+
+
+def test_every_synthetic_image_has_a_seed_of_its_own(photos: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        label(photos, tmp_path / str(seed), seed=seed)
+    parts = tmp_path.glob(".dnd-store/images-*/part-*.parquet")
+    seeds = [seed for part in parts for seed in pq.read_table(part).column("seed").to_pylist()]
+    assert len(set(seeds)) == len(seeds) == 2 * 3 * 4
 
 
 def test_runs_that_agree_on_a_prefix_share_it(photos: Path, tmp_path: Path, mood: toys.Mood) -> None:
