@@ -140,7 +140,7 @@ def registry() -> Registry:
     return Registry(Entry(kind, cls.name, cls, "toys", "1", "ok") for kind, cls in kinds.items())
 
 
-def toy_run(photos: Path, **tables: object) -> Run:
+def toy_run(photos: Path, known: Registry | None = None, **tables: object) -> Run:
     base: dict[str, object] = {
         "target": {"name": "Net", "layers": ["units"], "units": "all"},
         "probing": {"set": str(photos)},
@@ -149,4 +149,4 @@ def toy_run(photos: Path, **tables: object) -> Run:
         "device": "cpu",
         **{kind: {"backend": "toy"} for kind in ("captioner", "summarizer", "generator", "scorer")},
     }
-    return build_run({**base, **tables}, registry(), live_target=True)
+    return build_run({**base, **tables}, known or registry(), live_target=True)

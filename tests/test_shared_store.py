@@ -1,0 +1,121 @@
+"""Runs of one store: whatever else is in it, a run finds what it finds alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+from dnd import api
+from dnd.pipeline import Result, execute
+from dnd.registry import Entry, Registry
+
+
+class Everything(toys.Scorer):
+    """Its scores hang on all that a scorer is told."""
+
+    name = "everything"
+
+    def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
+        found = []
+        for one in evidence:
+            pictures = [one.exemplars, one.sample, *one.images]
+            told = [[[p.digest for p in row] for row in pictures], one.concepts]
+            numbers = [one.activations, one.sample_activations, one.exemplar_activations]
+            text = repr([told, [np.round(values, 3).tolist() for values in numbers]])
+            found.append([hashlib.sha256(f"{text} {i}".encode()).digest()[0] / 255 for i in range(len(one.concepts))])
+        return found
+
+
+def registry() -> Registry:
+    return Registry([*toys.registry().entries, Entry("scorer", "everything", Everything, "toys", "1", "ok")])
+
+
+def network(turn: int = 0) -> torch.nn.Sequential:
+    """Two layers with maps whose edges differ from their middles; `turn` exchanges the last one's units."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Conv2d(5, 4, 3, padding=1))
+    with torch.no_grad():
+        net[1].weight.copy_(net[1].weight.roll(turn, 0))
+    return net.eval()
+
+
+def label(photos: Path, out: Path, tables: dict[str, Any], turn: int = 0) -> Result:
+    layers = {"target": {"name": "Net", "layers": ["1"], "units": "all"}}
+    shown = {"labels": {"min_drive": 0.0}, "scorer": {"backend": "everything"}}
+    run = toys.toy_run(photos, registry(), **{**layers, **shown, **tables})
+    return execute(run, out, registry=registry(), live=(network(turn), toys.preprocess))
+
+
+BOTH = {"name": "Net", "layers": ["0", "1"], "units": "all"}
+TURNED = {"name": "Net", "layers": ["1", "0"], "units": "all"}
+GROUPS = {"n": 4, "clusters": 2}
+LARGEST = {"k": 4, "sample": 12, "pooling": "max"}
+VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
+    "as it is": ({}, 0),
+    "other weights": ({}, 1),
+    "more layers": ({"target": BOTH}, 0),
+    "layers in another order": ({"target": TURNED}, 0),
+    "another pooling": ({"exemplars": LARGEST}, 0),
+    "fewer exemplars": ({"exemplars": {"k": 3, "sample": 12}}, 0),
+    "a smaller sample": ({"exemplars": {"k": 4, "sample": 6}}, 0),
+    "fewer images": ({"images": {"n": 3}}, 0),
+    "fewer candidates": ({"concepts": {"n": 2}}, 0),
+    "another seed": ({"seed": 1}, 0),
+    "groups": ({"concepts": GROUPS}, 0),
+    "groups of other weights": ({"concepts": GROUPS}, 1),
+    "groups by another pooling": ({"concepts": GROUPS, "exemplars": LARGEST}, 0),
+    "groups in more layers": ({"concepts": GROUPS, "target": BOTH}, 0),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    toys.MOOD.__init__()  # type: ignore[misc]
+    return toys.make_photos(tmp_path_factory.mktemp("shared") / "photos")
+
+
+@pytest.fixture(scope="module")
+def shared(photos: Path) -> dict[str, Result]:
+    """Every variant, one after the other over the same store."""
+    return {name: label(photos, photos.parent / name, *variant) for name, variant in VARIANTS.items()}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_in_the_store_is_taken_by_its_own_alone(
+    photos: Path, shared: dict[str, Result], name: str, tmp_path: Path
+) -> None:
+    label(photos, tmp_path / "run", *VARIANTS[name])
+    for file in ("labels.csv", "labels.jsonl"):
+        assert (shared[name].folder / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
+
+
+def test_variants_differ(shared: dict[str, Result]) -> None:
+    assert len({(result.folder / "labels.jsonl").read_bytes() for result in shared.values()}) == len(VARIANTS)
+
+
+def test_activations_on_synthetic_images_are_those_of_the_unit(shared: dict[str, Result]) -> None:
+    seen = 0
+    for finding in shared["more layers"].findings:
+        unit, net = finding.label.unit, network()[: 1 + int(finding.label.unit.layer)]
+        for pictures, values in zip(finding.images, finding.activations if finding.images else (), strict=True):
+            with torch.no_grad():
+                outputs = [net(toys.preprocess(p.open())[None])[0, unit.index].mean() for p in pictures]
+            assert values == pytest.approx(np.array(outputs), abs=1e-4)
+            seen += 1
+    assert seen > 9
+
+
+def test_groups_do_not_hang_on_the_layers_beside(shared: dict[str, Result]) -> None:
+    alone, beside = (
+        {str(finding.label.unit): finding.groups for finding in shared[name].findings}
+        for name in ("groups", "groups in more layers")
+    )
+    assert any(any(own) for own in alone.values())
+    assert alone.items() <= beside.items()
