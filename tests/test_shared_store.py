@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 import toys
+from rich.console import Console
 
 from dnd import api
 from dnd.pipeline import Result, execute
+from dnd.progress import Meter
 from dnd.registry import Entry, Registry
+from dnd.stages.job import Job
+from dnd.store import Store
 
 
 class Everything(toys.Scorer):
@@ -31,6 +35,23 @@ class Everything(toys.Scorer):
             text = repr([told, [np.round(values, 3).tolist() for values in numbers]])
             found.append([hashlib.sha256(f"{text} {i}".encode()).digest()[0] / 255 for i in range(len(one.concepts))])
         return found
+
+
+class Modelled(toys.Captioner):
+    """Has a model, settings that answers do and do not depend on, and one that it chooses by itself."""
+
+    name = "modelled"
+    chooses = "float32"
+
+    class Config(api.Config):
+        unkeyed: ClassVar[frozenset[str]] = frozenset({"threads"})
+        model: api.ModelName = "some-model"
+        batch_size: int = 4
+        threads: int = 1
+        suffix: str = ""
+
+    def chosen(self) -> dict[str, Any]:
+        return {"dtype": self.chooses}
 
 
 def registry() -> Registry:
@@ -119,3 +140,40 @@ def test_groups_do_not_hang_on_the_layers_beside(shared: dict[str, Result]) -> N
     )
     assert any(any(own) for own in alone.values())
     assert alone.items() <= beside.items()
+
+
+# --- keys of backends --------------------------------------------------------------------------------
+
+
+def key(
+    photos: Path,
+    backend: type[Modelled] = Modelled,
+    version: str = "1",
+    package: str = "toys",
+    device: str = "cpu",
+    digest: str = "a",
+    **settings: Any,
+) -> str:
+    known = Registry([*toys.registry().entries, Entry("captioner", "modelled", backend, package, version, "ok")])
+    run = toys.toy_run(photos, known, captioner={"backend": "modelled", **settings})
+    runtime = api.Runtime(device, Path)
+    job = Job(run, known, Store(photos.parent / "keys"), runtime, Meter(Console(quiet=True)), lambda name: digest)
+    found: str = job.backend("captioner")[1]
+    return found
+
+
+def test_a_backends_answers_are_known_by_all_that_they_depend_on(photos: Path) -> None:
+    class Halved(Modelled):
+        chooses = "float16"
+
+    same = [key(photos), key(photos, threads=8), key(photos, device="cpu:1")]
+    others = [
+        key(photos, Halved),
+        key(photos, version="2"),
+        key(photos, package="others"),
+        key(photos, device="cuda"),
+        key(photos, digest="b"),
+        key(photos, suffix="!"),
+    ]
+    assert len(set(same)) == 1
+    assert len({same[0], *others}) == 7
