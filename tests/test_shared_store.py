@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from dnd.pipeline import Result, execute
 from dnd.progress import Meter
 from dnd.registry import Entry, Registry
 from dnd.stages.job import Job
+from dnd.stages.scores import _key as score_key
 from dnd.store import Store
 
 
@@ -115,6 +117,43 @@ def test_what_is_in_the_store_is_taken_by_its_own_alone(
     label(photos, tmp_path / "run", *VARIANTS[name])
     for file in ("labels.csv", "labels.jsonl"):
         assert (shared[name].folder / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
+
+
+def test_another_probing_set_has_exemplars_of_its_own(photos: Path, tmp_path: Path) -> None:
+    others = toys.make_photos(tmp_path / "photos")
+    for number in range(24):
+        toys.flat(list(toys.COLOURS)[number % 3], 100 + number).save(others / f"{number:03}.png")
+    for name, folder in (("first", photos), ("second", others), ("alone/second", others)):
+        label(folder, tmp_path / name, {})
+    assert (tmp_path / "second" / "labels.jsonl").read_bytes() == (
+        tmp_path / "alone" / "second" / "labels.jsonl"
+    ).read_bytes()
+
+
+def test_each_part_of_the_evidence_makes_another_score() -> None:
+    def picture(name: str) -> api.Picture:
+        return api.Picture(name, lambda: toys.flat("red", 0))
+
+    one = api.Evidence(
+        unit=api.Unit("a", 0),
+        exemplars=(picture("e"),),
+        exemplar_activations=np.ones(1, np.float32),
+        concepts=("red", "blue"),
+        images=((picture("r"),), (picture("b"),)),
+        activations=np.ones((2, 1), np.float32),
+        sample=(picture("s"),),
+        sample_activations=np.ones(1, np.float32),
+    )
+    others: list[dict[str, Any]] = [
+        {"exemplars": (picture("x"),)},
+        {"exemplar_activations": np.zeros(1, np.float32)},
+        {"concepts": ("blue", "red")},
+        {"images": ((picture("b"),), (picture("r"),))},
+        {"activations": np.array([[1], [2]], np.float32)},
+        {"sample": (picture("x"),)},
+        {"sample_activations": np.zeros(1, np.float32)},
+    ]
+    assert len({score_key(one), *(score_key(replace(one, **other)) for other in others)}) == 8
 
 
 def test_variants_differ(shared: dict[str, Result]) -> None:

@@ -50,6 +50,7 @@ def _key(evidence: Evidence) -> str:
     return digest_of(
         {
             "exemplars": [p.digest for p in evidence.exemplars],
+            "exemplar_activations": [f"{v:.5g}" for v in evidence.exemplar_activations],
             "concepts": list(evidence.concepts),
             "images": [[p.digest for p in row] for row in evidence.images],
             "activations": [f"{v:.5g}" for row in evidence.activations for v in row],
