@@ -15,6 +15,7 @@ from PIL import Image
 
 import dnd_scorers
 from dnd.api import Evidence, Picture, Runtime, Unit
+from dnd_clip import ClipMemory
 from dnd_microworld import world
 
 WEIGHTS = Path(__file__).parent.parent / "plugins/dnd_microworld/weights/microworld-clip"
@@ -136,6 +137,26 @@ def test_clip_prefers_what_looks_like_the_exemplars(dots_against_stars):
             assert all(0 <= s <= 1 for s in scores)
 
 
+def test_a_candidates_strongest_images_are_those_that_are_compared(dots_against_stars):
+    star, dots, _ = dots_against_stars.images
+    both = evidence(
+        np.array([[0.1, 0.9], [0.9, 0.1]], np.float32),
+        ((star[0], dots[0]), (star[0], dots[0])),
+        exemplars=dots_against_stars.exemplars,
+    )
+    with dnd_scorers.ImageProduct(dnd_scorers.ClipScorerConfig(model="microworld-clip", top=1), RUNTIME) as backend:
+        (scores,) = backend.score([both])
+        mean = backend.images(both.exemplars).mean(0)
+        assert scores == pytest.approx((backend.images([dots[0], star[0]]) @ mean).tolist())
+    assert scores[0] > scores[1]
+
+
+def test_likeness_is_measured_by_the_sample_and_has_an_end():
+    found = dnd_scorers.likeness(np.array([[0.0, 2.0, 0.5, 100.0]]), 2)
+    assert np.log(found[0]) == pytest.approx([-1, 1, -0.5, 4])
+    assert np.log(dnd_scorers.likeness(np.array([[0.0, 2.0]]), 0)[0]) == pytest.approx([-1, 1])
+
+
 def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_stars):
     opened: list[str] = []
 
@@ -159,6 +180,18 @@ def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_
     backend.close()
     with pytest.raises(RuntimeError, match="before load"):
         backend.images(pictures[:1])
+
+
+def test_a_full_memory_forgets_what_was_not_asked_for_longest():
+    memory, asked = ClipMemory(2), []
+
+    def embed(keys: list[str]) -> np.ndarray:
+        asked.extend(keys)
+        return np.array([[float(ord(key))] for key in keys])
+
+    for keys in ("ab", "a", "c", "a", "b"):
+        assert memory.get(list(keys), embed)[:, 0].tolist() == [ord(key) for key in keys]
+    assert asked == ["a", "b", "c", "b"]
 
 
 # --- coverage ----------------------------------------------------------------------------------------
@@ -185,6 +218,29 @@ def test_the_best_candidates_score_rises_with_its_drive(seed, less, more):
     likenesses, activations = rng.random((1, 30)), rng.random(30)
     low, high = (dnd_scorers.coverage(likenesses, activations, np.array([w]))[0] for w in sorted((less, more)))
     assert high >= low
+
+
+def test_coverage_docks_the_candidate_that_does_not_drive_the_unit(dots_against_stars):
+    order, one = [1, 2, 0], dots_against_stars
+    seen = {
+        "exemplars": one.exemplars,
+        "exemplar_activations": np.full(len(one.exemplars), 5, np.float32),
+        "sample": tuple(picture(s) for s in world.draw_scenes("test", 77, 8)),
+        "sample_activations": np.arange(8, dtype=np.float32) / 8,
+    }
+    activations = np.array([[0, 0, 0, 0], [5, 5, 5, 5], [0.5, 0.5, 0.5, 0.5]], np.float32)
+    names = tuple(one.concepts[i] for i in order)
+    config = dnd_scorers.CoverageConfig(model="microworld-clip")
+    with dnd_scorers.Coverage(config, RUNTIME) as backend:
+        first, second = backend.score(
+            [
+                evidence(activations, one.images, concepts=one.concepts, **seen),
+                evidence(activations[order], tuple(one.images[i] for i in order), concepts=names, **seen),
+            ]
+        )
+    assert [first[i] for i in order] == pytest.approx(second)
+    assert first[0] == 0  # its images never drive the unit more than random ones
+    assert first[1] > 0
 
 
 def test_a_silent_unit_is_covered_by_nothing():
