@@ -1,7 +1,7 @@
 """The first pass: every probing image through the target once, of which each unit keeps its strongest.
 
-What is kept in memory does not grow with the number of images, but for 8 bytes each to know duplicates by, and is saved
-now and then, so that a killed pass goes on where it was.
+What is kept in memory does not grow with the number of images, but for 16 bytes each, to know duplicates by and for the
+lots of the sample, and is saved now and then, so that a killed pass goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dnd.files import write_atomic
 from dnd.keys import derive_seed
 from dnd.loading import Loaded, load_ahead
 from dnd.scratch import Matrix, Scratch
+from dnd.seen import Seen
 from dnd.watched import Watched, stack
 
 _SAVE_SHARE = 0.05
@@ -87,7 +88,7 @@ class Survey:
         """Images before this one are in."""
         self.unreadable: dict[str, str] = {}
         self.duplicates = 0
-        self._seen: set[int] = set()
+        self._seen = Seen()
         # Each image has a lot; the sample is the images with the lowest among those that can be read.
         self._lots = np.random.default_rng(derive_seed(seed, "sample")).permutation(n_images)
         self._sample_lots = np.full(sample, n_images)
@@ -111,9 +112,8 @@ class Survey:
         if loaded.tensor is None:
             self.unreadable[name] = loaded.problem
             return False
-        self.duplicates += loaded.content in self._seen
-        new = loaded.content not in self._seen
-        self._seen.add(loaded.content)
+        new = self._seen.add(loaded.content)
+        self.duplicates += not new
         return new
 
     def add(self, indices: list[int], pooled: Mapping[str, torch.Tensor]) -> None:
@@ -131,7 +131,7 @@ class Survey:
         facts = {"position": self.position, "unreadable": self.unreadable, "duplicates": self.duplicates}
         arrays: dict[str, npt.NDArray[Any]] = {
             "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
-            "seen": np.fromiter(self._seen, np.uint64) if not self.done else np.zeros(0, np.uint64),
+            "seen": self._seen.array() if not self.done else np.zeros(0, np.uint64),
             "lots": self._sample_lots,
             "images": self._sample_images,
         }
@@ -174,7 +174,7 @@ class Survey:
         for layer, tensors in found.items():
             vars(self.layers[layer]).update(tensors)
         self.position, self.unreadable, self.duplicates = facts["position"], facts["unreadable"], facts["duplicates"]
-        self._seen, self._sample_lots, self._sample_images = {int(content) for content in seen}, lots, images
+        self._seen, self._sample_lots, self._sample_images = Seen(seen), lots, images
         return self
 
 
