@@ -36,6 +36,8 @@ class Finding:
     """Of each exemplar, where they were put into groups."""
     groups_of_concepts: tuple[tuple[int, ...], ...] = ()
     """Which groups each candidate came from."""
+    unanswered: Mapping[int, str] = field(default_factory=dict)
+    """Groups that gave no candidates where others did, and why."""
 
 
 class Findings(Sequence[Finding]):

@@ -84,6 +84,8 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         record["sample"] = asdict(finding.sample)
     if finding.dropped:
         record["dropped"] = [{"concept": concept, "reason": reason} for concept, reason in finding.dropped.items()]
+    if finding.unanswered:
+        record["unanswered"] = [{"group": group, "reason": reason} for group, reason in finding.unanswered.items()]
     return record
 
 

@@ -88,6 +88,13 @@ class Dropped(_Part):
     reason: str
 
 
+class Unanswered(_Part):
+    """A group of exemplars that gave no candidates where others did."""
+
+    group: Count
+    reason: str
+
+
 class Record(_Part):
     """One unit."""
 
@@ -101,6 +108,7 @@ class Record(_Part):
     candidates: tuple[Candidate, ...]
     sample: Sample | None = None
     dropped: tuple[Dropped, ...] = ()
+    unanswered: tuple[Unanswered, ...] = ()
 
     @model_validator(mode="after")
     def _has_its_label(self) -> Record:

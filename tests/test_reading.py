@@ -176,7 +176,7 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=6,
 )
-PARTS = ["layer", "unit", "status", "labels", "reason", "exemplars", "candidates", "sample", "dropped"]
+PARTS = ["layer", "unit", "status", "labels", "reason", "exemplars", "candidates", "sample", "dropped", "unanswered"]
 INNER = ["concept", "score", "image", "activation", "source", "box", "boxes", "map", "view", "images", "caption"]
 NEAR = st.one_of(JSON, st.lists(st.dictionaries(st.sampled_from(INNER), JSON, max_size=6), max_size=2))
 ROWS = st.one_of(st.text(alphabet=',"\n\r01-.=labefidnsu\x00é', max_size=60), st.text(max_size=20))

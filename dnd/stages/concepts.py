@@ -32,9 +32,11 @@ def summary_requests(
     return found
 
 
-def concept_stage(job: Job, units: Sequence[Unit], requests: Callable[[Unit], Sequence[SummaryRequest]]) -> Ledger:
+def concept_stage(
+    job: Job, units: Sequence[Unit], requests: Callable[[Unit], Sequence[SummaryRequest]]
+) -> tuple[Ledger, dict[Unit, dict[int, str]]]:
     """By unit, its candidate concepts, each with the numbers of the unit's requests that it answers; units without an
-    answer are marked failed."""
+    answer are marked failed. And of units with some, why other requests have none, by their numbers."""
     backend, key = job.backend("summarizer")
     tally = job.tally("concepts", key)
     items, found = job.ledger(), job.ledger()
@@ -57,14 +59,17 @@ def concept_stage(job: Job, units: Sequence[Unit], requests: Callable[[Unit], Se
         lambda done: [{"key": key, "concepts": concepts} for key, _, concepts in done],
         lambda row: tuple(row["concepts"]),
     )
+    unanswered: dict[Unit, dict[int, str]] = {}
     for page in found.batches(1024):
         for name, (unit, keys) in page:
             answers = [items.get(key) or () for key in keys]
             if any(answers):
                 found.settle(name, merge(answers))
+                if not all(answers):
+                    unanswered[unit] = {i: tally.failures[keys[i]] for i, answer in enumerate(answers) if not answer}
             else:
                 job.failed[unit] = tally.failures[keys[0]]
-    return found
+    return found, unanswered
 
 
 def _key(request: SummaryRequest) -> str:

@@ -43,6 +43,8 @@ class Known:
     """Of each exemplar; empty without captions."""
     candidates: Ledger | None = None
     """By unit: {concept: numbers of the groups it came from}."""
+    unanswered: Mapping[Unit, Mapping[int, str]] = field(default_factory=dict)
+    """Groups of a unit that gave no candidates where others did, and why."""
     drawn: Ledger | None = None
     """By concept: digests of its images; None where none are drawn."""
     lacking: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +96,7 @@ def find_labels(job: Job, watched: Watched, identity: str, result: ExemplarResul
         known.groups_of = cluster_stage(job, watched, identity, result, known.left(units))
     if job.run.captioner.name != UNUSED:
         known.captions_of = caption_stage(job, result, known.left(units))
-    known.candidates = concept_stage(job, known.left(units), known.requests)
+    known.candidates, known.unanswered = concept_stage(job, known.left(units), known.requests)
     if job.run.generator.name != UNUSED:
         _draw(known, watched, identity, units)
     known.scores_of = score_stage(job, known.left(units), known.evidence)
@@ -141,7 +143,15 @@ def _finding(
     if unit in job.failed:
         label = Label(unit, "failed", (), job.failed[unit])
         ordinary, exemplars = result.ordinary(unit), result.exemplars(unit)
-        return Finding(label, exemplars, captions, tuple(answers), sample=ordinary, groups=groups)
+        return Finding(
+            label,
+            exemplars,
+            captions,
+            tuple(answers),
+            sample=ordinary,
+            groups=groups,
+            unanswered=known.unanswered.get(unit, {}),
+        )
     one, scores, least = known.evidence(unit), known.scores_of(unit), job.run.labels
     drives = tuple(drive(row, one.sample_activations) for row in one.activations if row.size)
     groups_of_concepts = tuple(answers[concept] for concept in one.concepts) if groups else ()
@@ -170,4 +180,5 @@ def _finding(
         result.ordinary(unit),
         groups,
         groups_of_concepts,
+        known.unanswered.get(unit, {}),
     )

@@ -67,6 +67,7 @@
     return dnd.el("section", { class: "candidates" }, dnd.el(level, { class: "title" }, "Candidates"),
       drawn ? dnd.el("p", { class: "note" }, `Each with the images of it from the generator${by(about, "generator")}, strongest first; figures and dots are the unit's activation on them.`) : null,
       dnd.el("ol", null, evidence.candidates.map((one) => candidate(one, evidence, one.concept === label, level === "h2" ? "h3" : "h4"))),
+      evidence.unanswered.map(([group, reason]) => dnd.el("p", { class: "note" }, `Group ${group + 1} gave no candidates: ${reason}`)),
       evidence.dropped.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(evidence.dropped.length, "candidate")} could not be judged`),
         dnd.el("ul", null, evidence.dropped.map(([concept, reason]) => dnd.el("li", null, dnd.el("b", null, concept), ": ", reason)))) : null);
   };
