@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 import dnd_fitting as fitting
 from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest
 from dnd_llama import LlamaConfig, LlamaSummarizer
-from dnd_llama.asking import Ask, AskingConfig, AskingSummarizer
+from dnd_llama.asking import Ask, AskingConfig, AskingSummarizer, accounts_for
 from dnd_llama.prompts import (
+    CONCEPT_PATTERN,
     BadAnswer,
     ListAnswer,
     concept_messages,
@@ -55,6 +56,10 @@ STARS = (
         ("black-and-white cats", "black-and-white cats"),
         ("1950s cars", "1950s cars"),
         ("Möwe", "möwe"),
+        ("ﬁsh", "fish"),
+        ("a the dog", "dog"),
+        ("The", "the"),
+        ("other animals", "other animals"),
     ],
 )
 def test_a_concept_is_read(answer: str, concept: str) -> None:
@@ -79,6 +84,7 @@ def test_a_concept_is_read(answer: str, concept: str) -> None:
         'a "red" star',
         "red_star",
         "these are dogs",
+        "x" * 81,
     ],
 )
 def test_what_is_no_concept_is_refused(answer: str) -> None:
@@ -119,9 +125,16 @@ def test_a_simplified_caption_is_one_line_no_longer_than_its_caption(answer: str
 def test_a_simplified_caption_adds_nothing() -> None:
     caption = "there is a brown dog lying on the grass by two fences"
     assert parse_simplified("Brown dog, grass, fence.", caption) == "brown dog, grass, fence"
-    for answer in ("brown cat, grass", "brown dog, grass, house", "red dog"):
+    assert parse_simplified("dog  on\tgrasses", caption) == "dog on grasses"
+    for answer in ("brown crow, grass", "dog, grassland", "brown cat, grass", "brown dog, grass, house", "red dog"):
         with pytest.raises(BadAnswer, match="adds"):
             parse_simplified(answer, caption)
+
+
+@pytest.mark.parametrize("answer", ["...", "dog, dog, dog, dog", "a dog\na dog"])
+def test_what_is_no_simplified_caption_is_refused(answer: str) -> None:
+    with pytest.raises(BadAnswer, match=r"words|longer"):
+        parse_simplified(answer, "a dog")
 
 
 # --- the conversation --------------------------------------------------------------------------------
@@ -175,6 +188,106 @@ def test_unreadable_answers_are_an_error_and_never_data() -> None:
         summarizer.summarize([SummaryRequest(("a",), 2, 1)])
 
 
+def test_the_error_shows_the_last_answer() -> None:
+    summarizer = Scripted("Sorry", "I cannot say.", asks=2)
+    with pytest.raises(ItemError, match=r"2 answers .* the last was 'I cannot say\.'"):
+        summarizer.summarize([SummaryRequest(("a",), 2, 1)])
+    with pytest.raises(ItemError, match="without captions"):
+        Scripted().summarize([SummaryRequest((), 2, 1)])
+
+
+@pytest.mark.parametrize(
+    ("n", "first", "second", "candidates"),
+    [
+        (1, ["dots"], ["ring"], ["dots"]),
+        (2, ["dots", "red dots"], ["ring"], ["dots", "ring"]),
+        (3, ["dots", "red dots", "blue dots"], ["red dots"], ["dots", "red dots", "blue dots"]),  # known already
+        (3, ["dots", "dots", "dots", "dots"], ["ring"], ["dots", "ring"]),
+    ],
+)
+def test_a_second_meaning_takes_one_place_of_few(
+    n: int, first: list[str], second: list[str], candidates: list[str]
+) -> None:
+    summarizer = Scripted(*first, *second, asks=len(first), second_asks=1)
+    assert summarizer.summarize([SummaryRequest(("red dots", "blue dots", "a ring"), n, 1)]) == [candidates]
+
+
+def test_a_second_meaning_is_asked_for_at_usual_length_with_new_seeds() -> None:
+    captions = ("red dots", "blue dots", "a cyan ring", "a ring")
+    summarizer = Scripted(*["dots"] * 2, *["ring"] * 2, asks=2, second_asks=2, temperature=0.7)
+    summarizer.summarize([SummaryRequest(captions, 4, 1)])
+    for ask in summarizer.asked[2:]:
+        assert sorted(ask.messages[-1]["content"].split("\n")[1:]) == ["- a cyan ring"] * 2 + ["- a ring"] * 2
+    assert len({ask.seed for ask in summarizer.asked}) == 4
+    assert {(ask.temperature, ask.pattern) for ask in summarizer.asked} == {(0.7, CONCEPT_PATTERN)}
+
+
+def test_where_a_concept_accounts_for_no_caption_nothing_more_is_asked() -> None:
+    summarizer = Scripted("animal", asks=1)
+    assert summarizer.summarize([SummaryRequest(("a dog", "a cat"), 1, 1)]) == [["animal"]]
+    assert len(summarizer.asked) == 1
+
+
+def test_seeds_are_of_the_request_and_of_each_ask() -> None:
+    summarizer = Scripted("dogs, cats", "cows, pigs", "dogs", "cows", asks=2, temperature=0.7)
+    summarizer.summarize([SummaryRequest(("a",), 2, 1)])
+    other = Scripted("dog", "cat", asks=2, temperature=0.7)
+    other.summarize([SummaryRequest(("a",), 2, 2)])
+    asked = [*summarizer.asked, *other.asked]
+    assert len({ask.seed for ask in asked}) == 6
+    assert {ask.temperature for ask in asked} == {0.7}
+
+
+def test_the_domain_is_asked_about() -> None:
+    for domain, said in (("general", False), ("land cover", True)):
+        summarizer = Scripted("water", asks=1, domain=domain)
+        summarizer.summarize([SummaryRequest(("a lake",), 1, 1)])
+        assert ("land-cover class" in summarizer.asked[0].messages[0]["content"]) == said
+
+
+@pytest.mark.parametrize(
+    ("concept", "caption", "whole"),
+    [
+        ("red dots", "A Red dot", True),
+        ("Dog", "two dogs", True),
+        ("red dot", "a blue dot", False),
+        ("bu", "a bus", False),  # too short to have a plural
+        ("cat", "cats", True),
+    ],
+)
+def test_a_concept_accounts_for_captions_with_all_its_words(concept: str, caption: str, whole: bool) -> None:
+    assert accounts_for(concept, caption) == whole
+
+
+def test_simplified_captions_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnd_llama.asking._REMEMBERED", 2)
+
+    class Rewriting(Scripted):
+        def answer(self, asks: Sequence[Ask]) -> list[str]:
+            self.asked += asks
+            return [ask.messages[-1]["content"].removeprefix("Caption: a ")[:3] for ask in asks]
+
+    def rewritten(*captions: str) -> list[str]:
+        summarizer.asked = []
+        summarizer.summarize([SummaryRequest(tuple(f"a {caption}" for caption in captions), 1, 1)])
+        *asked, last = [ask.messages[-1]["content"] for ask in summarizer.asked]
+        assert sorted(last.split("\n")[1:]) == [f"- {caption}" for caption in sorted(captions)]
+        return [text.removeprefix("Caption: a ") for text in asked]
+
+    summarizer = Rewriting(simplify=True, asks=1)
+    assert rewritten("cat", "ant", "bee") == ["ant", "bee", "cat"]  # more than that at once, in an order of their own
+    assert {ask.temperature for ask in summarizer.asked[:-1]} == {0.0}
+    assert rewritten("bee") == []
+    assert rewritten("dog") == ["dog"]
+    assert rewritten("bee") == []
+    assert rewritten("cat") == ["cat"]  # the one that was longest out of use
+
+
+def test_captions_are_told_on_one_line() -> None:
+    assert simplify_messages("a\n dog")[-1]["content"] == "Caption: a dog"
+    assert concept_messages(["a\n dog"])[-1]["content"] == "Captions:\n- a dog"
+
+
 def test_captions_are_shuffled_anew_for_every_ask() -> None:
     captions = tuple("abcdefgh")
     summarizer = Scripted(*["dog"] * 10, asks=5)
@@ -202,6 +315,9 @@ def test_a_caption_that_cannot_be_simplified_stays() -> None:
     summarizer = Scripted("I\ncannot", "dog", simplify=True, asks=1)
     summarizer.summarize([SummaryRequest(("a dog",), 1, 1)])
     assert summarizer.asked[1].messages[-1]["content"].endswith("- a dog")
+    summarizer.answers = ["dog"]
+    summarizer.summarize([SummaryRequest(("a dog",), 1, 2)])
+    assert len(summarizer.asked) == 3
 
 
 # --- the model ---------------------------------------------------------------------------------------

@@ -56,9 +56,9 @@ class _Unit:
 
     def rest(self) -> list[str]:
         """Those captions, repeated to the usual number; none where one concept accounts for all or for nothing."""
-        first = self.found.most_common(1)
-        rest = [caption for caption in self.captions if first and not accounts_for(first[0][0], caption)]
-        if not 0 < len(rest) < len(self.captions):
+        first = self.found.most_common(1)[0][0]
+        rest = [caption for caption in self.captions if not accounts_for(first, caption)]
+        if len(rest) == len(self.captions):
             return []
         return (rest * len(self.captions))[: len(self.captions)]
 
