@@ -43,6 +43,13 @@ def test_csv_and_jsonl_are_the_run_folders_own(run, tmp_path):
         assert (tmp_path / "out").read_bytes() == (run.folder / f"labels.{kind}").read_bytes()
 
 
+def test_a_label_of_several_lines_stays_as_it_is_in_csv_and_on_one_line_in_markdown(tmp_path):
+    run = RunFolder(finish(tmp_path / "run", {"fc/0": ["a\r\nlake\rb"]}))
+    export(run, "csv", tmp_path / "out")
+    assert b"a\r\nlake\rb" in (tmp_path / "out").read_bytes()
+    assert "".join(as_text(run, "markdown")).splitlines()[2:] == ["| fc/0 | a lake b | 0.90 |  |"]
+
+
 def test_the_references_table_is_what_eval_reads(run, tmp_path):
     file = tmp_path / "deep" / "table.csv"
     export(run, "reference", file)
@@ -138,6 +145,31 @@ def test_parquet_has_the_images_in_it(run, tmp_path):
     assert image.convert("RGB").getpixel((3, 3)) == (0, 9, 200)
     strongest = Image.open(io.BytesIO(first["synthetic"][0]["bytes"]))  # 0.5, the second drawn
     assert strongest.convert("RGB").getpixel((0, 0)) == (200, 9, 0)
+
+
+def test_parquet_gives_no_label_that_the_run_does_not_give(run, tmp_path):
+    file = run.folder / "labels.jsonl"
+    first, *rest = map(json.loads, file.read_text().splitlines())
+    first |= {"status": "uninterpretable", "exemplars": [{**one, "caption": None} for one in first["exemplars"]]}
+    file.write_text("".join(json.dumps(line) + "\n" for line in (first, *rest)))
+    export(RunFolder(run.folder), "parquet", tmp_path / "deep" / "x.parquet")
+    row = pq.read_table(tmp_path / "deep" / "x.parquet").to_pylist()[0]
+    assert (row["status"], row["label"], row["score"], row["label_2"]) == ("uninterpretable", None, None, None)
+    assert row["captions"] == [""] * EXEMPLARS
+    assert row["candidates"] == ["lake", "sea, calm"]
+
+
+def test_a_parquet_file_that_cannot_be_written_is_said(run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot write .*x\.parquet"):
+        export(run, "parquet", tmp_path / "file" / "x.parquet")
+
+
+def test_an_image_in_the_place_of_another_is_not_exported(run, tmp_path):
+    one, another, *_ = run.store.folder.glob("images/*/*.png")
+    one.write_bytes(another.read_bytes())
+    with pytest.raises(UsageError, match="not all in its store"):
+        export(run, "parquet", tmp_path / "x.parquet")
 
 
 def test_datasets_decodes_the_images(run, tmp_path, monkeypatch):
