@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnd.api import Unit
-from dnd.calibration import Calibration, CalibrationFile, Fitted, read_off
+from dnd.calibration import Calibration, CalibrationFile, Fitted, absolute, read_off
 from dnd.cli import cli
 from dnd.errors import UsageError
 from dnd.evaluation.calibrate import fit_isotonic, fit_platt, judge
@@ -167,6 +167,8 @@ def test_another_scorer_drops_the_calibration_and_least_score_of_the_run_file(tm
         ({"later": [[0.1, 0.6], [0.2, 0.5]]}, "later"),
         ({"first": []}, "first"),
         ({"first": [[0.1, 1.5]]}, "first"),
+        ({"first": [[0.1, -0.5]]}, "first"),
+        ({"first": [[float("nan"), 0.5]]}, "first"),
         ({"format": 2}, "format"),
         ({"surprise": 1}, "surprise"),
     ],
@@ -179,10 +181,35 @@ def test_a_file_that_is_no_calibration_is_refused_by_what_is_wrong(
         _ = CalibrationFile(str(file)).content
 
 
-@pytest.mark.parametrize("name", ["package:nowhere/x.json", "package:dnd_runfiles/../x.json", "package:dnd_runfiles"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "package:nowhere/x.json",
+        "package:dnd_runfiles/../x.json",
+        "package:dnd_runfiles",
+        "package:/x.json",
+        "package:no.where/x.json",
+    ],
+)
 def test_a_file_of_a_package_stays_inside_it(name: str) -> None:
     with pytest.raises(UsageError, match="there is no package:"):
         _ = CalibrationFile(name).path
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*c\.json: No such file"):
+        _ = CalibrationFile(str(tmp_path / "c.json")).content
+    (tmp_path / "c.json").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"cannot read .*c\.json: 'utf-8' codec"):
+        _ = CalibrationFile(str(tmp_path / "c.json")).content
+
+
+def test_a_run_file_names_a_calibration_for_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert absolute("c.json") == str(tmp_path / "c.json")
+    assert absolute("~/c.json") == str(tmp_path / "home" / "c.json")
+    assert absolute("package:a/c.json") == "package:a/c.json"
 
 
 # --- fitting -----------------------------------------------------------------------------------------

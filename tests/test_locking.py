@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,12 +12,13 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 import toys
 
 from dnd.errors import StoreError, UsageError
-from dnd.locking import LOCK, only_here
+from dnd.locking import LOCK, HeldError, held, only_here
 from dnd.pipeline import execute
 
 
@@ -61,6 +64,50 @@ def test_a_dead_holder_blocks_nobody(tmp_path: Path) -> None:
     with only_here(tmp_path / "run"):
         pass
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_lock_that_its_holder_took_away_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, path = fcntl.flock, tmp_path / LOCK
+
+    def late(file: IO[str], how: int) -> None:
+        monkeypatch.setattr("fcntl.flock", plain)
+        path.unlink()
+        plain(file, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with held(path), pytest.raises(HeldError, match=f"process {os.getpid()} "), held(path):
+        pass
+
+
+def test_what_a_dead_holder_wrote_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text('{"pid": 1, "host": "another", "since": 0}')
+    with held(tmp_path / LOCK), pytest.raises(HeldError, match=f"process {os.getpid()} "), held(tmp_path / LOCK):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
+@pytest.mark.parametrize("text", ["", "3", "{}", '{"since": "x"}'])
+def test_a_holder_that_does_not_say_who_it_is(
+    tmp_path: Path, number: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / LOCK).write_text(text)
+    with pytest.raises(HeldError, match="has not said which"), held(tmp_path / LOCK):
+        pass
+
+
+def test_a_full_disk_or_a_lock_taken_away_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dnd.locking.json.dump", full)
+    with held(tmp_path / LOCK):
+        with pytest.raises(HeldError), held(tmp_path / LOCK):
+            pass
+        (tmp_path / LOCK).unlink()
 
 
 def test_a_folder_that_nothing_came_into_goes_again(tmp_path: Path) -> None:

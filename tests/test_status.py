@@ -135,6 +135,12 @@ def test_the_heartbeat_tells_how_the_run_ended(tmp_path: Path, error: BaseExcept
     assert read_status(tmp_path)["state"] == state
 
 
+def test_an_error_that_says_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), Heartbeat(tmp_path, Meter(Console(quiet=True)), []):  # noqa: PT011
+        raise ValueError
+    assert read_status(tmp_path)["message"] == "ValueError"
+
+
 def test_a_run_whose_process_is_gone_is_dead(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
@@ -238,6 +244,16 @@ def test_the_second_signal_stops_at_once(kind: signal.Signals, capfd: pytest.Cap
         assert signal.getsignal(kind) == signal.SIG_DFL
     finally:
         signal.signal(kind, before)
+
+
+def test_a_terminal_that_is_gone_does_not_keep_a_run_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with stop_on_signals() as stopped, monkeypatch.context() as patch:
+        patch.setattr("dnd.stopping.os.write", gone)
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped()
 
 
 def test_under_nohup_a_run_goes_on() -> None:
