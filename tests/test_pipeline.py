@@ -248,6 +248,24 @@ def test_a_candidate_that_cannot_be_drawn_is_dropped_and_the_rest_are_judged(
     assert {candidate["concept"] for candidate in line["candidates"]} == {"red", "blue"}
 
 
+def test_a_unit_none_of_whose_candidates_can_be_drawn_has_failed_and_a_silent_one_keeps_its_evidence(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = toys.Generator.generate
+
+    def generate(self: Any, requests: Any) -> list[Any]:
+        drawn = zip(requests, plain(self, requests), strict=True)
+        return [None if r.concept == "green" else image for r, image in drawn]
+
+    monkeypatch.setattr(toys.Generator, "generate", generate)
+    result = label(photos, tmp_path / "run", concepts={"n": 1}, labels={"min_score": 2.0})
+    assert result.labels[1].status == "failed"
+    assert result.labels[1].reason == "images: not an image but NoneType"
+    assert "explains too little" in result.labels[0].reason
+    silent = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[3])
+    assert (len(silent["exemplars"]), silent["sample"]["n"]) == (4, 12)
+
+
 def test_a_unit_that_overflows_on_synthetic_images_fails_alone(photos: Path, tmp_path: Path) -> None:
     class Overflow(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
