@@ -222,6 +222,17 @@ def test_what_is_no_answer_fails_its_unit_with_the_reason(
     assert result.exit_code == 3
 
 
+def draw_for_green(bad: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the generator give `bad` for this concept."""
+    plain = toys.Generator.generate
+
+    def generate(self: Any, requests: Any) -> list[Any]:
+        drawn = zip(requests, plain(self, requests), strict=True)
+        return [bad if r.concept == "green" else image for r, image in drawn]
+
+    monkeypatch.setattr(toys.Generator, "generate", generate)
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -233,13 +244,7 @@ def test_what_is_no_answer_fails_its_unit_with_the_reason(
 def test_a_candidate_that_cannot_be_drawn_is_dropped_and_the_rest_are_judged(
     bad: Any, reason: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = toys.Generator.generate
-
-    def generate(self: Any, requests: Any) -> list[Any]:
-        drawn = zip(requests, plain(self, requests), strict=True)
-        return [bad if r.concept == "green" else image for r, image in drawn]
-
-    monkeypatch.setattr(toys.Generator, "generate", generate)
+    draw_for_green(bad, monkeypatch)
     result = label(photos, tmp_path / "run")
     assert [one.labels[0][0] for one in result.labels if one.unit.index in (0, 2)] == ["red", "blue"]
     assert result.exit_code == 0
@@ -251,13 +256,7 @@ def test_a_candidate_that_cannot_be_drawn_is_dropped_and_the_rest_are_judged(
 def test_a_unit_none_of_whose_candidates_can_be_drawn_has_failed_and_a_silent_one_keeps_its_evidence(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = toys.Generator.generate
-
-    def generate(self: Any, requests: Any) -> list[Any]:
-        drawn = zip(requests, plain(self, requests), strict=True)
-        return [None if r.concept == "green" else image for r, image in drawn]
-
-    monkeypatch.setattr(toys.Generator, "generate", generate)
+    draw_for_green(None, monkeypatch)
     result = label(photos, tmp_path / "run", concepts={"n": 1}, labels={"min_score": 2.0})
     assert result.labels[1].status == "failed"
     assert result.labels[1].reason == "images: not an image but NoneType"
