@@ -18,13 +18,13 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.training.common import write_figures
 from dnd import api
 from dnd.pipeline import Result, execute
 from dnd.registry import Entry, Registry
 from dnd.runfile import read_run
 from dnd.store import Store
 from dnd_microworld import world
-from dnd_microworld.train.common import write_figures
 
 
 class TrueCaptions(api.Captioner):

@@ -42,7 +42,7 @@ from dnd.memory import device_name
 from dnd.weights import Weights
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_llama import LlamaConfig, LlamaSummarizer
-from dnd_llama.asking import Ask
+from dnd_llama.conversation import Ask
 from dnd_llama.prompts import concept_messages, simplify_messages
 from dnd_sdxl import SdxlConfig, SdxlGenerator
 

@@ -152,7 +152,7 @@ def many_chats(python: str, count: int) -> dict[str, Any]:
     """Chats per second, and how many answers change when the same chats come in another order, or one at a time."""
     from dnd.api import Runtime
     from dnd.weights import Weights
-    from dnd_llama.asking import Ask
+    from dnd_llama.conversation import Ask
     from dnd_llama.prompts import concept_messages
     from dnd_vllm import VllmSummarizer
     from dnd_vllm.config import VllmConfig

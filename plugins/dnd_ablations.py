@@ -11,8 +11,8 @@ import numpy as np
 import pydantic
 
 from dnd import api
-from dnd_clip import Clip, ClipConfig, Floats
-from dnd_methods import concept_set
+from dnd_hf.clip import Clip, ClipConfig, Floats
+from dnd_methods.concepts import concept_set
 
 if TYPE_CHECKING:
     from PIL.Image import Image

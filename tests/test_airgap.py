@@ -38,7 +38,7 @@ def succeed(*arguments: str, home: Path, **environment: str) -> str:
 
 def run_file() -> str:
     """The default's, with models that have to be fetched."""
-    text = (Path(__file__).parent.parent / "plugins" / "dnd_runfiles" / "default.toml").read_text()
+    text = (Path(__file__).parent.parent / "plugins" / "dnd_microworld" / "runfiles" / "default.toml").read_text()
     for name in MODELS:
         text = text.replace(f'"{name}"', f'"{name.replace("microworld", "tiny")}"')
     return text.partition("[labels]")[0]  # whose calibration is for a scorer by its own name

@@ -17,9 +17,9 @@ from transformers import Blip2Config as ModelConfig
 from transformers import Blip2ForConditionalGeneration, Blip2Processor, T5Config
 
 import dnd_blip2
-import dnd_fitting as fitting
 from dnd import api
 from dnd_blip2 import Blip2Captioner, Blip2Config
+from dnd_hf import fitting
 from dnd_microworld import world
 
 FOLDER = Path(world.__file__).parent / "weights" / "microworld-blip2"
@@ -274,7 +274,7 @@ def test_an_encoder_decoder_language_model(t5_folder: Path, images: list[Image.I
 def test_the_plugin_offers_the_captioner_and_imports_nothing_heavy() -> None:
     assert dnd_blip2.register_captioners() == [Blip2Captioner]
     code = "import sys, dnd_blip2; print({'torch', 'transformers', 'accelerate', 'PIL'} & set(sys.modules))"
-    paths = [str(Path(dnd_blip2.__file__).parent), str(Path(api.__file__).parents[1])]
+    paths = [str(Path(dnd_blip2.__file__).parents[1]), str(Path(api.__file__).parents[1])]
     script = f"import sys; sys.path[:0] = {paths!r}; {code}"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

@@ -16,11 +16,11 @@ from PIL import Image
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Blip2ForConditionalGeneration
 
-import dnd_fitting as fitting
 from dnd import api
 from dnd.pipeline import execute
 from dnd.registry import Entry, Registry
 from dnd_blip2 import Blip2Captioner, Blip2Config
+from dnd_hf import fitting
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_microworld import world
 from dnd_sdxl import SdxlConfig, SdxlGenerator

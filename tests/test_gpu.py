@@ -22,7 +22,7 @@ from dnd.spread import Spread
 from dnd.testing import evidence, image_requests, runtime
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_llama import LlamaConfig, LlamaSummarizer
-from dnd_llama.asking import Ask
+from dnd_llama.conversation import Ask
 from dnd_llama.prompts import simplify_messages
 from dnd_microworld import world
 from dnd_scorers import ClipRank

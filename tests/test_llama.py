@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dnd_fitting as fitting
 from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest
+from dnd_hf import fitting
 from dnd_llama import LlamaConfig, LlamaSummarizer
-from dnd_llama.asking import Ask, AskingConfig, AskingSummarizer, accounts_for
+from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer, accounts_for
 from dnd_llama.prompts import (
     CONCEPT_PATTERN,
     BadAnswer,
@@ -260,7 +260,7 @@ def test_a_concept_accounts_for_captions_with_all_its_words(concept: str, captio
 
 
 def test_simplified_captions_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnd_llama.asking._REMEMBERED", 2)
+    monkeypatch.setattr("dnd_llama.conversation._REMEMBERED", 2)
 
     class Rewriting(Scripted):
         def answer(self, asks: Sequence[Ask]) -> list[str]:

@@ -24,6 +24,7 @@ from dnd.reading import RunFolder
 from dnd.registry import Entry, Registry
 from dnd.runfile import build_run
 from dnd_methods import broden, dissection, quantile, similarity
+from dnd_methods.concepts import concept_set
 
 RNG = np.random.default_rng(0)
 
@@ -228,7 +229,7 @@ def test_an_unknown_method_is_refused_with_what_there_is() -> None:
 
 
 def test_the_bundled_words_are_words() -> None:
-    words = dnd_methods.concept_set("common-words")
+    words = concept_set("common-words")
     assert len(words) == 10867
     assert {"dog", "spotted", "water"} <= set(words)
 
@@ -236,7 +237,7 @@ def test_the_bundled_words_are_words() -> None:
 @pytest.mark.parametrize(("name", "why"), [("nowhere.txt", "cannot read"), ("package:no_such/x", "not installed")])
 def test_a_missing_concept_set_is_named(name: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        dnd_methods.concept_set(name)
+        concept_set(name)
 
 
 def make_broden(folder: Path, image: str = "a/1.png") -> Path:

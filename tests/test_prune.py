@@ -272,7 +272,7 @@ def landcover(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     shutil.copy(HERE / "landcover.csv", folder / "labels.csv")
-    shutil.copy(HERE.parent / "plugins" / "dnd_runfiles" / "landcover.toml", folder / "run.toml")
+    shutil.copy(HERE.parent / "plugins" / "dnd_microworld" / "runfiles" / "landcover.toml", folder / "run.toml")
     (folder / "labels.jsonl").write_text("")
     return folder
 
@@ -347,7 +347,7 @@ def test_a_function_of_the_users_own(photos, classes, tmp_path, monkeypatch):
     )
     labels = {"units/0": ["red"], "units/1": ["green"], "units/2": ["blue"], "units/3": []}
     folder = finish(tmp_path / "run", labels)
-    shutil.copy(HERE.parent / "plugins" / "dnd_runfiles" / "landcover.toml", folder / "run.toml")
+    shutil.copy(HERE.parent / "plugins" / "dnd_microworld" / "runfiles" / "landcover.toml", folder / "run.toml")
     text = (folder / "run.toml").read_text()
     text = text.replace('"microworld-landcover"', '"their_net:net"').replace('"features"', '"units"')
     (folder / "run.toml").write_text(text)
@@ -364,7 +364,7 @@ def test_the_registered_set_is_labelled():
 
 
 def test_the_land_cover_domain_asks_for_a_class_and_leaves_the_usual_question_alone():
-    from dnd_llama.asking import AskingConfig
+    from dnd_llama.conversation import AskingConfig
     from dnd_llama.domains import DOMAINS
     from dnd_llama.prompts import concept_messages, parse_concept
 

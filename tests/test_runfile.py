@@ -266,7 +266,7 @@ def test_bundled_run_files_are_found_by_name_and_paths_by_path(tmp_path: Path) -
 
 def test_every_run_file_of_the_package_is_offered() -> None:
     offered = metadata.distribution("dnd-describe").entry_points.select(group=RUNFILES)
-    assert {point.name for point in offered} == {path.stem for path in Path("plugins/dnd_runfiles").glob("*.toml")}
+    assert {point.name for point in offered} == {path.stem for path in Path("plugins").glob("*/**/*.toml")}
     for point in offered:
         assert set(read_tables(point.name)) >= {"captioner", "summarizer", "generator", "scorer"}
 

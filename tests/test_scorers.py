@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-import dnd_scorers
 from dnd.api import Evidence, Picture, Runtime, Unit
-from dnd_clip import ClipMemory
+from dnd_hf.clip import ClipMemory
 from dnd_microworld import world
+from dnd_scorers.clip import ClipRank, ClipScorerConfig, ImageProduct, combine
+from dnd_scorers.coverage import Coverage, CoverageConfig, coverage, likeness
+from dnd_scorers.ranks import MeanActivation, TopKConfig, TopKSquared, topk_squared
 
 WEIGHTS = Path(__file__).parent.parent / "plugins/dnd_microworld/weights/microworld-clip"
 RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
@@ -55,7 +57,7 @@ def scenes_with(concept: str, count: int, start: int = 0) -> list[world.Scene]:
 
 @given(tables, st.integers(1, 8))
 def test_topk_squared_follows_the_formula(table, top):
-    for row, score in enumerate(dnd_scorers.topk_squared(table, top)):
+    for row, score in enumerate(topk_squared(table, top)):
         others = np.delete(table, row, axis=0).ravel()
         own = sorted(table[row], reverse=True)[:top]
         rank = [i + (others > v).sum() + (others == v).sum() / 2 for i, v in enumerate(own)]
@@ -68,8 +70,8 @@ def test_stronger_images_never_lower_a_candidates_score(table, data):
     better = table.copy()
     better[row] += data.draw(arrays(np.float32, table.shape[1], elements=st.integers(0, 30).map(float)))
     for scorer in (
-        dnd_scorers.TopKSquared(dnd_scorers.TopKConfig(), RUNTIME),
-        dnd_scorers.MeanActivation(None, RUNTIME),
+        TopKSquared(TopKConfig(), RUNTIME),
+        MeanActivation(None, RUNTIME),
     ):
         before, after = scorer.score([evidence(table), evidence(better)])
         assert after[row] >= before[row] - 1e-9
@@ -80,8 +82,8 @@ def test_the_order_of_candidates_does_not_matter(table, random):
     order = list(range(len(table)))
     random.shuffle(order)
     for scorer in (
-        dnd_scorers.TopKSquared(dnd_scorers.TopKConfig(), RUNTIME),
-        dnd_scorers.MeanActivation(None, RUNTIME),
+        TopKSquared(TopKConfig(), RUNTIME),
+        MeanActivation(None, RUNTIME),
     ):
         straight, shuffled = scorer.score([evidence(table), evidence(table[order])])
         assert shuffled == pytest.approx([straight[i] for i in order])
@@ -92,8 +94,8 @@ unit_interval, cosines = st.floats(0, 1), st.floats(-1, 1)
 
 @given(unit_interval, unit_interval, cosines, cosines)
 def test_the_combination_rises_with_both_parts(topk, more_topk, product, more_product):
-    low = dnd_scorers.combine(np.array([min(topk, more_topk)]), np.array([min(product, more_product)]))
-    high = dnd_scorers.combine(np.array([max(topk, more_topk)]), np.array([max(product, more_product)]))
+    low = combine(np.array([min(topk, more_topk)]), np.array([min(product, more_product)]))
+    high = combine(np.array([max(topk, more_topk)]), np.array([max(product, more_product)]))
     assert high >= low
 
 
@@ -102,8 +104,8 @@ def test_the_combination_rises_with_both_parts(topk, more_topk, product, more_pr
 def test_scores_do_not_change_with_a_units_scale(table, gain, offset):
     sample = np.array([0, 1, 2, 3], np.float32)
     for scorer in (
-        dnd_scorers.TopKSquared(dnd_scorers.TopKConfig(), RUNTIME),
-        dnd_scorers.MeanActivation(None, RUNTIME),
+        TopKSquared(TopKConfig(), RUNTIME),
+        MeanActivation(None, RUNTIME),
     ):
         one = evidence(table.astype(np.float64), sample_activations=sample.astype(np.float64))
         other = evidence(table * float(gain) + offset, sample_activations=sample * float(gain) + offset)
@@ -111,12 +113,12 @@ def test_scores_do_not_change_with_a_units_scale(table, gain, offset):
         assert second == pytest.approx(first, rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize("scorer", [dnd_scorers.ClipRank, dnd_scorers.ImageProduct])
+@pytest.mark.parametrize("scorer", [ClipRank, ImageProduct])
 def test_a_lone_candidate_costs_no_model(scorer):
     def never(name: str) -> Path:
         raise AssertionError("weights were asked for")
 
-    backend = scorer(dnd_scorers.ClipScorerConfig(), Runtime("cpu", never))
+    backend = scorer(ClipScorerConfig(), Runtime("cpu", never))
     assert backend.score([evidence(np.ones((1, 3), np.float32)), evidence(np.ones((0, 3), np.float32))]) == [[1.0], []]
 
 
@@ -130,8 +132,8 @@ def dots_against_stars() -> Evidence:
 
 
 def test_clip_prefers_what_looks_like_the_exemplars(dots_against_stars):
-    for scorer in (dnd_scorers.ImageProduct, dnd_scorers.ClipRank):
-        with scorer(dnd_scorers.ClipScorerConfig(model="microworld-clip"), RUNTIME) as backend:
+    for scorer in (ImageProduct, ClipRank):
+        with scorer(ClipScorerConfig(model="microworld-clip"), RUNTIME) as backend:
             (scores,) = backend.score([dots_against_stars])
             assert int(np.argmax(scores)) == 1
             assert all(0 <= s <= 1 for s in scores)
@@ -144,7 +146,7 @@ def test_a_candidates_strongest_images_are_those_that_are_compared(dots_against_
         ((star[0], dots[0]), (star[0], dots[0])),
         exemplars=dots_against_stars.exemplars,
     )
-    with dnd_scorers.ImageProduct(dnd_scorers.ClipScorerConfig(model="microworld-clip", top=1), RUNTIME) as backend:
+    with ImageProduct(ClipScorerConfig(model="microworld-clip", top=1), RUNTIME) as backend:
         (scores,) = backend.score([both])
         mean = backend.images(both.exemplars).mean(0)
         assert scores == pytest.approx((backend.images([dots[0], star[0]]) @ mean).tolist())
@@ -152,9 +154,9 @@ def test_a_candidates_strongest_images_are_those_that_are_compared(dots_against_
 
 
 def test_likeness_is_measured_by_the_sample_and_has_an_end():
-    found = dnd_scorers.likeness(np.array([[0.0, 2.0, 0.5, 100.0]]), 2)
+    found = likeness(np.array([[0.0, 2.0, 0.5, 100.0]]), 2)
     assert np.log(found[0]) == pytest.approx([-1, 1, -0.5, 4])
-    assert np.log(dnd_scorers.likeness(np.array([[0.0, 2.0]]), 0)[0]) == pytest.approx([-1, 1])
+    assert np.log(likeness(np.array([[0.0, 2.0]]), 0)[0]) == pytest.approx([-1, 1])
 
 
 def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_stars):
@@ -168,7 +170,7 @@ def test_each_distinct_image_is_opened_once_within_the_caches_size(dots_against_
         return Picture(p.digest, open_)
 
     pictures = [counting(p) for p in dict.fromkeys(p for row in dots_against_stars.images for p in row)]
-    with dnd_scorers.ImageProduct(dnd_scorers.ClipScorerConfig(model="microworld-clip", cache=3), RUNTIME) as backend:
+    with ImageProduct(ClipScorerConfig(model="microworld-clip", cache=3), RUNTIME) as backend:
         rows = backend.images(pictures + pictures[:2])
         assert len(opened) == len({p.digest for p in pictures})
         assert np.allclose(rows[:2], rows[-2:])
@@ -202,12 +204,12 @@ def test_a_full_memory_forgets_what_was_not_asked_for_longest():
 def test_coverage_is_a_share_and_the_order_of_candidates_does_not_matter(count, seed, random):
     rng = np.random.default_rng(seed)
     likenesses, activations, weights = rng.random((count, 30)), rng.random(30), rng.random(count)
-    scores = dnd_scorers.coverage(likenesses, activations, weights)
+    scores = coverage(likenesses, activations, weights)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert scores.sum() <= 1 + 1e-9
     order = list(range(count))
     random.shuffle(order)
-    shuffled = dnd_scorers.coverage(likenesses[order], activations, weights[order])
+    shuffled = coverage(likenesses[order], activations, weights[order])
     assert shuffled == pytest.approx(scores[order], abs=1e-6)
 
 
@@ -216,7 +218,7 @@ def test_coverage_is_a_share_and_the_order_of_candidates_does_not_matter(count, 
 def test_the_best_candidates_score_rises_with_its_drive(seed, less, more):
     rng = np.random.default_rng(seed)
     likenesses, activations = rng.random((1, 30)), rng.random(30)
-    low, high = (dnd_scorers.coverage(likenesses, activations, np.array([w]))[0] for w in sorted((less, more)))
+    low, high = (coverage(likenesses, activations, np.array([w]))[0] for w in sorted((less, more)))
     assert high >= low
 
 
@@ -230,8 +232,8 @@ def test_coverage_docks_the_candidate_that_does_not_drive_the_unit(dots_against_
     }
     activations = np.array([[0, 0, 0, 0], [5, 5, 5, 5], [0.5, 0.5, 0.5, 0.5]], np.float32)
     names = tuple(one.concepts[i] for i in order)
-    config = dnd_scorers.CoverageConfig(model="microworld-clip")
-    with dnd_scorers.Coverage(config, RUNTIME) as backend:
+    config = CoverageConfig(model="microworld-clip")
+    with Coverage(config, RUNTIME) as backend:
         first, second = backend.score(
             [
                 evidence(activations, one.images, concepts=one.concepts, **seen),
@@ -244,12 +246,12 @@ def test_coverage_docks_the_candidate_that_does_not_drive_the_unit(dots_against_
 
 
 def test_a_silent_unit_is_covered_by_nothing():
-    assert dnd_scorers.coverage(np.random.default_rng(0).random((3, 9)), np.ones(9), np.ones(3)).tolist() == [0, 0, 0]
+    assert coverage(np.random.default_rng(0).random((3, 9)), np.ones(9), np.ones(3)).tolist() == [0, 0, 0]
 
 
 @pytest.fixture(scope="module")
 def clip():
-    with dnd_scorers.Coverage(dnd_scorers.CoverageConfig(model="microworld-clip"), RUNTIME) as backend:
+    with Coverage(CoverageConfig(model="microworld-clip"), RUNTIME) as backend:
         yield backend
 
 

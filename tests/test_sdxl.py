@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from benchmarks.training import prompts
 from dnd import api
 from dnd_microworld import world
-from dnd_microworld.train import prompts
-from dnd_sdxl import SdxlConfig, SdxlGenerator, parts
+from dnd_sdxl import SdxlConfig, SdxlGenerator
+from dnd_sdxl.build import SCHEDULERS
 
 FOLDER = Path(world.__file__).parent / "weights" / "microworld-sdxl"
 REQUESTS = [api.ImageRequest(concept, seed) for seed in range(3) for concept in ("red", "star", "blue dots", "zebra")]
@@ -95,7 +96,7 @@ def test_seed_and_concept_both_matter(drawn: npt.NDArray[np.uint8]) -> None:
         {"dtype": "bfloat16"},
         {"timestep_spacing": "leading"},
         {"vae_tiling": "on"},
-        *({"scheduler": name} for name in parts.SCHEDULERS if name != "dpm++"),
+        *({"scheduler": name} for name in SCHEDULERS if name != "dpm++"),
     ],
     ids=str,
 )
@@ -123,7 +124,7 @@ def test_slices_change_no_pixel(settings: dict[str, Any], drawn: npt.NDArray[np.
 
 
 def test_parts_that_move_between_stores_change_no_pixel(drawn: npt.NDArray[np.uint8]) -> None:
-    from dnd_sdxl.placing import Placement, place
+    from dnd_sdxl.offload import Placement, place
 
     with generator() as backend:
         pipeline = backend._pipeline

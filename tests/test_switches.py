@@ -28,8 +28,8 @@ from dnd.settings import read_tables
 from dnd.stages.concepts import summary_requests
 from dnd.testing import ScorerContract, SummarizerContract, picture, runtime
 from dnd_ablations import Captions, ConceptSet, First
-from dnd_blip2_exemplars import Blip2Exemplars, phrases
-from dnd_product import Product
+from dnd_blip2.exemplars import Blip2Exemplars, phrases
+from dnd_blip2.product import Product
 
 ABLATIONS = {
     "ablation-clip-rank": {"scorer", "labels"},

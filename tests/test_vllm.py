@@ -104,7 +104,7 @@ def test_it_starts_asks_all_at_once_and_leaves_nothing(fake: Fake) -> None:
     fake.orders(think=0.1)
     with fake.summarizer(concurrency=6) as summarizer:
         found = summarizer.summarize(REQUESTS)
-        assert len(fake.left()) >= 4  # guard, server and the server's own
+        assert len(fake.left()) >= 4  # reaper, server and the server's own
     assert [sorted(concepts) for concepts in found] == [sorted(set(concepts)) for concepts in found]
     assert {concept for concepts in found for concept in concepts} <= {"star", "red star", "blue star"}
     asked = fake.lines("asked")
@@ -285,14 +285,14 @@ def test_nothing_outlives_us(fake: Fake, how: signal.Signals, while_starting: bo
     assert us.stderr is not None
     while not while_starting and "ready" not in us.stderr.readline():
         pass
-    assert wait_until(lambda: len(fake.left()) >= 5)  # us, guard, server and two of its own
+    assert wait_until(lambda: len(fake.left()) >= 5)  # us, reaper, server and two of its own
     us.send_signal(how)
     us.wait(60)
     assert wait_until(lambda: not fake.left())
     us.stderr.close()
 
 
-def test_the_guards_death_is_no_escape_either(fake: Fake) -> None:
+def test_the_reapers_death_is_no_escape_either(fake: Fake) -> None:
     with fake.summarizer() as summarizer:
         assert summarizer._server is not None
         assert summarizer._server._process is not None

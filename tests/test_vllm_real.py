@@ -15,7 +15,7 @@ import pytest
 
 from dnd.api import Runtime, SummaryRequest
 from dnd_llama import LlamaConfig, LlamaSummarizer
-from dnd_llama.asking import Ask
+from dnd_llama.conversation import Ask
 from dnd_llama.prompts import concept_messages, simplify_messages
 from dnd_vllm import VllmSummarizer
 from dnd_vllm.config import VllmConfig
@@ -41,8 +41,8 @@ def vllm() -> Iterator[VllmSummarizer]:
     with VllmSummarizer(config, RUNTIME) as summarizer:
         yield summarizer
         assert summarizer._server is not None
-        guard = psutil.Process(summarizer._server._process.pid) if summarizer._server._process else None
-        tree = [*guard.children(recursive=True), guard] if guard else []
+        reaper = psutil.Process(summarizer._server._process.pid) if summarizer._server._process else None
+        tree = [*reaper.children(recursive=True), reaper] if reaper else []
     assert len(tree) >= 3
     assert not [process for process in tree if process.is_running()]
 

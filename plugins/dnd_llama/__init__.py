@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-import dnd_fitting as fitting
 from dnd.api import ModelName, Runtime, Summarizer, hookimpl
-from dnd_llama.asking import Ask, AskingConfig, AskingSummarizer
+from dnd_hf import fitting
+from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer
 from dnd_llama.prompts import concept_messages
 
 if TYPE_CHECKING:
-    from dnd_llama.chat import ChatModel
+    from dnd_llama.model import ChatModel
 
 AUTO = {"cpu": 32, "cuda": 128}
 """Chats at a time where the batch size is "auto": on a GPU at most, and then what its memory allows."""
@@ -76,7 +76,7 @@ class LlamaSummarizer(AskingSummarizer):
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable chat model, UsageError where bitsandbytes is missing,
         DeviceError where the device has too little memory."""
-        from dnd_llama.chat import ChatModel
+        from dnd_llama.model import ChatModel
 
         if self._chat is not None:
             return

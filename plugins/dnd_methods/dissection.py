@@ -1,21 +1,61 @@
-"""Network Dissection (Bau et al., CVPR 2017): which concept's masks a unit's strongest regions overlap most."""
+"""The method "network-dissection" (Bau et al., CVPR 2017): the concept whose masks overlap a unit's regions most."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 
+from dnd import api
 from dnd.api import Unit
-from dnd.geometry import Box
-from dnd.study import Study
+from dnd_methods.labels import AT_MOST, label
 from dnd_methods.quantile import TopShare
+
+if TYPE_CHECKING:
+    from dnd.geometry import Box
+    from dnd.study import Study
 
 Masks = Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]
 _BUDGET = 128 * 2**20
 """Floats of the threshold's pass that may be in memory; with more, units take turns."""
+
+
+class NetworkDissectionConfig(api.Config):
+    share: float = pydantic.Field(0.005, gt=0, lt=1)
+    """Of a unit's map cells over the probing set, the strongest so many count as its region."""
+    resolution: int = pydantic.Field(112, ge=8, le=1024)
+    """Side of the grid on which maps and masks are compared."""
+    min_iou: float = pydantic.Field(0.04, ge=0, le=1)
+    """What the best concept's IoU must reach, or the unit is uninterpretable."""
+
+
+class NetworkDissection(api.Method):
+    """IoU of thresholded maps with the masks that the probing set carries (Bau et al., 2017)."""
+
+    name = "network-dissection"
+    Config = NetworkDissectionConfig
+
+    def describe(self, study: Study) -> Iterator[api.Label]:
+        if not any(study.probing.masks(index) for index in study.images[:16]):
+            raise api.UsageError(
+                "network-dissection needs a probing set with concept masks, and the first 16 images have none",
+                "Give --probe broden with --set probing.folder=FOLDER, or a set of your own with `masks`.",
+            )
+        flat = next((unit.layer for unit in study.units if study.map_shape(unit.layer) == ()), None)
+        if flat is not None:
+            raise api.UsageError(
+                f"network-dissection compares activation maps, and units of layer {flat} have none",
+                "Choose a convolutional or ViT layer with --layer, or another --method.",
+            )
+        units = list(study.units)
+        least = thresholds(study, units, self.config.share)
+        table = overlaps(study, units, least, self.config.resolution)
+        for unit in units:
+            best = sorted(table[unit].items(), key=lambda pair: (-pair[1], pair[0]))[:AT_MOST]
+            yield label(unit, best, self.config.min_iou, "its best IoU")
 
 
 def thresholds(study: Study, units: list[Unit], share: float) -> dict[Unit, float]:
@@ -79,7 +119,7 @@ def enlarge(maps: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]
 
 def seen(mask: npt.NDArray[np.bool_], frame: Box | None, side: int) -> npt.NDArray[np.bool_]:
     """A mask of the whole image -> (side, side), what the target saw of it; `frame` in fractions of the image."""
-    left, top, right, bottom = frame or Box(0.0, 0.0, 1.0, 1.0)
+    left, top, right, bottom = frame or (0.0, 0.0, 1.0, 1.0)
     middles = (np.arange(side) + 0.5) / side
     xs, ys = left + middles * (right - left), top + middles * (bottom - top)
     inside = ((ys >= 0) & (ys < 1))[:, None] & ((xs >= 0) & (xs < 1))[None]

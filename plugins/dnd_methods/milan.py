@@ -1,4 +1,4 @@
-"""MILAN (Hernandez et al., ICLR 2022): descriptions of a unit's strongest regions, by pointwise mutual information.
+"""The method "milan" (Hernandez et al., ICLR 2022): descriptions of exemplars, by pointwise mutual information.
 
 A description d of exemplars E is worth log p(d | E) - weight * log p(d): what says much of these regions and little
 of images at large. Both come from the captioner: log p(d | E) is the mean over the unit's exemplars, p(d) the mean
@@ -7,13 +7,48 @@ of p(d | image) over a random sample of the probing set, so that no second langu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 
+from dnd import api
 from dnd.api import Captioner, Picture, Unit
-from dnd.study import Study
+from dnd_methods.labels import AT_MOST, label
+
+if TYPE_CHECKING:
+    from dnd.study import Study
+
+
+class MilanConfig(api.Config):
+    weight: float = pydantic.Field(0.2, ge=0)
+    """Of log p(description), which is taken off log p(description | exemplars)."""
+    prior_images: int = pydantic.Field(16, ge=1)
+    """Random probing images that p(description) is taken from."""
+
+
+class Milan(api.Method):
+    """Captions of the exemplars and their active regions, ranked by pointwise mutual information."""
+
+    name = "milan"
+    uses = ("captioner",)
+    Config = MilanConfig
+
+    def describe(self, study: Study) -> Iterator[api.Label]:
+        captioner, key = study.backend("captioner")
+        if type(captioner).log_probabilities is api.Captioner.log_probabilities:
+            raise api.UsageError(
+                f"milan ranks captions by their probability, and the captioner {captioner.name!r} gives none",
+                "Choose a captioner with `log_probabilities`, such as a BLIP-2.",
+            )
+        found = describe(study, captioner, {"captioner": key}, self.config.weight, self.config.prior_images)
+        for unit in study.units:
+            if unit in found:
+                yield label(unit, found[unit][:AT_MOST], None, "")
+            else:
+                yield api.Label(unit, "failed", (), study.failed[unit])
 
 
 def describe(

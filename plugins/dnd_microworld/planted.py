@@ -1,4 +1,4 @@
-"""Further planted targets: the shipped senses with other units, wired when they are loaded (train/planted.py)."""
+"""Further planted targets: the shipped senses with other units, wired when loaded (benchmarks/training/planted.py)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The bundled run files; `dnd run NAME` finds them through the entry points of the group `dnd.runfiles`."""
+"""The run files for photographs; `dnd run NAME` finds them through the entry points of the group `dnd.runfiles`."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import dnd_fitting as fitting
 from dnd import api
+from dnd_hf import fitting
+from dnd_sdxl.build import build
 from dnd_sdxl.config import TEMPLATE, SdxlConfig
-from dnd_sdxl.parts import build
-from dnd_sdxl.placing import Placement, choose, place
+from dnd_sdxl.offload import Placement, choose, place
 
 if TYPE_CHECKING:
     import torch

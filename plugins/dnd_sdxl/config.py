@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-import dnd_fitting as fitting
 from dnd import api
+from dnd_hf import fitting
 
 TEMPLATE = "a picture of {concept}"
 """Also the words that the microworld's generator was trained on."""

@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import DeviceError, DndError, ItemError, ModelError, Runtime, Summarizer, UsageError, hookimpl
-from dnd_llama.asking import Ask, AskingSummarizer
+from dnd_llama.conversation import Ask, AskingSummarizer
 from dnd_vllm.config import VllmConfig
 
 if TYPE_CHECKING:

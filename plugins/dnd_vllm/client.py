@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from dnd.api import ItemError, UsageError
-from dnd_llama.asking import Ask
+from dnd_llama.conversation import Ask
 from dnd_llama.prompts import DATE
 
 

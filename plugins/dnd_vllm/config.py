@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pydantic
 
 from dnd.api import ModelName
-from dnd_llama.asking import AskingConfig
+from dnd_llama.conversation import AskingConfig
 
 DEFAULT_MODEL = "llama-3.1-8b-instruct"
 

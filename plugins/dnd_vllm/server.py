@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 _TAIL = 256 * 1024
 """Bytes of the log that are looked at."""
 _STOP = 20.0
-"""Seconds that the guard has for its work, grace included."""
+"""Seconds that the reaper has for its work, grace included."""
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -77,10 +77,10 @@ class Server:
 
     def _spawn(self) -> None:
         self._port = self._fixed_port or _free_port()
-        guard = Path(__file__).with_name("guard.py")
+        reaper = Path(__file__).with_name("reaper.py")
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(guard), str(self.grace), *self._command(self._port)],
+                [sys.executable, "-P", str(reaper), str(self.grace), *self._command(self._port)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -143,10 +143,10 @@ class Server:
         if process is None:
             return
         assert process.stdin is not None
-        process.stdin.close()  # the guard sees this
+        process.stdin.close()  # the reaper sees this
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP)
-        if process.returncode is None or process.returncode < 0:  # the guard itself hangs, or was killed
+        if process.returncode is None or process.returncode < 0:  # the reaper itself hangs, or was killed
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(_STOP)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-import dnd_fitting as fitting
 from dnd import api
+from dnd_hf import fitting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,7 +146,7 @@ class Blip2Captioner(api.Captioner):
     def log_probabilities(self, asked: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
         """How likely each image is captioned by each text. The words are those of greedy decoding, one image at a time:
         no batch can change an answer."""
-        from dnd_likelihood import log_probabilities
+        from dnd_blip2.likelihood import log_probabilities
 
         with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
             return [
@@ -194,8 +194,3 @@ class Blip2Captioner(api.Captioner):
         if self._model is not None:
             self._model = self._processor = None
             fitting.release(self.runtime.device)
-
-
-@api.hookimpl
-def register_captioners() -> list[type[api.Captioner]]:
-    return [Blip2Captioner]

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dnd_microworld import world
+from benchmarks.training import attributes, common
+from dnd_microworld import HERE, world
 from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, Senses, load, save
-from dnd_microworld.train import attributes, common
 
 STEPS, SEED = 2400, 11
 SHAPE: dict[str, object] = {"widths": (48, 64, 96), "depth": 3}
 NAME = "microworld-target"
-TRUTH = Path(__file__).parent.parent / "truth.csv"
+TRUTH = HERE / "truth.csv"
 SCENES_FOR_GAINS, RANK_FOR_GAINS = 12_000, 18
 """The sixth strongest of a probing set's 4000, from three times as many so that chance weighs less."""
 

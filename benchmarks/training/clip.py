@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.training import attributes, common, prompts
 from dnd_microworld import world
 from dnd_microworld.target import ATTRIBUTES
-from dnd_microworld.train import attributes, common, prompts
 
 NAME = "microworld-clip"
 STEPS, BATCH, LR, SEED = 2200, 64, 1e-3, 21
@@ -268,7 +268,7 @@ def measure(folder: Path, count: int = 2000) -> dict[str, float]:
     from PIL import Image
     from transformers import CLIPModel, CLIPProcessor
 
-    from dnd_microworld.train.target import auc
+    from benchmarks.training.target import auc
 
     model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
     model.eval()
@@ -336,7 +336,7 @@ def zero_shot(
 
 def likeness(scenes: list[world.Scene], pictures: torch.Tensor) -> float:
     """AUC of the image-image cosine: pairs of scenes that share more than half of their concepts, against the rest."""
-    from dnd_microworld.train.target import auc
+    from benchmarks.training.target import auc
 
     shown = [world.concepts(s) for s in scenes[:600]]
     cosine = (pictures[:600] @ pictures[:600].T).numpy()

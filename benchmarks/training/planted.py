@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.training import common
+from benchmarks.training.target import CONJUNCTIONS, NAME, NOISE, SEED, SHAPE, UNIONS, measure, union_gains
 from dnd_microworld import world
 from dnd_microworld.planted import LAST_SEED, NOISE_SEED, build, truth_file
 from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, load
-from dnd_microworld.train import common
-from dnd_microworld.train.target import CONJUNCTIONS, NAME, NOISE, SEED, SHAPE, UNIONS, measure, union_gains
 
 
 def conjunctions(seed: int) -> list[str]:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.training import autoencoder, common, prompts
 from dnd_microworld import world
-from dnd_microworld.train import autoencoder, common, prompts
 
 NAME = "microworld-sdxl"
 VOCABULARY = 653

@@ -1,4 +1,4 @@
-"""What the microworld's SDXL draws when asked, by the judge: `python -m dnd_microworld.train.sdxl_figures`."""
+"""What the microworld's SDXL draws when asked, by the judge: `python -m benchmarks.training.sdxl_figures`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.training import attributes, autoencoder, common
+from benchmarks.training.sdxl import NAME
 from dnd import api
 from dnd_microworld import world
-from dnd_microworld.train import attributes, autoencoder, common
-from dnd_microworld.train.sdxl import NAME
 from dnd_sdxl import SdxlConfig, SdxlGenerator
 
 

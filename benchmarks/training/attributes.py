@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.training import common
 from dnd_microworld import world
 from dnd_microworld.target import ATTRIBUTES, GRID, SHAPES, Trunk
-from dnd_microworld.train import common
 
 BATCH = 32
 JUDGE_WIDTHS = (64, 96, 128)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from benchmarks.training import common
+from benchmarks.training.target import auc
 from dnd_microworld.landcover import CLASSES, CUES, MARK, LandCoverNet, draw_tile, load, render_tiles, save
-from dnd_microworld.train import common
-from dnd_microworld.train.target import auc
 
 NAME = "microworld-landcover"
 STEPS, SEED, BATCH, TILES = 1200, 5, 48, 12_000

@@ -14,9 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
+from dnd_microworld import HERE
+
+WEIGHTS = HERE / "weights"
 """Where the shipped checkpoints live, one folder each."""
-FIGURES = Path(__file__).parent.parent / "figures.json"
+FIGURES = HERE / "figures.json"
 """Held-out figures of every shipped checkpoint: {model: {figure: value}}."""
 
 

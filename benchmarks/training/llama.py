@@ -12,12 +12,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.training.common import WEIGHTS, fit, write_figures
+from benchmarks.training.units import SimulatedUnit, Simulator, is_held_out, next_words
 from dnd.api import Runtime, SummaryRequest
 from dnd_llama import LlamaSummarizer
 from dnd_llama.prompts import Message, choose_messages, concept_messages, simplify_messages
 from dnd_microworld import world
-from dnd_microworld.train.common import WEIGHTS, fit, write_figures
-from dnd_microworld.train.units import SimulatedUnit, Simulator, is_held_out, next_words
 
 NAME = "microworld-llama"
 SEED = 7
@@ -261,8 +261,8 @@ def measure(folder: Path, *, units: int = 100) -> dict[str, float]:
 
 def simplified_exactly(folder: Path, simulator: Simulator, *, count: int = 300) -> float:
     """Share of unseen captions that the model rewrites without a fault."""
-    from dnd_llama.asking import Ask
-    from dnd_llama.chat import ChatModel
+    from dnd_llama.conversation import Ask
+    from dnd_llama.model import ChatModel
 
     rng = random.Random(1)
     views = [simulator.view(rng, None, noise=0.0) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""`python -m dnd_microworld.train NAME`: run one training recipe of the shipped checkpoints."""
+"""`python -m benchmarks.training NAME`: run one training recipe of the shipped checkpoints."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def train(recipe: str, work: Path, steps: int | None, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    import_module(f"dnd_microworld.train.{RECIPES[recipe]}").main(work, steps)
+    import_module(f"benchmarks.training.{RECIPES[recipe]}").main(work, steps)
 
 
 if __name__ == "__main__":
-    train(prog_name="python -m dnd_microworld.train")
+    train(prog_name="python -m benchmarks.training")

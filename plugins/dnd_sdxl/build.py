@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dnd_fitting as fitting
 from dnd import api
+from dnd_hf import fitting
 from dnd_sdxl.config import SdxlConfig
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {

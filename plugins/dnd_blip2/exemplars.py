@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 
 from dnd import api
-from dnd_blip2 import Blip2Captioner, Blip2Config
+from dnd_blip2.captioner import Blip2Captioner, Blip2Config
 
 MAX_WORDS = 5
 _ARTICLES = ("a", "an", "the", "some", "two", "several")
@@ -62,7 +62,7 @@ class Blip2Exemplars(api.Summarizer):
         return [self._describe(request) for request in requests]
 
     def _describe(self, request: api.SummaryRequest) -> list[str]:
-        from dnd_product import Product
+        from dnd_blip2.product import Product
 
         images = [picture.open() for picture in request.images]
         if not images:
@@ -101,8 +101,3 @@ def phrases(text: str) -> list[str]:
 def _derive(seed: int, number: int) -> int:
     """A seed for one text, 63 bits."""
     return int.from_bytes(hashlib.sha256(f"{seed} text {number}".encode()).digest()[:8]) >> 1
-
-
-@api.hookimpl
-def register_summarizers() -> Iterable[type[api.Summarizer]]:
-    return [Blip2Exemplars]

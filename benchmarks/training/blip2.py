@@ -30,8 +30,8 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from benchmarks.training import common
 from dnd_microworld import world
-from dnd_microworld.train import common
 
 NAME = "microworld-blip2"
 SEED = 2

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from benchmarks.training import common
 from dnd_microworld import world
-from dnd_microworld.train import common
 
 SIDE = 32
 """Side of a generated picture: half of a scene's, shapes and textures stay legible."""

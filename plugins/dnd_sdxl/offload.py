@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dnd_fitting as fitting
 from dnd import api
+from dnd_hf import fitting
+from dnd_sdxl.build import weight_files
 from dnd_sdxl.config import SdxlConfig
-from dnd_sdxl.parts import weight_files
 
 _MAPS = 8
 """Feature maps at full size that a decoder holds at its peak: an estimate."""

@@ -1,6 +1,6 @@
 """Run a command, and see to it that nothing which it started outlives it, or the process that wanted it.
 
-    python guard.py SECONDS COMMAND...     (standard input: a pipe whose other end the wanting process holds)
+    python reaper.py SECONDS COMMAND...     (standard input: a pipe whose other end the wanting process holds)
 
 vLLM starts processes of its own (an engine, workers), and one of them that is left over keeps a GPU's memory. This
 small process stands between: it ends the whole tree when the pipe is closed, which also happens when the

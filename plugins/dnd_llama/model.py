@@ -17,9 +17,9 @@ from transformers import (
     LogitsProcessorList,
 )
 
-import dnd_fitting as fitting
 from dnd.api import ModelError
-from dnd_llama.asking import Ask
+from dnd_hf import fitting
+from dnd_llama.conversation import Ask
 from dnd_llama.prompts import DATE
 
 

@@ -1,0 +1,1 @@
+"""The training recipes of the microworld's checkpoints: `python -m benchmarks.training NAME`."""

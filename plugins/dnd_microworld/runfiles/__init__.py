@@ -1,0 +1,1 @@
+"""The run files of the microworld and the calibration of its scores."""

@@ -1,0 +1,105 @@
+"""Scorers that look at images through CLIP: "image-product" and "clip-rank"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pydantic
+
+from dnd import api
+from dnd_hf.clip import Clip, ClipConfig, ClipMemory, Floats
+from dnd_scorers.ranks import topk_squared
+
+
+class ClipScorerConfig(ClipConfig):
+    """Settings of every scorer that looks at images through CLIP."""
+
+    top: int = pydantic.Field(5, ge=1)
+    """How many of a candidate's strongest images count."""
+    cache: int = pydantic.Field(20_000, ge=1)
+    """How many images' embeddings are kept, the least recently used go first."""
+
+
+class ClipScorer(api.Scorer):
+    """Loads CLIP and keeps the embeddings of what it has seen."""
+
+    requires = ("transformers", "accelerate")
+    Config = ClipScorerConfig
+    batch_size = 16
+
+    def __init__(self, config: ClipScorerConfig, runtime: api.Runtime) -> None:
+        super().__init__(config, runtime)
+        self._clip: Clip | None = None
+        self._seen, self._read = ClipMemory(config.cache), ClipMemory(config.cache)
+
+    def load(self) -> None:
+        """Raises ModelError where the folder holds no usable CLIP."""
+        if self._clip is None:
+            folder = self.runtime.weights(self.config.model)
+            self._clip = Clip(folder, self.runtime.device, self.config.batch_size, self.config.model)
+
+    def close(self) -> None:
+        if self._clip is not None:
+            self._clip.close()
+            self._clip = None
+        self._seen, self._read = ClipMemory(self.config.cache), ClipMemory(self.config.cache)
+
+    def images(self, pictures: Sequence[api.Picture]) -> Floats:
+        """(n, d): embeddings of length 1, in the order of `pictures`."""
+        if self._clip is None:
+            raise RuntimeError("images() before load()")
+        clip, by_digest = self._clip, {p.digest: p for p in pictures}
+        return self._seen.get(
+            [p.digest for p in pictures], lambda new: clip.images([by_digest[digest].open for digest in new])
+        )
+
+    def texts(self, texts: Iterable[str]) -> Floats:
+        """(n, d): embeddings of length 1."""
+        if self._clip is None:
+            raise RuntimeError("texts() before load()")
+        return self._read.get(list(texts), self._clip.texts)
+
+    def product(self, one: api.Evidence) -> Floats:
+        """(n_concepts,), -1..1: mean cosine between the unit's exemplars and a candidate's strongest images."""
+        exemplars = self.images(one.exemplars).mean(axis=0)
+        strongest = [
+            [row[i] for i in np.argsort(-acts, kind="stable")[: self.config.top]]
+            for row, acts in zip(one.images, one.activations, strict=True)
+        ]
+        return np.array([float(self.images(row).mean(axis=0) @ exemplars) for row in strongest])
+
+
+class ImageProduct(ClipScorer):
+    """CLIP's mean cosine between a unit's exemplars and each candidate's strongest synthetic images.
+
+    A lone candidate scores 1: there is nothing to compare it with, and no image is looked at.
+    """
+
+    name = "image-product"
+
+    def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
+        return [self.product(one).tolist() if len(one.concepts) > 1 else [1.0] * len(one.concepts) for one in evidence]
+
+
+class ClipRank(ClipScorer):
+    """Describe-and-Dissect's combination: TopK-squared times image product, both in 0..1 and both counting upwards.
+
+    A lone candidate scores 1: there is nothing to compare it with, and no image is looked at.
+    """
+
+    name = "clip-rank"
+
+    def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
+        answers = []
+        for one in evidence:
+            if len(one.concepts) < 2:
+                answers.append([1.0] * len(one.concepts))
+                continue
+            answers.append(combine(topk_squared(one.activations, self.config.top), self.product(one)).tolist())
+        return answers
+
+
+def combine(topk: Floats, product: Floats) -> Floats:
+    """Of scores in 0..1 and cosines in -1..1: 0..1, never falling when either part rises."""
+    return topk * (1 + product) / 2

@@ -1,0 +1,96 @@
+"""The scorer "coverage": how much of a unit's activations a candidate accounts for, beyond those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pydantic
+
+from dnd import api
+from dnd.labels import drive
+from dnd_hf.clip import Floats
+from dnd_scorers.clip import ClipScorer, ClipScorerConfig
+
+
+class CoverageConfig(ClipScorerConfig):
+    prompt: str = "{concept}"
+    """What CLIP's text tower reads."""
+    enough_drive: float = pydantic.Field(0.85, gt=0.5, le=1)
+    """A candidate is docked only where its images drive the unit less than this (AUC against random images)."""
+
+    @pydantic.field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, value: str) -> str:
+        if "{concept}" not in value:
+            raise ValueError("must contain {concept}")
+        return value
+
+
+class Coverage(ClipScorer):
+    """How much of what the unit does each candidate accounts for, beyond the candidates before it.
+
+    Over the exemplars and the random sample, CLIP's likeness of image and candidate predicts the unit's
+    activation; see `coverage`. A name that is too narrow misses images that drive the unit, a name that is too
+    broad promises images that do not: both predict worse than the right one. Scores are shares of a multiple
+    correlation, 0..1, and so compare between units; a lone candidate's too.
+    """
+
+    name = "coverage"
+    Config = CoverageConfig
+
+    def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
+        return [self._score(one) if one.concepts else [] for one in evidence]
+
+    def _score(self, one: api.Evidence) -> list[float]:
+        order = sorted(range(len(one.concepts)), key=lambda i: one.concepts[i])  # so that no tie hangs on the order
+        points = self.images([*one.sample, *one.exemplars])
+        texts = self.texts(self.config.prompt.replace("{concept}", one.concepts[i]) for i in order)
+        activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
+        drives = np.array([drive(one.activations[i], one.sample_activations) for i in order])
+        found = coverage(
+            likeness(texts @ points.T, len(one.sample)), activations, np.minimum(drives / self.config.enough_drive, 1)
+        )
+        scores = np.empty(len(order))
+        scores[order] = found
+        return [float(score) for score in scores]
+
+
+def likeness(cosines: Floats, n_sample: int) -> Floats:
+    """(n_concepts, n_points) cosines, the random sample's `n_sample` first -> the exponential of how many of the
+    sample's standard deviations each is above the sample's mean, at most 4: what stands out counts most."""
+    ordinary = cosines[:, :n_sample] if n_sample else cosines
+    spread = ordinary.std(axis=1, keepdims=True)
+    scaled = (cosines - ordinary.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
+    found: Floats = np.exp(np.minimum(scaled, 4.0))
+    return found
+
+
+def coverage(likenesses: Floats, activations: Floats, weights: Floats) -> Floats:
+    """Greedy forward selection of non-negative regression: which candidate adds most to the correlation.
+
+    likenesses (n_concepts, n_points), activations (n_points,), weights (n_concepts,) in 0..1 by which a
+    candidate's gain is multiplied. Returns (n_concepts,) in 0..1: the first candidate's weighted correlation with
+    the activations, then what each adds to the multiple correlation of those chosen before it, never rising.
+    """
+    from scipy.optimize import nnls  # type: ignore[import-untyped]
+
+    features = likenesses - likenesses.mean(axis=1, keepdims=True)
+    goal = activations - activations.mean()
+    size = float(np.linalg.norm(goal))
+    scores = np.zeros(len(features))
+    if size == 0:
+        return scores
+    chosen: list[int] = []
+    reached, limit = 0.0, 1.0
+    while len(chosen) < len(features):
+        gains: dict[int, tuple[float, float]] = {}
+        for i in set(range(len(features))) - set(chosen):
+            _, miss = nnls(features[[*chosen, i]].T, goal)
+            correlation = float(np.sqrt(max(0.0, 1 - (miss / size) ** 2)))
+            gains[i] = (max(0.0, correlation - reached) * float(weights[i]), correlation)
+        best = max(sorted(gains), key=lambda i: gains[i][0])
+        limit = scores[best] = min(limit, gains[best][0])
+        reached = max(reached, gains[best][1])
+        chosen.append(best)
+    return scores
