@@ -1,28 +1,27 @@
-"""The models of the run file `full` with random weights: the shapes are the published ones, the weights mean nothing.
+"""The models of the run file `full` without weights: the shapes are those of the published checkpoints.
 
-Speed and memory do not depend on what weights say. `tiny` has the same classes at a size that a test can afford.
+`tiny` has the same classes at a size that a test can afford. random_weights.py writes them to disk.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from dnd.digests import sha256_of
-from dnd.lockfile import LockedFile, LockedModel, write_lock
-from dnd_microworld import world
-
-MODELS = {"blip2": "blip2-opt-2.7b", "llama": "llama-3.1-8b-instruct", "sdxl": "sdxl-base-1.0"}
-"""Backend -> its model in models.lock."""
-_TOKENIZERS = Path(world.__file__).parent / "weights"
-_WORDS, _QUERIES = {"tiny": 300, "full": 50304}, {"tiny": 4, "full": 32}
-_IMAGE_TOKEN = 4
+MODELS = {
+    "blip2": "blip2-opt-2.7b",
+    "llama": "llama-3.1-8b-instruct",
+    "sdxl": "sdxl-base-1.0",
+    "clip": "clip-vit-large-patch14",
+}
+"""Architecture -> its model in models.lock."""
+N_WORDS, N_QUERIES = {"tiny": 300, "full": 50304}, {"tiny": 4, "full": 32}
+"""BLIP-2's vocabulary and query tokens."""
+IMAGE_TOKEN = 4
+SIDE = {"tiny": 28, "full": 224}
+"""Pixels of BLIP-2's and CLIP's square input."""
+N_PLACES = {"tiny": 20, "full": 77}
+"""Tokens that CLIP's text towers read."""
 
 _VISION = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -77,24 +76,35 @@ _TEXT = {
 }
 
 
-def model_name(backend: str, size: str) -> str:
+_CLIP: dict[str, dict[str, dict[str, int]]] = {
+    "tiny": {"text_config": _TEXT["tiny"][0], "vision_config": _VISION["tiny"]},
+    "full": {
+        "text_config": _TEXT["full"][0],
+        "vision_config": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+        | {"num_attention_heads": 16},
+    },
+}
+_ENDS = {"bos_token_id": 651, "eos_token_id": 652}
+"""Of the microworld's CLIP tokenizer."""
+
+
+def model_name(architecture: str, size: str) -> str:
     """The full-size one takes the name of the real one, so that its rates count for it."""
-    return MODELS[backend] if size == "full" else f"{size}-{MODELS[backend]}"
+    return MODELS[architecture] if size == "full" else f"{size}-{MODELS[architecture]}"
 
 
 def blip2_model(size: str) -> Any:
     """BLIP-2 with OPT-2.7b."""
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
-    side = {"tiny": 28, "full": 224}[size]
     width = _VISION[size]["hidden_size"]
-    text = {"vocab_size": _WORDS[size], "word_embed_proj_dim": _OPT[size]["hidden_size"], **_OPT[size]}
+    text = {"vocab_size": N_WORDS[size], "word_embed_proj_dim": _OPT[size]["hidden_size"], **_OPT[size]}
     config = Blip2Config(
-        vision_config={"image_size": side, "patch_size": 14, **_VISION[size]},
+        vision_config={"image_size": SIDE[size], "patch_size": 14, **_VISION[size]},
         qformer_config={"encoder_hidden_size": width, "cross_attention_frequency": 2, **_QFORMER[size]},
         text_config={"model_type": "opt", "max_position_embeddings": 2048, **text},
-        num_query_tokens=_QUERIES[size],
-        image_token_index=_IMAGE_TOKEN,
+        num_query_tokens=N_QUERIES[size],
+        image_token_index=IMAGE_TOKEN,
     )
     return Blip2ForConditionalGeneration(config)
 
@@ -108,20 +118,32 @@ def llama_model(size: str) -> Any:
     return LlamaForCausalLM(LlamaConfig(**_LLAMA[size], **ids, **rope, rms_norm_eps=1e-5, tie_word_embeddings=False))
 
 
+def clip_model(size: str) -> Any:
+    """CLIP ViT-L/14."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text, vision = _CLIP[size]["text_config"], _CLIP[size]["vision_config"]
+    return CLIPModel(
+        CLIPConfig(
+            text_config={**text, "vocab_size": 49408, "max_position_embeddings": N_PLACES[size], **_ENDS},
+            vision_config={**vision, "image_size": SIDE[size], "patch_size": 14},
+            projection_dim=text["hidden_size"],
+        )
+    )
+
+
 def sdxl_parts(size: str) -> dict[str, Callable[[], Any]]:
     """Each part of SDXL, made when called."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    places = {"tiny": 20, "full": 77}[size]
     first, second = (
         CLIPTextConfig(
             **{"hidden_act": "quick_gelu", **text},
             vocab_size=49408,
-            max_position_embeddings=places,
+            max_position_embeddings=N_PLACES[size],
             projection_dim=text["hidden_size"],
-            bos_token_id=651,  # of the microworld's tokenizer
-            eos_token_id=652,
+            **_ENDS,
         )
         for text in _TEXT[size]
     )
@@ -140,85 +162,6 @@ def sdxl_parts(size: str) -> dict[str, Callable[[], Any]]:
             latent_channels=4,
             layers_per_block=2,
             scaling_factor=0.13025,
-            force_upcast=True,
+            force_upcast=False,  # sdxl-vae-fp16-fix
         ),
     }
-
-
-# --- to disk ------------------------------------------------------------------------------------------
-
-
-def save(backend: str, size: str, device: str, folder: Path) -> None:
-    """A random model of a backend, drawn on the device, in half precision as safetensors with what it needs."""
-    folder.mkdir(parents=True)
-    {"blip2": _save_blip2, "llama": _save_llama, "sdxl": _save_sdxl}[backend](size, device, folder)
-
-
-def _drawn(build: Callable[[], Any], device: str) -> Any:
-    """A model in float16 whose weights are drawn on the device, as its class begins a training."""
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float16)
-    try:
-        torch.manual_seed(0)
-        with torch.device(device):
-            return build()
-    finally:
-        torch.set_default_dtype(usual)
-
-
-def _save_blip2(size: str, device: str, folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import Blip2Processor, PreTrainedTokenizerFast
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-
-    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *(f"w{number}" for number in range(_WORDS[size] - 5))]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=["<image>"], **named)
-    side = {"tiny": 28, "full": 224}[size]
-    pictures = BlipImageProcessorPil(size={"height": side, "width": side})
-    Blip2Processor(pictures, tokenizer, num_query_tokens=_QUERIES[size]).save_pretrained(folder)
-    _drawn(lambda: blip2_model(size), device).save_pretrained(folder)
-
-
-def _save_llama(size: str, device: str, folder: Path) -> None:
-    for file in (_TOKENIZERS / "microworld-llama").iterdir():
-        if file.name.startswith(("tokenizer", "chat_template")):
-            shutil.copy(file, folder)
-    _drawn(lambda: llama_model(size), device).save_pretrained(folder)
-
-
-def _save_sdxl(size: str, device: str, folder: Path) -> None:
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
-    from transformers import CLIPTokenizer
-
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
-    )
-    length = {"tiny": 20, "full": 77}[size]
-    tokenizer = CLIPTokenizer.from_pretrained(_TOKENIZERS / "microworld-sdxl" / "tokenizer", model_max_length=length)
-    parts = {name: _drawn(build, device) for name, build in sdxl_parts(size).items()}
-    pipeline = StableDiffusionXLPipeline(
-        **parts, tokenizer=tokenizer, tokenizer_2=tokenizer, scheduler=scheduler, add_watermarker=False
-    )
-    pipeline.save_pretrained(folder)
-
-
-@contextmanager
-def lent(backend: str, size: str, device: str, work: Path | None) -> Iterator[dict[str, str]]:
-    """A store with one random model and its models.lock, as environment variables; gone afterwards."""
-    with tempfile.TemporaryDirectory(dir=work) as place:
-        store, name = Path(place), model_name(backend, size)
-        save(backend, size, device, store / name)
-        files = tuple(
-            LockedFile(path=path.relative_to(store / name).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
-            for path in sorted((store / name).rglob("*"))
-            if path.is_file()
-        )
-        entry = LockedModel(
-            name=name, role="random", source=f"hub:random/weights@{0:040}", licence="none", gated=False, files=files
-        )
-        write_lock(store / "random.lock", {name: entry})
-        yield {"DND_MODELS": place, "DND_LOCK": str(store / "random.lock"), "DND_CACHE": str(store / "cache")}

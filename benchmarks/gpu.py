@@ -1,262 +1,167 @@
-"""BLIP-2, Llama-3.1-8B and SDXL at full size with random weights, through the real plugins: speed, memory, and
-whether each gives all of it back before the next.
+"""Everything that a GPU can tell within ten minutes: the tests that need one, the microworld's labels against those of
+a CPU, and the large models at full size.
 
-    python benchmarks/gpu.py                       # on a GPU: `pytest -m gpu`, then all of it at full size;
-                                                   # writes benchmarks/results/gpu-<its name>.json
-    python benchmarks/gpu.py --size tiny --device cpu --out tiny.json
+    python benchmarks/gpu.py                                        # all of it, into benchmarks/results/gpu-<its name>
+    python benchmarks/gpu.py --parts llama,sdxl --rounds 1          # some of it, added to what is there
+    python benchmarks/gpu.py --size tiny --device cpu --out out --cpu-labels labels.csv --parts blip2,microworld
 
-Each model is drawn on the device, saved (17 GB on disk at most at a time; --work chooses where), pinned in a
-models.lock of its own, and loaded by its plugin from there. `dnd run --dry-run --rates FILE` reads the result: a list
-of one object per measurement. The first object tells of the machine instead.
-
-Random weights never end an answer early: BLIP-2's captions have all of their 32 tokens, and Llama's answers 16, about
-the mean of a rewritten caption and of a concept. The target and the scorer are not measured.
+Parts run one after the other, each in a process of its own with a file of its own, so that a time limit loses nothing:
+`tests` (`pytest -m gpu`), `microworld` (the default run; where no labels.csv of a CPU is given, it runs there too), and
+the models of full_size.py, whose options for batches, rounds and folders this script passes on. Whatever else is
+given, OUT/summary.json is written again at the end, from all files there.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import csv
 import json
 import os
-import platform
 import re
-import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from importlib import metadata
+import xml.etree.ElementTree as Xml
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import full_size
 import torch
-from architectures import MODELS, lent, model_name
-from PIL import Image
-from rich.console import Console
 
-from dnd import api
 from dnd.memory import device_name
-from dnd.weights import Weights
-from dnd_blip2 import Blip2Captioner, Blip2Config
-from dnd_llama import LlamaConfig, LlamaSummarizer
-from dnd_llama.conversation import Ask
-from dnd_llama.prompts import concept_messages, simplify_messages
-from dnd_sdxl import SdxlConfig, SdxlGenerator
 
-RESULTS = Path(__file__).parent / "results"
-STAGES = {"blip2": "captions", "llama": "concepts", "sdxl": "images"}
-SIZES: dict[str, tuple[int | str, ...]] = {"blip2": ("auto", 8, 1), "llama": ("auto", 8), "sdxl": ("auto", 1)}
-"""Batch sizes. "auto" first: the first rate of a stage is what `--dry-run` takes."""
-CAPTIONS, CONCEPTS, IMAGES = 14, 5, 10
-"""A standard unit: 10 exemplars and 4 crops, 5 concepts, 10 images of each. None is shared with another unit."""
-SLACK = 256 << 20
-"""Bytes that a CUDA library may keep."""
-PACKAGES = ("dnd-describe", "torch", "transformers", "diffusers", "accelerate", "bitsandbytes")
-WORDS = "a small brown dog and a grey cat lie side by side on a red blanket in front of a wooden fence"
+ROOT = Path(__file__).parent.parent
+PARTS = ("tests", "microworld", *full_size.STAGES)
+NEEDED = {"captions": full_size.CAPTIONS, "concepts": 1, "images": full_size.CONCEPTS * full_size.IMAGES, "scores": 1}
+"""Items of each stage that a standard unit takes."""
 
 
-def make(backend: str, size: str, batch: int | str, runtime: api.Runtime) -> Any:
-    """The plugin with the settings that are measured."""
-    common: dict[str, Any] = {"model": model_name(backend, size), "batch_size": batch}
-    if backend == "blip2":
-        return Blip2Captioner(Blip2Config(**common, max_new_tokens=32 if size == "full" else 4), runtime)
-    if backend == "llama":
-        return LlamaSummarizer(LlamaConfig(**common, max_new_tokens=16 if size == "full" else 8), runtime)
-    return SdxlGenerator(SdxlConfig(**common, steps=25 if size == "full" else 2), runtime)
+def run_tests(out: Path) -> int:
+    """`pytest -m gpu`, at tiny size: how many passed and which did not."""
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py", f"--junitxml={report}"]
+        done = subprocess.run(command, cwd=ROOT)
+        cases = list(Xml.parse(report).iter("testcase"))
+    failed = {
+        c.get("name"): found.get("message") for c in cases for found in (*c.findall("failure"), *c.findall("error"))
+    }
+    skipped = {c.get("name"): found.get("message") for c in cases for found in c.findall("skipped")}
+    seconds = round(sum(float(c.get("time", 0)) for c in cases), 1)
+    passed = len(cases) - len(skipped) - len(failed)
+    write(out / "tests.json", {"passed": passed, "failed": failed, "skipped": skipped, "seconds": seconds})
+    return done.returncode
 
 
-def work(backend: Any, first: int) -> tuple[int, Callable[[], Sequence[Any]], float]:
-    """(answers, what gives them, items of the stage per answer) for one batch; `first` makes it a new one."""
-    batch = int(backend.chosen()["batch_size"])
-    if isinstance(backend, Blip2Captioner):
-        pixels = np.random.default_rng(first).integers(0, 256, (batch, 64, 64, 3), np.uint8)
-        images = [Image.fromarray(one) for one in pixels]
-        return batch, lambda: backend.caption(images), 1
-    if isinstance(backend, SdxlGenerator):
-        requests = [api.ImageRequest("a red star", first + number) for number in range(batch)]
-        return batch, lambda: backend.generate(requests), 1
-    unit = [simplify_messages(WORDS)] * CAPTIONS
-    unit += [concept_messages((WORDS,) * CAPTIONS)] * (CONCEPTS + backend.config.second_asks)
-    asks = [Ask(unit[number % len(unit)], first + number, 0.3) for number in range(max(batch, len(unit)))]
-    return len(asks), lambda: backend.answer(asks), 1 / len(unit)
+def run_microworld(device: str, labels: Path | None, out: Path) -> int:
+    """The default run on the device, and on a CPU unless its labels are there already; 0 where the runs succeed."""
+    with tempfile.TemporaryDirectory() as place:
+        runs: dict[str, Any] = {}
+        for where in (device,) if labels else (device, "cpu"):
+            folder = Path(place) / where.replace(":", "-")
+            began = time.perf_counter()
+            command = [sys.executable, "-m", "dnd", "run", "--device", where, "--out", str(folder)]
+            done = subprocess.run(command, env=os.environ | {"DND_CACHE": f"{place}/cache-{folder.name}"})
+            if done.returncode:
+                return done.returncode
+            about = json.loads((folder / "run.json").read_text("utf-8"))
+            parts = ("items", "seconds", "backend_seconds")
+            stages = {name: {key: stage[key] for key in parts} for name, stage in about["stages"].items()}
+            runs[where] = {
+                "wall_seconds": round(time.perf_counter() - began, 1),
+                "stages": stages,
+                "chosen": {name: s["chosen"] for name, s in about["stages"].items() if s.get("chosen")},
+                "units": about["units"],
+            }
+            runs[where]["labels"] = read_labels(folder / "labels.csv")
+        cpu = read_labels(labels) if labels else runs["cpu"].pop("labels")
+        found = runs[device].pop("labels")
+        runs["device_name"] = device_name(device)
+        write(out / "microworld.json", runs | compare(found, cpu))
+    return 0
 
 
-def held(device: str) -> int:
-    """Bytes that this process holds: on a GPU all of torch's, on a CPU those of models' parameters."""
-    gc.collect()
-    if device.startswith("cuda"):
-        return torch.cuda.memory_allocated(device)
-    return sum(one.nbytes for one in gc.get_objects() if isinstance(one, torch.nn.Parameter))
+def read_labels(path: Path) -> dict[str, str]:
+    """Unit -> its label, or its status where it has none."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {f"{row['layer']}/{row['unit']}": row["label"] or row["status"] for row in csv.DictReader(file)}
 
 
-def peak(device: str) -> int:
-    """The most that was taken; on a CPU of the whole process so far."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def compare(found: Mapping[str, str], cpu: Mapping[str, str]) -> dict[str, Any]:
+    """How many labels are the same word for word, and those that are not."""
+    other = {unit: [found.get(unit), label] for unit, label in cpu.items() if found.get(unit) != label}
+    return {"labels": len(cpu), "equal": len(cpu) - len(other), "different": other}
 
 
-def measure(name: str, size: str, batch: int | str, device: str) -> dict[str, Any]:
-    """Load, a first batch, two timed ones, close; RuntimeError where memory stays behind."""
-    cuda = device.startswith("cuda")
-    runtime = api.Runtime(device=device, weights=Weights.default().resolve)
-    runtime.weights(model_name(name, size))  # digests are a run's, not the backend's
-    before = held(device)
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    backend = make(name, size, batch, runtime)
-    began = time.perf_counter()
-    backend.load()
-    loaded = time.perf_counter() - began
-    weights = held(device) - before
-    seconds, items = 0.0, 0.0
-    for number in range(3):
-        count, run, share = work(backend, 1000 * number)
-        began = time.perf_counter()
-        if len(run()) != count:
-            raise RuntimeError(f"{name} left some of {count} items without an answer")
-        if number:  # the first warms up
-            seconds += time.perf_counter() - began
-            items += count * share
-    most, chosen = peak(device), dict(backend.chosen())
-    backend.close()
-    del run
-    left = held(device) - before
-    if left > (SLACK if cuda else 0):
-        raise RuntimeError(f"{name} left {left / 1e6:.0f} MB behind")
+# --- together -----------------------------------------------------------------------------------------
+
+
+def summarize(out: Path) -> dict[str, Any]:
+    """The best rate of each stage, and what they make of a standard unit."""
+    stages: dict[str, Any] = {}
+    for architecture, stage in full_size.STAGES.items():
+        file = out / f"{architecture}.json"
+        rows = json.loads(file.read_text("utf-8"))[1:] if file.exists() else []
+        rows = [row for row in rows if row.get("items_per_second")]
+        if rows:
+            best = rows[0]  # of the settings that a run has; others follow it
+            stages[stage] = {
+                "model": best["model"],
+                "items_per_second": best["items_per_second"],
+                "batch_size": best["batch_size"],
+                "seconds_per_unit": round(NEEDED[stage] / best["items_per_second"], 3),
+                "share_in_models": best["share_in_models"],
+                "load_seconds": best["load_seconds"],
+                "peak_bytes": best["work"].get("peak_bytes", best["work"]["host_peak_bytes"]),
+                "device_name": best["device_name"],
+            }
+    whole = set(stages) == set(full_size.STAGES.values())
+    seconds = sum(one["seconds_per_unit"] for one in stages.values())
     return {
-        "stage": STAGES[name],
-        "backend": name,
-        "model": model_name(name, size),
-        "size": size,
-        "device": device.partition(":")[0],
-        "device_name": device_name(device),
-        "batch_size_set": batch,
-        "chosen": chosen,
-        "items_per_second": float(f"{items / seconds:.4g}"),
-        "load_seconds": round(loaded, 2),
-        "weight_bytes": weights,
-        "peak_bytes": most,
-        "left_bytes": left,
+        "standard_unit": NEEDED,
+        "units_per_hour": round(3600 / seconds, 1) if whole else None,
+        "stages": stages,
     }
 
 
-def units_per_hour(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Of the standard unit with the fastest batches, loading aside; None where a stage was not measured."""
-    best = {
-        stage: max((r["items_per_second"] for r in rows if r["stage"] == stage), default=0) for stage in STAGES.values()
-    }
-    if not all(best.values()):
-        return None
-    each = CAPTIONS / best["captions"] + 1 / best["concepts"] + CONCEPTS * IMAGES / best["images"]
-    return round(3600 / each, 1)
+def write(path: Path, what: Any) -> None:
+    path.write_text(json.dumps(what, indent=1) + "\n", "utf-8")
 
 
-def about(size: str, device: str) -> dict[str, Any]:
-    """The machine and the versions."""
-    driver = None
-    if device.startswith("cuda"):
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        driver = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
-    return {
-        "about": "random weights of the real architectures; see benchmarks/gpu.py",
-        "size": size,
-        "device_name": device_name(device),
-        "driver": driver,
-        "cuda": torch.version.cuda if driver else None,
-        "memory_bytes": torch.cuda.get_device_properties(device).total_memory if driver else None,
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **versions},
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-@contextmanager
-def surroundings(variables: dict[str, str]) -> Any:
-    """Environment variables, put back afterwards."""
-    old = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in old.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def benchmark(
-    models: Sequence[str], size: str, device: str, work: Path | None, console: Console
-) -> list[dict[str, Any]]:
-    """All measurements, the machine first."""
-    rows: list[dict[str, Any]] = []
-    began = time.perf_counter()
-    for name in models:
-        console.print(f"{name}: drawing and saving {size} weights")
-        with lent(name, size, device, work) as variables, surroundings(variables):
-            gc.collect()
-            if device.startswith("cuda"):
-                torch.cuda.empty_cache()
-            for batch in SIZES[name]:
-                row = measure(name, size, batch, device)
-                rows.append(row)
-                console.print(
-                    f"  batch {row['chosen']['batch_size']} ({batch}): {row['items_per_second']:g} {row['stage']}/s, "
-                    f"peak {row['peak_bytes'] / 1e9:.1f} GB, loaded in {row['load_seconds']:.0f} s"
-                )
-    head = about(size, device)
-    head |= {"units_per_hour": units_per_hour(rows), "seconds": round(time.perf_counter() - began, 1)}
-    return [head, *rows]
-
-
-def run_tests() -> None:
-    """Those that need a GPU, at tiny size; the end of this script where one fails."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"], cwd=RESULTS.parent.parent)
-    if done.returncode:
-        sys.exit("nothing was measured: the tests on the GPU come first (--no-tests leaves them out)")
-
-
-def main(arguments: Sequence[str] | None = None) -> Path:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 1 where a part failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("tiny", "full"), default="full")
-    parser.add_argument("--models", default=",".join(MODELS), help="some of blip2,llama,sdxl")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--work", type=Path, help="where the weights are written meanwhile")
-    parser.add_argument(
-        "--tests", action=argparse.BooleanOptionalAction, help="run `pytest -m gpu` first  [default: on a GPU]"
-    )
-    parser.add_argument("--out", type=Path, help="the result; else benchmarks/results/gpu-<name of the device>.json")
-    options = parser.parse_args(arguments)
-    models = options.models.split(",")
-    if unknown := set(models) - set(MODELS):
-        parser.error(f"there is no model {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
+    parser.add_argument("--cpu-labels", type=Path, help="labels.csv of a default run on a CPU")
+    parser.add_argument("--out", type=Path, help="folder of the results  [default: results/gpu-<name of the device>]")
+    options, others = parser.parse_known_args(arguments)
+    parts = options.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("there is no GPU here; --size tiny --device cpu tries the script out")
-    on_gpu = options.device.startswith("cuda")
-    if options.tests if options.tests is not None else on_gpu:
-        run_tests()
-    rows = benchmark(models, options.size, options.device, options.work, Console(width=160))
+        parser.error("there is no GPU here; --device cpu --size tiny tries the script out")
     name = re.sub(r"[^a-z0-9]+", "-", device_name(options.device).lower()).strip("-")
-    out: Path = options.out or RESULTS / f"gpu-{name}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
-    print(out)
-    return out
+    out: Path = options.out or Path(__file__).parent / "results" / f"gpu-{name}"
+    out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for part in parts:
+        if part == "tests":
+            code = run_tests(out)
+        elif part == "microworld":
+            code = run_microworld(options.device, options.cpu_labels, out)
+        else:
+            given = ["--models", part, "--device", options.device, "--out", str(out), *others]
+            code = full_size.main(given)
+        failed += [part] if code else []
+        write(out / "summary.json", summarize(out))
+    print(json.dumps(summarize(out), indent=1))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py at tiny size on a CPU, and its architectures at full size without weights."""
+"""benchmarks/full_size.py and gpu.py at tiny size on a CPU, and their architectures at full size without weights."""
 
 from __future__ import annotations
 
@@ -17,65 +17,108 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import architectures  # noqa: E402
+import full_size  # noqa: E402
 import gpu  # noqa: E402
+import random_weights  # noqa: E402
 
-CAPTIONS = 4
+TINY = ["--size", "tiny", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("gpu")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def results(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What gpu.py writes; the models are measured in this process, one after the other."""
+    out = tmp_path_factory.mktemp("results")
+    batches = ["--batches", "blip2=auto,2", "--batches", "sdxl:steps=1:guidance=0=1"]
+    parts = ",".join(full_size.STAGES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "SIZES", {"blip2": ("auto", 2), "llama": ("auto",), "sdxl": ("auto",)})
-        patch.setattr(gpu, "CAPTIONS", CAPTIONS)
-        arguments = ["--size", "tiny", "--device", "cpu", "--work", str(folder), "--out", str(folder / "out.json")]
-        out = gpu.main(arguments)
-    assert [path.name for path in folder.iterdir()] == ["out.json"], "the weights are gone"
-    found: list[dict[str, Any]] = json.loads(out.read_text("utf-8"))
-    rates = read_benchmark(out)
-    assert [rate.stage for rate in rates] == ["captions", "captions", "concepts", "images"]
-    assert all(rate.items_per_second > 0 for rate in rates)
+        for name in ("DND_MODELS", "DND_LOCK", "DND_CACHE"):  # put back afterwards
+            patch.setenv(name, "")
+        given = ["--parts", parts, *TINY, *batches, "--work", str(store), "--keep", "--here", "--out", str(out)]
+        assert gpu.main(given) == 0
+    return out
+
+
+def rows_of(results: Path, architecture: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((results / f"{architecture}.json").read_text("utf-8"))
     return found
 
 
-def test_every_stage_ran_and_gave_its_memory_back(rows: list[dict[str, Any]]) -> None:
-    head, *measured = rows
-    assert [(row["backend"], row["chosen"]["batch_size"]) for row in measured] == [
-        ("blip2", 16),
-        ("blip2", 2),
-        ("llama", 32),
-        ("sdxl", 16),
-    ]
-    assert all(row["left_bytes"] == 0 and row["weight_bytes"] > 1e5 for row in measured)
-    assert all(row["peak_bytes"] > row["weight_bytes"] and row["load_seconds"] > 0 for row in measured)
-    each = CAPTIONS / max(row["items_per_second"] for row in measured if row["stage"] == "captions")
-    each += 1 / measured[2]["items_per_second"] + 50 / measured[3]["items_per_second"]
-    assert head["units_per_hour"] == pytest.approx(3600 / each, abs=0.1)
+@pytest.mark.parametrize(("architecture", "stage"), full_size.STAGES.items())
+def test_every_model_worked_and_gave_its_memory_back(results: Path, architecture: str, stage: str) -> None:
+    head, *rows = rows_of(results, architecture)
     assert head["versions"]["torch"]
+    for row in rows:
+        assert row["stage"] == stage
+        assert row["left_bytes"] == 0
+        assert row["weight_bytes"] > 1e5
+        assert 0 < row["share_in_models"] < 1
+        assert row["items_per_second"] > 0
+    assert [rate.stage for rate in read_benchmark(results / f"{architecture}.json")] == [stage] * len(rows)
+    assert head["expected"]["weights"] == pytest.approx(rows[0]["weight_bytes"], rel=0.05)
 
 
-def test_tiny_rates_are_not_taken_for_the_real_models(rows: list[dict[str, Any]]) -> None:
-    assert not {row["model"] for row in rows[1:]} & set(architectures.MODELS.values())
+def test_batches_and_settings_are_those_of_the_command_line(results: Path) -> None:
+    assert [(row["batch_size_set"], row["batch_size"]) for row in rows_of(results, "blip2")[1:]] == [
+        ("auto", 16),
+        (2, 2),
+    ]
+    assert rows_of(results, "sdxl")[1]["settings"] == {"steps": 1, "guidance": 0}
 
 
-def test_a_model_that_stays_in_memory_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_standard_unit_takes_the_time_of_all_its_stages(results: Path) -> None:
+    summary = json.loads((results / "summary.json").read_text("utf-8"))
+    rates = {stage: rows_of(results, name)[1]["items_per_second"] for name, stage in full_size.STAGES.items()}
+    each = 14 / rates["captions"] + 1 / rates["concepts"] + 50 / rates["images"] + 1 / rates["scores"]
+    assert summary["units_per_hour"] == pytest.approx(3600 / each, rel=0.01)
+
+
+def test_tiny_rates_are_not_taken_for_the_real_models(results: Path) -> None:
+    models = {row["model"] for name in full_size.STAGES for row in rows_of(results, name)}
+    assert not models & set(architectures.MODELS.values())
+
+
+def test_a_batch_that_fails_is_told_and_the_others_are_measured(results: Path, store: Path, tmp_path: Path) -> None:
+    given = [*TINY, "--models", "sdxl", "--batches", "sdxl:steps=1=1", "--batches", "sdxl:scheduler=none=1", "--here"]
+    with pytest.raises(ValueError, match="scheduler"):
+        full_size.main([*given, "--work", str(store), "--keep", "--out", str(tmp_path)])
+    _, good, bad = rows_of(tmp_path, "sdxl")
+    assert good["items_per_second"] > 0
+    assert "scheduler" in bad["error"]
+    assert len(read_benchmark(tmp_path / "sdxl.json")) == 1
+
+
+def test_a_model_that_stays_in_memory_is_noticed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    monkeypatch.setattr(gpu.Blip2Captioner, "close", lambda self: kept.append(self._model))
-    with architectures.lent("blip2", "tiny", "cpu", tmp_path) as variables:
+    monkeypatch.setattr(full_size.Blip2Captioner, "close", lambda self: kept.append(self._model))
+    with random_weights.lent("blip2", "tiny", "cpu", store, keep=True) as variables:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(RuntimeError, match="blip2 left 2 MB behind"):
-            gpu.measure("blip2", "tiny", 2, "cpu")
+        with pytest.raises(RuntimeError, match="blip2 left 1 MB behind"):
+            full_size.measure("blip2", "tiny", 2, "cpu", 1, {})
+
+
+def test_labels_are_compared_word_for_word(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("layer,unit,status,label\nl,0,labelled,a red star\nl,1,uninterpretable,\n")
+    cpu = gpu.read_labels(tmp_path / "labels.csv")
+    assert cpu == {"l/0": "a red star", "l/1": "uninterpretable"}
+    assert gpu.compare(cpu, cpu) == {"labels": 2, "equal": 2, "different": {}}
+    other = gpu.compare({"l/0": "star", "l/1": "uninterpretable"}, cpu)
+    assert (other["equal"], other["different"]) == (1, {"l/0": ["star", "a red star"]})
 
 
 def test_the_full_size_is_that_of_the_real_checkpoints() -> None:
     """Bytes of the weights in models.lock: float32 of BLIP-2, half precision of the others; headers are the rest."""
-    locked = {model["name"]: model["files"] for model in tomllib.loads((ROOT / "models.lock").read_text())["model"]}
+    locked = {model["name"]: model for model in tomllib.loads((ROOT / "models.lock").read_text())["model"]}
 
     def pinned(name: str, part: str = "") -> int:
         return sum(
             file["size"]
-            for file in locked[name]
+            for file in locked[name]["files"]
             if file["path"].startswith(part) and ".safetensors" in file["path"][-12:]
         )
 
@@ -83,6 +126,7 @@ def test_the_full_size_is_that_of_the_real_checkpoints() -> None:
         whole = {
             ("blip2-opt-2.7b", 4): architectures.blip2_model("full"),
             ("llama-3.1-8b-instruct", 2): architectures.llama_model("full"),
+            ("clip-vit-large-patch14", 4): architectures.clip_model("full"),
         }
         parts = {name: build() for name, build in architectures.sdxl_parts("full").items()}
     for (name, width), model in whole.items():
@@ -98,8 +142,21 @@ def count(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_files_are_named_as_the_real_ones(store: Path, results: Path) -> None:
+    """Those that models.lock has of SDXL, its VAE's included, and of CLIP."""
+    from dnd.weights import Weights
+
+    lock = Weights.read(ROOT / "models.lock")
+    for architecture in ("sdxl", "clip"):
+        folder = store / f"random-tiny-{architecture}" / f"tiny-{architectures.MODELS[architecture]}"
+        made = {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
+        named = {file.path for file in lock.find(architectures.MODELS[architecture]).files}
+        assert made == {path for path in named if path.endswith(".safetensors")}
+
+
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        gpu.main([])
-    assert "no GPU here" in capsys.readouterr().err
+    for main, given in ((gpu.main, []), (full_size.main, ["--device", "cuda", "--out", "out"])):
+        with pytest.raises(SystemExit):
+            main(given)
+        assert "no GPU here" in capsys.readouterr().err
