@@ -44,6 +44,8 @@ def run_tests(out: Path) -> int:
         report = Path(place) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py", f"--junitxml={report}"]
         done = subprocess.run(command, cwd=ROOT)
+        if not report.exists():
+            return done.returncode or 1
         cases = list(Xml.parse(report).iter("testcase"))
     failed = {
         c.get("name"): found.get("message") for c in cases for found in (*c.findall("failure"), *c.findall("error"))
