@@ -7,8 +7,8 @@ a CPU, and the large models at full size.
 
 Parts run one after the other, each in a process of its own with a file of its own, so that a time limit loses nothing:
 `tests` (`pytest -m gpu`), `microworld` (the default run; where no labels.csv of a CPU is given, it runs there too), and
-the models of full_size.py, whose options for batches, rounds and folders this script passes on. Whatever else is
-given, OUT/summary.json is written again at the end, from all files there.
+the models of full_size.py, whose options for batches, rounds and folders this script passes on. After each part
+OUT/summary.json is written again, from all files there.
 """
 
 from __future__ import annotations
@@ -100,32 +100,24 @@ def compare(found: Mapping[str, str], cpu: Mapping[str, str]) -> dict[str, Any]:
 # --- together -----------------------------------------------------------------------------------------
 
 
-def summarize(out: Path) -> dict[str, Any]:
-    """The best rate of each stage, and what they make of a standard unit."""
-    stages: dict[str, Any] = {}
+def summarize(out: Path) -> list[dict[str, Any]]:
+    """What the first rates of all stages make of a standard unit, and those rates: `dnd run --dry-run --rates` reads
+    them."""
+    best: dict[str, dict[str, Any]] = {}
     for architecture, stage in full_size.STAGES.items():
         file = out / f"{architecture}.json"
         rows = json.loads(file.read_text("utf-8"))[1:] if file.exists() else []
-        rows = [row for row in rows if row.get("items_per_second")]
-        if rows:
-            best = rows[0]  # of the settings that a run has; others follow it
-            stages[stage] = {
-                "model": best["model"],
-                "items_per_second": best["items_per_second"],
-                "batch_size": best["batch_size"],
-                "seconds_per_unit": round(NEEDED[stage] / best["items_per_second"], 3),
-                "share_in_models": best["share_in_models"],
-                "load_seconds": best["load_seconds"],
-                "peak_bytes": best["work"].get("peak_bytes", best["work"]["host_peak_bytes"]),
-                "device_name": best["device_name"],
-            }
-    whole = set(stages) == set(full_size.STAGES.values())
-    seconds = sum(one["seconds_per_unit"] for one in stages.values())
-    return {
+        if rows and rows[0].get("items_per_second"):
+            best[stage] = rows[0]
+    seconds = {stage: NEEDED[stage] / row["items_per_second"] for stage, row in best.items()}
+    whole = set(best) == set(full_size.STAGES.values())
+    head = {
         "standard_unit": NEEDED,
-        "units_per_hour": round(3600 / seconds, 1) if whole else None,
-        "stages": stages,
+        "seconds_per_unit": {stage: round(one, 3) for stage, one in seconds.items()},
+        "share_in_models": {stage: row["share_in_models"] for stage, row in best.items()},
+        "units_per_hour": round(3600 / sum(seconds.values()), 1) if whole else None,
     }
+    return [head, *best.values()]
 
 
 def write(path: Path, what: Any) -> None:
@@ -159,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = full_size.main(given)
         failed += [part] if code else []
         write(out / "summary.json", summarize(out))
-    print(json.dumps(summarize(out), indent=1))
+    print(json.dumps(summarize(out)[0], indent=1))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))

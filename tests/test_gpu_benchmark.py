@@ -71,10 +71,12 @@ def test_batches_and_settings_are_those_of_the_command_line(results: Path) -> No
 
 
 def test_a_standard_unit_takes_the_time_of_all_its_stages(results: Path) -> None:
-    summary = json.loads((results / "summary.json").read_text("utf-8"))
+    summary, *rows = json.loads((results / "summary.json").read_text("utf-8"))
     rates = {stage: rows_of(results, name)[1]["items_per_second"] for name, stage in full_size.STAGES.items()}
     each = 14 / rates["captions"] + 1 / rates["concepts"] + 50 / rates["images"] + 1 / rates["scores"]
     assert summary["units_per_hour"] == pytest.approx(3600 / each, rel=0.01)
+    assert [row["stage"] for row in rows] == list(full_size.STAGES.values())
+    assert {rate.stage: rate.items_per_second for rate in read_benchmark(results / "summary.json")} == rates
 
 
 def test_tiny_rates_are_not_taken_for_the_real_models(results: Path) -> None:
