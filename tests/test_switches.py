@@ -29,7 +29,7 @@ from dnd.stages.concepts import summary_requests
 from dnd.testing import ScorerContract, SummarizerContract, picture, runtime
 from dnd_ablations import Captions, ConceptSet, First
 from dnd_blip2.exemplars import Blip2Exemplars, phrases
-from dnd_blip2.product import Product
+from dnd_hf.sampling import SeededSampler
 
 ABLATIONS = {
     "ablation-clip-rank": {"scorer", "labels"},
@@ -350,7 +350,7 @@ def test_a_concept_set_that_is_not_there(tmp_path: Path) -> None:
 def test_only_what_all_images_show_stays_likely() -> None:
     """Each image has a favourite of its own; the product prefers what both like well."""
     logs = torch.tensor([[0.6, 0.4, 1e-6], [1e-6, 0.4, 0.6]]).log()
-    product = Product(2, [None], 1.0, 5)
+    product = SeededSampler([0], [0.0], 5, together=2)
     assert product(None, logs).argmax(-1).tolist() == [1, 1]
 
 
@@ -358,13 +358,15 @@ def test_texts_do_not_depend_on_their_neighbours() -> None:
     torch.manual_seed(0)
     logs = torch.randn(2, 50)
 
-    def drawn(seeds: list[int | None]) -> list[int]:
-        product = Product(2, seeds, 1.0, 3)
+    def drawn(seeds: list[int], likeliest: int = 0) -> list[int]:
+        """Two tokens of each text; the first `likeliest` texts take the likeliest one."""
+        temperatures = [0.0] * likeliest + [1.0] * (len(seeds) - likeliest)
+        product = SeededSampler(seeds, temperatures, 3, together=2)
         first = product(None, logs.repeat(len(seeds), 1)).argmax(-1)
         assert (first[::2] == first[1::2]).all()
         return [*first[::2].tolist(), *product(None, logs.repeat(len(seeds), 1)).argmax(-1)[::2].tolist()]
 
-    together = drawn([None, 7, 8])
+    together = drawn([0, 7, 8], likeliest=1)
     assert together[1::3] == drawn([7])
     assert together[2::3] == drawn([8])
     assert len(set(drawn(list(range(20))))) > 5

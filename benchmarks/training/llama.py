@@ -261,12 +261,13 @@ def measure(folder: Path, *, units: int = 100) -> dict[str, float]:
 
 def simplified_exactly(folder: Path, simulator: Simulator, *, count: int = 300) -> float:
     """Share of unseen captions that the model rewrites without a fault."""
+    from dnd_hf.loading import Placement
     from dnd_llama.conversation import Ask
     from dnd_llama.model import ChatModel
 
     rng = random.Random(1)
     views = [simulator.view(rng, None, noise=0.0) for _ in range(count)]
-    chat = ChatModel(folder, "cpu", name=str(folder), dtype="float32")
+    chat = ChatModel(folder, str(folder), Placement("cpu", "float32"))
     asks = [Ask(simplify_messages(view.caption()), 0, 0.0) for view in views]
     answers, _ = chat.answer(asks, batch_size=64, max_new_tokens=48)
     return sum(view.simplified() == text for view, text in zip(views, answers, strict=True)) / count

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from dnd import api
-from dnd_hf import fitting
+from dnd_hf import fitting, loading
+from dnd_hf.settings import WeightsConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,10 +20,9 @@ AUTO = {"cpu": 16, "cuda": 64}
 ADVICE = 'set the captioner\'s quantization to "8bit" or "4bit", or its offload to "cpu"'
 
 
-class Blip2Config(api.Config):
+class Blip2Config(WeightsConfig):
     """Settings of the captioner "blip2"."""
 
-    unkeyed: ClassVar[frozenset[str]] = api.Config.unkeyed | {"offload"}
     model: api.ModelName = "blip2-opt-2.7b"
     """A `Blip2ForConditionalGeneration` with its processor."""
     prompt: str | None = None
@@ -31,22 +31,6 @@ class Blip2Config(api.Config):
     max_new_tokens: int = Field(32, ge=1)
     num_beams: int = Field(1, ge=1)
     """1 is greedy decoding; more is beam search. Nothing is ever sampled."""
-    batch_size: int | Literal["auto"] = "auto"
-    """Images at a time; "auto" is found by trying while the model loads. Fewer once the device's memory runs out."""
-    dtype: fitting.Dtype = "auto"
-    """ "auto" is float32 on the CPU; on CUDA bfloat16, or float16 where the GPU has no bfloat16."""
-    quantization: fitting.Quantization = "auto"
-    """Weights packed by bitsandbytes; "auto" is the least that fits the GPU's free memory, and none on a CPU."""
-    offload: Literal["none", "cpu"] = "none"
-    """ "cpu" keeps the layers that do not fit on the GPU in the machine's memory: the same captions, slowly.
-    Nothing on a CPU."""
-    compile: bool = False
-    """Compile the language model with torch.compile: minutes at first, then faster. Rounds differently."""
-
-    @model_validator(mode="after")
-    def _sensible(self) -> Blip2Config:
-        fitting.check_settings(self.batch_size, self.quantization, self.offload, self.compile)
-        return self
 
 
 class Blip2Captioner(api.Captioner):
@@ -84,32 +68,15 @@ class Blip2Captioner(api.Captioner):
             fitting.compile_in_place(self._model.language_model)
 
     def _load(self) -> None:
-        from transformers import BitsAndBytesConfig, Blip2ForConditionalGeneration, Blip2Processor
+        from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-        folder, name, device = self.runtime.weights(self.config.model), self.config.model, self.runtime.device
+        name, folder = self.config.model, self.runtime.weights(self.config.model)
         fitting.check_architecture(folder / "config.json", name, "Blip2ForConditionalGeneration")
-        dtype, quantization = self._precision
-        options: dict[str, Any] = {"dtype": fitting.torch_dtype(dtype), "device_map": {"": device}}
-        if quantization != "none":
-            options["quantization_config"] = fitting.packing(quantization, dtype, BitsAndBytesConfig)
-        elif self.config.offload != "none":
-            options |= fitting.spread(device)
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
+        placement = loading.Placement(self.runtime.device, *self._precision, self.config.offload)
+        with loading.load_errors(name, folder, "a BLIP-2", "config.json, the processor's files"):
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
-            processor: Any = Blip2Processor.from_pretrained(folder, backend="pil", **local)
-            with fitting.quiet("transformers"):
-                model, info = Blip2ForConditionalGeneration.from_pretrained(
-                    folder, use_safetensors=True, output_loading_info=True, **local, **options
-                )
-        except (OSError, ValueError, KeyError) as error:
-            raise api.ModelError(
-                f"{name!r} in {folder} does not load as a BLIP-2: {error}",
-                "the folder needs config.json, the processor's files and safetensors weights",
-            ) from error
-        fitting.check_whole(info, name)
-        if quantization == "4bit":
-            fitting.check_packed(model, name)
+            processor: Any = Blip2Processor.from_pretrained(folder, backend="pil", **loading.LOCAL)
+            model = loading.load_model(Blip2ForConditionalGeneration, folder, name, placement)
         if model.config.image_token_index is None:
             raise api.ModelError(
                 f"{name!r} has no image_token_index in its config.json",
@@ -117,7 +84,7 @@ class Blip2Captioner(api.Captioner):
             )
         processor.num_query_tokens = model.config.num_query_tokens
         processor.tokenizer.padding_side = "left"
-        self._processor, self._model = processor, model.eval()
+        self._processor, self._model = processor, model
 
     def _try(self, size: int) -> None:
         """The most that a batch of this size can take: every caption of full length."""

@@ -62,7 +62,7 @@ class Blip2Exemplars(api.Summarizer):
         return [self._describe(request) for request in requests]
 
     def _describe(self, request: api.SummaryRequest) -> list[str]:
-        from dnd_blip2.product import Product
+        from dnd_hf.sampling import SeededSampler
 
         images = [picture.open() for picture in request.images]
         if not images:
@@ -73,7 +73,10 @@ class Blip2Exemplars(api.Summarizer):
         drawn: Counter[str] = Counter()
         for start in range(0, len(seeds), at_once):
             part = seeds[start : start + at_once]
-            draw = Product(len(images), part, self.config.temperature, self.config.max_new_tokens)
+            temperatures = [0.0 if seed is None else self.config.temperature for seed in part]
+            draw = SeededSampler(
+                [seed or 0 for seed in part], temperatures, self.config.max_new_tokens + 1, together=len(images)
+            )
             texts = self._blip2.describe(images * len(part), draw)[:: len(images)]
             if start == 0:
                 first = phrases(texts.pop(0))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pydantic
 
 from dnd import api
+from dnd_hf.loading import LOCAL, load_errors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,16 +39,10 @@ class Clip:
         from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
         from transformers import CLIPModel, CLIPProcessor
 
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
+        with load_errors(name, folder, "a CLIP", "config.json, the processor's files"):
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
-            self._processor: Any = CLIPProcessor.from_pretrained(folder, backend="pil", **local)
-            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, **local)
-        except (OSError, ValueError, KeyError) as error:
-            raise api.ModelError(
-                f"{name!r} in {folder} does not load as a CLIP: {error}",
-                "the folder needs config.json, the processor's files and safetensors weights",
-            ) from error
+            self._processor: Any = CLIPProcessor.from_pretrained(folder, backend="pil", **LOCAL)
+            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, **LOCAL)
         self._model = model.float().to(device).eval()
         # Remembers what fits: after an out-of-memory it starts from the smaller size for good.
         self._embed: Callable[[Sequence[Open]], Floats] = find_executable_batch_size(

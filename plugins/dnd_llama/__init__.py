@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import model_validator
+from typing import TYPE_CHECKING, Any
 
 from dnd.api import ModelName, Runtime, Summarizer, hookimpl
 from dnd_hf import fitting
+from dnd_hf.loading import Placement
+from dnd_hf.settings import WeightsConfig
 from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer
 from dnd_llama.prompts import concept_messages
 
@@ -25,25 +25,10 @@ LONG = (
 """More captions, and longer ones, than a unit usually has."""
 
 
-class LlamaConfig(AskingConfig):
-    unkeyed: ClassVar[frozenset[str]] = AskingConfig.unkeyed | {"offload"}
-    model: ModelName = "llama-3.1-8b-instruct"
-    batch_size: int | Literal["auto"] = "auto"  # type: ignore[assignment]
-    """Chats in one forward pass; "auto" is found by trying while the model loads. Fewer once memory runs out."""
-    dtype: fitting.Dtype = "auto"
-    """ "auto" is float32 on a CPU; on CUDA bfloat16, or float16 where the GPU has no bfloat16."""
-    quantization: fitting.Quantization = "auto"
-    """Weights packed by bitsandbytes; "auto" is the least that fits the GPU's free memory, and none on a CPU."""
-    offload: Literal["none", "cpu"] = "none"
-    """ "cpu" keeps the layers that do not fit on the GPU in the machine's memory: the same answers, slowly.
-    Nothing on a CPU."""
-    compile: bool = False
-    """Compile the model with torch.compile: minutes at first, then faster. Rounds differently."""
+class LlamaConfig(WeightsConfig, AskingConfig):
+    """Settings of the summarizer "llama"; the batch size counts chats."""
 
-    @model_validator(mode="after")
-    def _sensible(self) -> LlamaConfig:
-        fitting.check_settings(self.batch_size, self.quantization, self.offload, self.compile)
-        return self
+    model: ModelName = "llama-3.1-8b-instruct"
 
 
 class LlamaSummarizer(AskingSummarizer):
@@ -80,17 +65,10 @@ class LlamaSummarizer(AskingSummarizer):
 
         if self._chat is not None:
             return
-        config, device, (dtype, quantization) = self.config, self.runtime.device, self._precision
+        config, device = self.config, self.runtime.device
+        placement = Placement(device, *self._precision, config.offload)
         with fitting.device_errors(config.model, device, ADVICE):
-            chat = ChatModel(
-                self.runtime.weights(config.model),
-                device,
-                name=config.model,
-                dtype=dtype,
-                quantization=quantization,
-                offload=config.offload,
-            )
-            self._chat = chat
+            self._chat = chat = ChatModel(self.runtime.weights(config.model), config.model, placement)
             if config.batch_size == "auto":
                 ask = Ask(concept_messages(LONG), 0, 0.0)
                 self._rows = fitting.largest_batch(

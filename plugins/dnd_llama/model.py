@@ -8,17 +8,11 @@ from typing import Any
 
 import torch
 from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
 from dnd.api import ModelError
-from dnd_hf import fitting
+from dnd_hf import fitting, loading
+from dnd_hf.sampling import SeededSampler
 from dnd_llama.conversation import Ask
 from dnd_llama.prompts import DATE
 
@@ -26,32 +20,15 @@ from dnd_llama.prompts import DATE
 class ChatModel:
     """A causal language model with a chat template, loaded from a local folder."""
 
-    def __init__(
-        self, folder: Path, device: str, *, name: str, dtype: str, quantization: str = "none", offload: str = "none"
-    ) -> None:
+    def __init__(self, folder: Path, name: str, placement: loading.Placement) -> None:
         """`name` is for messages. Raises ModelError where the folder holds no usable chat model."""
-        self.device = device
+        self.device = placement.device
         self.tokens = 0
         """Read and written so far."""
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
-        if quantization != "none":
-            options["quantization_config"] = fitting.packing(quantization, dtype, BitsAndBytesConfig)
-        elif offload != "none":
-            options |= fitting.spread(device)
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **local)
-            with fitting.quiet("transformers"):
-                model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **local, **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"{name!r} in {folder} does not load as a language model: {error}",
-                "the folder needs config.json of a causal language model, its tokenizer and safetensors weights",
-            ) from error
-        self.model: Any = model
-        fitting.check_whole(info, name)
-        if quantization == "4bit":
-            fitting.check_packed(model, name)
+        needs = "config.json of a causal language model, its tokenizer"
+        with loading.load_errors(name, folder, "a language model", needs):
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **loading.LOCAL)
+            self.model: Any = loading.load_model(AutoModelForCausalLM, folder, name, placement)
         if not self.tokenizer.chat_template:
             raise ModelError(
                 f"{name!r} has no chat template: it was not made to follow instructions",
@@ -91,7 +68,8 @@ class ChatModel:
         ]
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = {key: inputs[key].to(self.device) for key in ("input_ids", "attention_mask")}
-        draw = LogitsProcessorList([_Draw(asks, max_new_tokens)])
+        sampler = SeededSampler([ask.seed for ask in asks], [ask.temperature for ask in asks], max_new_tokens)
+        draw = LogitsProcessorList([sampler])
         tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw)
         answers = tokens[:, inputs["input_ids"].shape[1] :]
         self.tokens += int(inputs["attention_mask"].sum()) + int((answers != self.tokenizer.pad_token_id).sum())
@@ -101,26 +79,3 @@ class ChatModel:
         """It cannot be used any more."""
         del self.model, self.tokenizer
         fitting.release(self.device)
-
-
-class _Draw(LogitsProcessor):
-    """Samples by the inverse of the cumulative distribution, from uniform numbers that each ask's seed gives:
-    a row's tokens do not depend on its neighbours, nor on the device's random generator. It leaves the drawn
-    token as the only possible one, so that greedy generation takes it."""
-
-    def __init__(self, asks: Sequence[Ask], steps: int) -> None:
-        sources = [torch.Generator().manual_seed(ask.seed) for ask in asks]
-        self.uniform = torch.stack([torch.rand(steps, generator=source, dtype=torch.float64) for source in sources])
-        self.temperature = torch.tensor([ask.temperature for ask in asks], dtype=torch.float64)[:, None]
-        self.step = 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores: (B, vocabulary)."""
-        temperature = self.temperature.to(scores.device)
-        likeliest = scores.argmax(-1, keepdim=True)
-        shares = (scores.double() / temperature.clamp(min=1e-4)).softmax(-1).cumsum(-1)
-        threshold = self.uniform[:, self.step, None].to(scores.device) * shares[:, -1:]
-        drawn = torch.searchsorted(shares, threshold, right=True).clamp(max=scores.shape[-1] - 1)
-        self.step += 1
-        token = torch.where(temperature > 0, drawn, likeliest)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
