@@ -51,7 +51,7 @@ def llama(device: str, **settings: Any) -> LlamaSummarizer:
 
 
 def sdxl(device: str, **settings: Any) -> SdxlGenerator:
-    given = {"model": "microworld-sdxl", "steps": 4, "guidance": 3.0, **settings}
+    given = {"model": "microworld-sdxl", "prompt": "a picture of {concept}", "steps": 4, "guidance": 3.0, **settings}
     return SdxlGenerator(SdxlConfig.model_validate(given), runtime(device))
 
 

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from benchmarks.training import prompts
 from dnd import api
+from dnd.settings import read_tables
 from dnd_microworld import world
 from dnd_sdxl import SdxlConfig, SdxlGenerator
 from dnd_sdxl.build import SCHEDULERS
@@ -30,7 +31,7 @@ REQUESTS = [api.ImageRequest(concept, seed) for seed in range(3) for concept in 
 
 
 def generator(folder: Path = FOLDER, **settings: Any) -> SdxlGenerator:
-    given = {"model": "microworld-sdxl", "steps": 4, "guidance": 3.0, **settings}
+    given = {"model": "microworld-sdxl", "prompt": prompts.TEMPLATE, "steps": 4, "guidance": 3.0, **settings}
     return SdxlGenerator(SdxlConfig.model_validate(given), api.Runtime(device="cpu", weights=lambda name: folder))
 
 
@@ -147,7 +148,7 @@ def test_a_few_steps_without_guidance_as_lightning_is_drawn() -> None:
             FOLDER / "unet" / "diffusion_pytorch_model.safetensors", lone / "sdxl_lightning_2step_unet.safetensors"
         )
         folders = {"microworld-sdxl": FOLDER, "lightning": lone}
-        config = SdxlConfig(model="microworld-sdxl", **few)  # type: ignore[arg-type]
+        config = SdxlConfig(model="microworld-sdxl", prompt=prompts.TEMPLATE, **few)  # type: ignore[arg-type]
         with SdxlGenerator(config, api.Runtime("cpu", folders.__getitem__)) as backend:
             assert backend._pipeline.scheduler.config.timestep_spacing == "trailing"
             made = pixels(backend.generate(REQUESTS[:2]))
@@ -166,7 +167,7 @@ def test_a_few_steps_without_guidance_as_lightning_is_drawn() -> None:
 def test_a_unet_of_another_shape_is_refused(tmp_path: Path) -> None:
     shutil.copy(FOLDER / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "unet.safetensors")
     folders = {"microworld-sdxl": FOLDER, "mine": tmp_path}
-    config = SdxlConfig(model="microworld-sdxl", unet="mine")
+    config = SdxlConfig(model="microworld-sdxl", prompt=prompts.TEMPLATE, unet="mine")
     with pytest.raises(api.ModelError, match=r"unet.safetensors is no UNet of the architecture"):
         SdxlGenerator(config, api.Runtime("cpu", folders.__getitem__)).load()
 
@@ -182,7 +183,9 @@ def test_float16_decodes_in_float32_where_the_autoencoder_would_overflow(tmp_pat
     for upcast in (True, False):
         vae.register_to_config(force_upcast=upcast)
         vae.save_pretrained(tmp_path)
-        config = SdxlConfig(model="microworld-sdxl", vae="mine", steps=1, guidance=0, dtype="float16")
+        config = SdxlConfig(
+            model="microworld-sdxl", prompt=prompts.TEMPLATE, vae="mine", steps=1, guidance=0, dtype="float16"
+        )
         with SdxlGenerator(config, api.Runtime("cpu", folders.__getitem__)) as backend:
             if upcast:
                 assert backend.generate(REQUESTS[:1])[0].size == (32, 32)
@@ -218,7 +221,7 @@ def test_another_autoencoder_takes_the_checkpoints_place(drawn: npt.NDArray[np.u
         vae.decoder.conv_out.bias.copy_(torch.tensor([1.0, -1.0, 0.0]))
     vae.save_pretrained(tmp_path)
     folders = {"microworld-sdxl": FOLDER, "mine": tmp_path}
-    config = SdxlConfig(model="microworld-sdxl", vae="mine", steps=2)
+    config = SdxlConfig(model="microworld-sdxl", prompt=prompts.TEMPLATE, vae="mine", steps=2)
     with SdxlGenerator(config, api.Runtime("cpu", folders.__getitem__)) as backend:
         (image,) = backend.generate(REQUESTS[:1])
     assert np.asarray(image).reshape(-1, 3).tolist() == [[255, 0, 128]] * 1024
@@ -295,8 +298,10 @@ def test_settings_are_checked() -> None:
         SdxlConfig.model_validate({"step": 3})
 
 
-def test_the_microworld_was_trained_on_the_default_prompt() -> None:
-    assert SdxlConfig().prompt == prompts.TEMPLATE
+def test_the_default_prompt_is_for_photographs_and_the_microworld_keeps_its_own() -> None:
+    assert SdxlConfig().prompt == "a photo of {concept}"
+    for name in ("default", "landcover"):
+        assert read_tables(name)["generator"]["prompt"] == prompts.TEMPLATE
 
 
 def test_phrases_about_a_scene_are_true_of_it() -> None:

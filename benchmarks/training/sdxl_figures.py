@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.training import attributes, autoencoder, common
+from benchmarks.training import attributes, autoencoder, common, prompts
 from benchmarks.training.sdxl import NAME
 from dnd import api
 from dnd_microworld import world
@@ -36,7 +36,7 @@ def figures(
 
     `..._shuffled` is the same for what other images of that kind were asked for: what chance alone gives.
     """
-    settings = {"model": NAME, "steps": steps, "guidance": guidance, "scheduler": scheduler}
+    settings = {"model": NAME, "prompt": prompts.TEMPLATE, "steps": steps, "guidance": guidance, "scheduler": scheduler}
     found: dict[str, float] = {}
     with SdxlGenerator(SdxlConfig.model_validate(settings), api.Runtime("cpu", lambda name: folder)) as generator:
         for kind, asked in _kinds().items():

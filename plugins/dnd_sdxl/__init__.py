@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from dnd import api
 from dnd_hf import fitting
 from dnd_sdxl.build import build
-from dnd_sdxl.config import TEMPLATE, SdxlConfig
+from dnd_sdxl.config import SdxlConfig
 from dnd_sdxl.offload import Placement, choose, place
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-__all__ = ["TEMPLATE", "SdxlConfig", "SdxlGenerator"]
+__all__ = ["SdxlConfig", "SdxlGenerator"]
 
 SMALL = 50_000_000
 """A UNet of fewer parameters is run on a CPU many images at a time."""

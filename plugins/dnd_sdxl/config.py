@@ -9,9 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from dnd import api
 from dnd_hf import fitting
 
-TEMPLATE = "a picture of {concept}"
-"""Also the words that the microworld's generator was trained on."""
-
 
 class SdxlConfig(api.Config):
     """Settings of the generator "sdxl"."""
@@ -36,8 +33,8 @@ class SdxlConfig(api.Config):
     """Pixels; None is what the checkpoint was trained on."""
     height: int | None = Field(None, ge=8, multiple_of=8)
     """As `width`."""
-    prompt: str = TEMPLATE
-    """What is asked for; {concept} stands for the candidate."""
+    prompt: str = "a photo of {concept}"
+    """What the image is to show; {concept} stands for the candidate."""
     negative_prompt: str | None = None
     """What the images should not look like; needs guidance."""
     batch_size: int | Literal["auto"] = "auto"
