@@ -20,10 +20,11 @@ from rich.console import Console
 
 from benchmarks.training.common import write_figures
 from dnd import api
-from dnd.pipeline import Result, execute
-from dnd.registry import Entry, Registry
-from dnd.runfile import read_run
-from dnd.store import Store
+from dnd.config.read import read_run
+from dnd.pipeline.execute import execute
+from dnd.pipeline.result import Result
+from dnd.plugin.registry import Entry, Registry
+from dnd.store.images import Store
 from dnd_microworld import world
 
 

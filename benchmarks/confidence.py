@@ -26,13 +26,13 @@ from scipy.optimize import minimize
 
 import dnd_microworld
 from dnd.api import Label
-from dnd.calibration import Calibration, read_off
+from dnd.config.calibration import Calibration, read_off
+from dnd.config.read import read_run
 from dnd.evaluation.calibrate import fit, judge
 from dnd.evaluation.reliability import reliability, risk_coverage, wilson
-from dnd.pipeline import execute
-from dnd.reading import RunFolder
-from dnd.registry import Registry
-from dnd.runfile import read_run
+from dnd.pipeline.execute import execute
+from dnd.plugin.registry import Registry
+from dnd.results.run import RunFolder
 from dnd_microworld import grade
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dnd.calibration import Calibration
+from dnd.config.calibration import Calibration
 from dnd.evaluation.reliability import reliability, risk_coverage
 
 SIDE, GAP = 300, 70

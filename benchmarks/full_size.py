@@ -38,9 +38,10 @@ from PIL import Image
 from random_weights import LOCK, lent
 from rich.console import Console
 
-from dnd import api, memory
-from dnd.devices import is_lost
-from dnd.weights import Weights
+from dnd import api
+from dnd.models.weights import Weights
+from dnd.runtime import memory
+from dnd.runtime.devices import is_lost
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.conversation import Ask

@@ -30,7 +30,7 @@ from typing import Any
 import full_size
 import torch
 
-from dnd.memory import device_name
+from dnd.runtime.memory import device_name
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("tests", "microworld", *full_size.STAGES)

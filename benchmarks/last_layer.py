@@ -23,11 +23,11 @@ from photos import collect, populations
 from rich.console import Console
 from rich.table import Table
 
+from dnd.config.read import read_run
 from dnd.evaluation.evaluate import Options, evaluate
-from dnd.pipeline import execute
-from dnd.progress import Meter
-from dnd.registry import Registry
-from dnd.runfile import read_run
+from dnd.pipeline.execute import execute
+from dnd.plugin.registry import Registry
+from dnd.runtime.progress import Meter
 from dnd_lite.__main__ import write_truth
 from dnd_lite.classes import N_CLASSES
 

@@ -26,17 +26,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as `dnd` does (dnd/surroundings.py)
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as `dnd` does (dnd/offline/environment.py)
 
 import numpy as np
 import torch
 from PIL import Image
 
-import dnd.pipeline
+import dnd.pipeline.execute
 from dnd import api
-from dnd.progress import Meter
-from dnd.registry import Entry, Registry
-from dnd.runfile import build_run
+from dnd.config.read import build_run
+from dnd.plugin.registry import Entry, Registry
+from dnd.runtime.progress import Meter
 
 FEW = A_LAYER = 1000
 LEVELS = (0, 128, 255)
@@ -154,11 +154,11 @@ def child(units: int, folder: Path) -> dict[str, Any]:
         registry,
         live_target=True,
     )
-    dnd.pipeline.Meter = Clocked  # type: ignore[misc]
+    dnd.pipeline.execute.Meter = Clocked  # type: ignore[misc]
     Memory.watch()
     time.sleep(0.2)
     before, began = Memory.mb(), time.monotonic()
-    result = dnd.pipeline.execute(run, folder / "run", registry=registry, live=(Net(units), preprocess))
+    result = dnd.pipeline.execute.execute(run, folder / "run", registry=registry, live=(Net(units), preprocess))
     found = {
         "units": len(result.labels),
         "labelled": sum(label.status == "labelled" for label in result.labels),

@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dnd.api import Label
-from dnd.images import read_image
-from dnd.pipeline import Result, execute
-from dnd.registry import Registry
-from dnd.runfile import read_run
+from dnd.config.read import read_run
+from dnd.pipeline.execute import execute
+from dnd.pipeline.result import Result
+from dnd.plugin.registry import Registry
+from dnd.probing.images import read_image
 from dnd_lite.classes import N_CLASSES, class_name, class_names, names_class, words
 from dnd_lite.networks import Variant
 from dnd_lite.tagger import Recogniser

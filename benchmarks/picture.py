@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dnd.settings import parse_units
-from dnd.store import Store
+from dnd.config.units import parse_units
+from dnd.store.images import Store
 
 SIDE, GAP, SHOWN, HEAD = 72, 4, 6, 26
 INK, PAPER, FAINT = (30, 30, 30), (255, 255, 255), (120, 120, 120)

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as dnd does (dnd/surroundings.py), before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as dnd does (dnd/offline/environment.py), before torch is imported
 
 import numpy as np
 import torch
@@ -29,9 +29,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from dnd.probing import FolderSet
-from dnd.survey import Survey, run_survey
-from dnd.watched import Watched, stack
+from dnd.pipeline.exemplars.topk import Survey, run_survey
+from dnd.probing.sets import FolderSet
+from dnd.target.hooked import Watched
+from dnd.target.preprocess import stack
 
 BATCH = 32
 ROUNDS = 4

@@ -22,8 +22,8 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 
-from dnd.digests import sha256_of
-from dnd.lockfile import LockedFile, LockedModel, read_lock, write_lock
+from dnd.models.digests import sha256_of
+from dnd.models.lockfile import LockedFile, LockedModel, read_lock, write_lock
 from dnd_microworld import world
 
 LOCK = Path(__file__).parent.parent / "models.lock"

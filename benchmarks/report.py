@@ -33,7 +33,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
-from dnd.store import Store
+from dnd.store.images import Store
 
 EXEMPLARS, CANDIDATES, IMAGES, CONCEPTS = 10, 5, 10, 800
 SIZE = 224

@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 from dnd import api
-from dnd.registry import Registry
-from dnd.runfile import read_run
-from dnd.weights import Weights
+from dnd.config.read import read_run
+from dnd.models.weights import Weights
+from dnd.plugin.registry import Registry
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ class Bench:
     def other_seeds(self, name: str) -> dict[str, float]:
         """How alike `llama`'s candidates are to its own under other seeds: what chance alone makes of them."""
         from dnd.api import Runtime, SummaryRequest
-        from dnd.weights import Weights
+        from dnd.models.weights import Weights
         from dnd_llama import LlamaConfig, LlamaSummarizer
 
         units = self.findings(name)
@@ -151,7 +151,7 @@ def alike(mine: list[list[str]], theirs: list[list[str]]) -> dict[str, float]:
 def many_chats(python: str, count: int) -> dict[str, Any]:
     """Chats per second, and how many answers change when the same chats come in another order, or one at a time."""
     from dnd.api import Runtime
-    from dnd.weights import Weights
+    from dnd.models.weights import Weights
     from dnd_llama.conversation import Ask
     from dnd_llama.prompts import concept_messages
     from dnd_vllm import VllmSummarizer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dnd.live import describe
-    from dnd.reading import open_run
+    from dnd.pipeline.describe import describe
+    from dnd.results.run import open_run
 
 __all__ = ["__version__", "describe", "open_run"]
 
@@ -21,11 +21,11 @@ def __getattr__(name: str) -> Any:
 
         return metadata.version(DISTRIBUTION)
     if name == "describe":
-        from dnd.live import describe
+        from dnd.pipeline.describe import describe
 
         return describe
     if name == "open_run":
-        from dnd.reading import open_run
+        from dnd.results.run import open_run
 
         return open_run
     raise AttributeError(f"module 'dnd' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`python -m dnd` is `dnd`."""
 
-from dnd.cli import main
+from dnd.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,27 +8,28 @@ other items one by one, so that only that item fails. Nothing here imports torch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
 import pluggy
 import pydantic
 
+from dnd import api
 from dnd.errors import DeviceError, DndError, ItemError, ModelError, PluginError, UsageError
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from dnd.study import Study
 
 __all__ = [
     "API_VERSION",
     "Backend",
+    "Box",
     "Captioner",
     "Config",
     "DeviceError",
@@ -49,6 +50,7 @@ __all__ = [
     "ProbingSet",
     "Runtime",
     "Scorer",
+    "Study",
     "Summarizer",
     "SummaryRequest",
     "Target",
@@ -59,6 +61,8 @@ __all__ = [
 
 API_VERSION = 1
 """Raised when an interface below changes in a way that breaks plugins."""
+
+T = TypeVar("T")
 
 hookimpl = pluggy.HookimplMarker("dnd")
 
@@ -225,7 +229,7 @@ class Backend(Plugin):
 
     def memory(self) -> int | None:
         """Bytes that it expects to need on its device, weights and work; None lets the core estimate it from the
-        weights of its models and settings named `dtype`, `quantization` and `offload` (dnd/memory.py)."""
+        weights of its models and settings named `dtype`, `quantization` and `offload` (dnd/runtime/memory.py)."""
         return None
 
     def chosen(self) -> Mapping[str, Any]:
@@ -331,6 +335,77 @@ class ProbingSet(Plugin):
         return {}
 
 
+class Study(ABC):
+    """The probing pass of one run, for a `Method` to find labels in."""
+
+    units: tuple[Unit, ...]
+    """Those to be labelled: neither silent nor broken."""
+    probing: ProbingSet
+    images: Sequence[int]
+    """Indices of the probing images that can be read."""
+    seed: int
+    failed: dict[Unit, str]
+    """Units without a label, and why: a method may add to it."""
+
+    @property
+    @abstractmethod
+    def sample(self) -> tuple[Picture, ...]:
+        """A random sample of the probing set, in a random order; `exemplars.sample` says how many."""
+
+    @abstractmethod
+    def exemplars(self, unit: Unit) -> tuple[tuple[Picture, float], ...]:
+        """Its exemplars with their pooled activations, strongest first."""
+
+    @abstractmethod
+    def captions(self) -> dict[Unit, tuple[str, ...]]:
+        """Captions of every unit's exemplars, by the run's captioner; shared with other methods."""
+
+    @abstractmethod
+    def activations(self, layer: str) -> npt.NDArray[np.float32]:
+        """Pooled activations of all units of a layer: (n_images, n_units), rows as in `images`; mapped from disk."""
+
+    @abstractmethod
+    def map_shape(self, layer: str) -> tuple[int, ...]:
+        """(h, w) of its units' activation maps, or () where they have none."""
+
+    @abstractmethod
+    def maps(self, units: Sequence[Unit], name: str) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
+        """Activation maps of some units of one layer over all images, in order: batches of image indices with
+        (n_images of the batch, n_units, h, w). `name` is what the progress bar says. Nothing of it is stored."""
+
+    @abstractmethod
+    def frame(self, index: int) -> Box | None:
+        """What the target sees of a probing image, in fractions of its width and height; None where that is not a
+        rectangle."""
+
+    @abstractmethod
+    def backend(self, kind: str) -> tuple[Any, str]:
+        """The run's backend of a kind named in the method's `uses`, not yet loaded, and the key of its answers."""
+
+    @abstractmethod
+    def digest_of_model(self, name: str) -> str:
+        """Names the weights behind a name in models.lock."""
+
+    @abstractmethod
+    def key_of(self, *parts: str) -> str:
+        """A key for an item that consists of several texts."""
+
+    @abstractmethod
+    def arrays(
+        self,
+        name: str,
+        parts: Mapping[str, object],
+        items: Mapping[str, T],
+        backend: Backend,
+        work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Computes a float32 vector per item, once and for all: batches are kept in the store, under progress.
+
+        `parts` are what the answers depend on besides an item's key. The backend is loaded only if there is work,
+        and closed after. Raises DndError where an item fails.
+        """
+
+
 class Method(Plugin):
     """A way from the probing pass to labels, in place of the core's own, `dnd`."""
 
@@ -340,3 +415,55 @@ class Method(Plugin):
     @abstractmethod
     def describe(self, study: Study) -> Iterable[Label]:
         """A label of every unit in `study.units`, in their order."""
+
+
+def model_names(config: pydantic.BaseModel) -> list[str]:
+    """The models that a plugin's settings name: values of type `dnd.api.ModelName`, optional or not."""
+    found = []
+    for key, info in type(config).model_fields.items():
+        value = getattr(config, key)
+        marked = any(_is_marker(part) for part in info.metadata) or _names_model(info.annotation)
+        if isinstance(value, str) and marked:
+            found.append(value)
+    return found
+
+
+def _is_marker(value: object) -> bool:
+    return value in get_args(api.ModelName)[1:]
+
+
+def _names_model(annotation: object) -> bool:
+    """Whether ModelName is this type, or a part of it."""
+    if get_origin(annotation) is Annotated and any(_is_marker(part) for part in get_args(annotation)[1:]):
+        return True
+    return any(_names_model(part) for part in get_args(annotation))
+
+
+N_LABELS = 3
+"""How many concepts a unit's label gives at most."""
+
+
+class Box(NamedTuple):
+    """A rectangle in fractions of an image's width and height; 0, 0 is its upper left corner."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def area(self) -> float:
+        return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
+
+    def iou(self, other: Box) -> float:
+        """Area of the intersection over area of the union."""
+        shared = Box(
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
+        ).area
+        return shared / (self.area + other.area - shared) if shared else 0.0
+
+
+FRAME = Box(0.0, 0.0, 1.0, 1.0)

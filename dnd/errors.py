@@ -57,3 +57,11 @@ def first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     where, what = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
     return f"{where}: {what}" if where else what
+
+
+class NoAnswerError(Exception):
+    """The process was lost over these items."""
+
+
+class TooSlowError(NoAnswerError):
+    """It was killed, since it took longer than it may."""

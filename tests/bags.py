@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dnd.evaluation.encoder import Encoded
+from dnd.models.encoder import Encoded
 
 
 class Bags:

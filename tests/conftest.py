@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from dnd.guard import hook
-from dnd.surroundings import OFFLINE
+from dnd.offline import hook
+from dnd.offline.environment import OFFLINE
 
 # The same examples every time, however busy the machine; `--hypothesis-profile default` tries new ones.
 settings.load_profile("ci")
@@ -35,8 +35,8 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _surroundings() -> Iterator[None]:
-    """`dnd.cli.main` and runs switch libraries off the network for good: here only until the test's end, and where a
-    fixture of a wider scope did it, until the next test begins."""
+    """The command line and runs switch libraries off the network for good: here only until the test's end, and where
+    a fixture of a wider scope did it, until the next test begins."""
     for name in OFFLINE.keys() - SET_BY_THE_USER:
         os.environ.pop(name, None)
     before = dict(os.environ)

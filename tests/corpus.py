@@ -14,7 +14,7 @@ import torch
 import toys
 from PIL import Image
 
-import dnd.cli
+import dnd.cli.main
 
 NAMES = (
     "two\nlines.png",
@@ -99,8 +99,8 @@ def run_corpus(folder: Path) -> tuple[Path, set[str]]:
     settings = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     where = ["--target", "corpus:target", "--layer", "units", "--probe", str(folder / "photos"), "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dnd.registry.Registry.load", toys.registry)
+        patch.setattr("dnd.plugin.registry.Registry.load", toys.registry)
         patch.delenv("DND_STORE", raising=False)
         with pytest.raises(SystemExit, match=r"^0$"):
-            dnd.cli.main(["run", "full", *where, *backends, *settings, "--out", str(folder / "run")])
+            dnd.cli.main.main(["run", "full", *where, *backends, *settings, "--out", str(folder / "run")])
     return folder / "run", bad

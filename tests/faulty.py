@@ -95,7 +95,7 @@ def serve() -> None:
     import pyarrow.parquet  # noqa: F401
     import toys  # noqa: F401
 
-    import dnd.pipeline  # noqa: F401
+    import dnd.pipeline.execute  # noqa: F401
 
     for line in sys.stdin:
         jobs = [Job(**one) for one in json.loads(line)]
@@ -134,8 +134,8 @@ def _child(job: Job, pipe: int) -> None:
     import toys
 
     from dnd.errors import DndError, StoppedError
-    from dnd.pipeline import execute
-    from dnd.stopping import stop_on_signals
+    from dnd.pipeline.execute import execute
+    from dnd.runtime.signals import stop_on_signals
 
     torch.set_num_threads(1)
     disk = _Disk(job.full_at)

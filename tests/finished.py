@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dnd.api import Label, Unit
-from dnd.crops import Box
-from dnd.exemplar import Exemplar
-from dnd.finding import Finding
-from dnd.output import write_findings
-from dnd.store import Store
+from dnd.api import Box, Label, Unit
+from dnd.results.unit import Exemplar, Finding
+from dnd.results.write import write_findings
+from dnd.store.images import Store
 
 EXEMPLARS = 3
 

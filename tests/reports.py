@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dnd.store import Store
+from dnd.store.images import Store
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 150, 70), "blue": (50, 80, 200), "grey": (120, 120, 120)}
 

@@ -21,10 +21,10 @@ from dnd.bench.outcome import Outcome
 from dnd.bench.page import page
 from dnd.bench.plot import plot
 from dnd.bench.table import columns, markdown, rows
-from dnd.cli import cli
+from dnd.cli.main import cli
+from dnd.config.tables import flatten
 from dnd.errors import ModelError, UsageError
-from dnd.registry import Entry, Registry
-from dnd.settings import flatten
+from dnd.plugin.registry import Entry, Registry
 
 TRUTH = {0: "red", 1: "green", 2: "blue"}
 
@@ -185,7 +185,7 @@ def test_a_truth_file_and_texts(here: Path) -> None:
     (here / "truth.csv").write_text(truth)
     wanted = matrix(here, 'base = "base.toml"\n[axes.a]\none = {}\n')
     from dnd.bench.quality import Judge
-    from dnd.pipeline import execute
+    from dnd.pipeline.execute import execute
 
     judge = Judge(here / "truth.csv", None)
     values = judge.values(execute(wanted.combinations[0].run(registry()), here / "run", registry=registry()))

@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnd.api import Unit
-from dnd.calibration import Calibration, CalibrationFile, Fitted, absolute, read_off
-from dnd.cli import cli
+from dnd.cli.main import cli
+from dnd.config.calibration import Calibration, CalibrationFile, Fitted, absolute, read_off
+from dnd.config.read import build_run, read_run
 from dnd.errors import UsageError
 from dnd.evaluation.calibrate import fit_isotonic, fit_platt, judge
-from dnd.evaluation.crossing import crossed
+from dnd.evaluation.crossvalidate import crossed
 from dnd.evaluation.reliability import reliability, risk_coverage, wilson
-from dnd.labels import choose
-from dnd.output import CSV_COLUMNS
-from dnd.pipeline import execute
-from dnd.reading import open_run
-from dnd.registry import Registry
-from dnd.runfile import build_run, read_run
+from dnd.pipeline.choose import choose
+from dnd.pipeline.execute import execute
+from dnd.plugin.registry import Registry
+from dnd.results.run import open_run
+from dnd.results.write import CSV_COLUMNS
 from dnd_microworld import grade, planted
 
 UNIT = Unit("l", 0)

@@ -15,7 +15,7 @@ from PIL import Image
 import dnd
 from dnd.api import Unit
 from dnd.errors import UsageError
-from dnd.pipeline import Result
+from dnd.pipeline.result import Result
 
 SCRIPT = "<script>alert(1)</script>"
 

@@ -8,16 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 from outside import CAPTIONER, install
 
-import dnd.cli
+import dnd.cli.main
+from dnd.analysis.group import DISTANCE
+from dnd.analysis.prune import LEAST
 from dnd.errors import UsageError
-from dnd.meaning.grouping import DISTANCE
-from dnd.pruning import LEAST
 
 
 class Outcome:
@@ -25,23 +26,29 @@ class Outcome:
 
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
         with pytest.raises(SystemExit) as caught:
-            dnd.cli.main(list(arguments))
+            dnd.cli.main.main(list(arguments))
         self.code = caught.value.code
         self.out, self.err = capsys.readouterr()
+
+
+def finished(folder: Path, exit_code: int) -> SimpleNamespace:
+    """What the command line asks of a `dnd.pipeline.result.Result`."""
+    empty: dict[str, Any] = {"unreadable": (), "labels": [], "grading": None, "stages": (), "seconds": 0.0}
+    return SimpleNamespace(folder=folder, exit_code=exit_code, summary=lambda: "{}", **empty)
 
 
 @pytest.fixture
 def execute(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Replaces the pipeline: records what it was asked; its result has the exit code set in `answer`."""
-    import dnd.pipeline
+    import dnd.pipeline.execute
 
     calls: list[Any] = []
 
     def record(run: Any, out: Path, **rest: Any) -> Any:
         calls.append((run, out, rest))
-        return type("Result", (), {"exit_code": 3})
+        return finished(out, exit_code=3)
 
-    monkeypatch.setattr(dnd.pipeline, "execute", record)
+    monkeypatch.setattr(dnd.pipeline.execute, "execute", record)
     return calls
 
 
@@ -71,7 +78,7 @@ def every_command(
 def test_help_is_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option says what it does, and no command's line in a list is cut."""
     monkeypatch.setenv("COLUMNS", "80")
-    for path, command in every_command(dnd.cli.cli):
+    for path, command in every_command(dnd.cli.main.cli):
         silent = [one.name for one in command.params if isinstance(one, click.Option) and not one.help]
         assert not silent, path
         listed = Outcome(capsys, *path, "--help").out.partition("Commands:")[2]
@@ -95,14 +102,14 @@ def test_a_mistake_is_an_error_and_a_hint_without_traceback(capsys: pytest.Captu
 
 
 def test_a_bug_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    import dnd.registry
+    import dnd.plugin.registry
 
     def fail() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(dnd.registry.Registry, "load", fail)
+    monkeypatch.setattr(dnd.plugin.registry.Registry, "load", fail)
     with pytest.raises(ZeroDivisionError):
-        dnd.cli.main(["plugins"])
+        dnd.cli.main.main(["plugins"])
 
 
 @pytest.mark.parametrize("setting", ["seed", "=1"])
@@ -145,7 +152,7 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupt(*given: Any, **rest: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dnd.pipeline.execute", interrupt)
+    monkeypatch.setattr("dnd.pipeline.execute.execute", interrupt)
     outcome = Outcome(capsys, "run")
     assert outcome.code == 1
     assert "the same command goes on from there" in outcome.err
@@ -157,7 +164,7 @@ def test_errors_of_the_pipeline_are_printed_once(
     def fail(*given: Any, **rest: Any) -> None:
         raise UsageError("there is no layer 'x'", "Did you mean 'y'?")
 
-    monkeypatch.setattr("dnd.pipeline.execute", fail)
+    monkeypatch.setattr("dnd.pipeline.execute.execute", fail)
     outcome = Outcome(capsys, "run")
     assert (outcome.code, outcome.err) == (1, "Error: there is no layer 'x'\nHint: Did you mean 'y'?\n")
 
@@ -167,9 +174,9 @@ def test_json_is_not_mixed_with_what_backends_print(
 ) -> None:
     def chat(*given: Any, **rest: Any) -> Any:
         print("loading shard 1 of 2")
-        return type("Result", (), {"exit_code": 0, "summary": staticmethod(lambda: "{}")})
+        return finished(Path("x"), exit_code=0)
 
-    monkeypatch.setattr("dnd.pipeline.execute", chat)
+    monkeypatch.setattr("dnd.pipeline.execute.execute", chat)
     outcome = Outcome(capsys, "run", "--json")
     assert (outcome.out, outcome.err) == ("{}\n", "loading shard 1 of 2\n")
 
@@ -228,7 +235,7 @@ def test_models_lock_pins_package_data(
 ) -> None:
     lock = tmp_path / "models.lock"
     lock.write_bytes(Path("models.lock").read_bytes())
-    monkeypatch.setattr("dnd.weights.lock_path", lambda: lock)
+    monkeypatch.setattr("dnd.models.weights.lock_path", lambda: lock)
     folder = tmp_path / "site" / "carrier" / "weights"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()
@@ -246,7 +253,7 @@ def test_what_is_printed_into_a_void_stops_no_work(where: str) -> None:
     """A terminal that was closed, `| head`, a full disk: rich would end the process at the next line."""
     script = """
 import sys
-from dnd.commands import make_console
+from dnd.cli.console import make_console
 console = make_console()
 sys.stdin.read()  # until the other end is gone
 for n in range(3):

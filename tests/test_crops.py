@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dnd.crops import FRAME, Box, attention_boxes, select_boxes
+from dnd.api import FRAME, Box
+from dnd.pipeline.exemplars.boxes import attention_boxes, select_boxes
 
 
 def bump(y: int, x: int, peak: float = 1.0, dtype: Any = np.float64) -> Any:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from dnd.api import Runtime
-from dnd.registry import KINDS, Registry
-from dnd.runfile import build_run, read_run
+from dnd.config.read import build_run, read_run
+from dnd.plugin.registry import KINDS, Registry
 
 DOCS = Path(__file__).parent.parent / "docs"
 

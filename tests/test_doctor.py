@@ -21,16 +21,22 @@ from test_docs import block
 from toys import make_photos
 
 from dnd import api
-from dnd.checks import Case, Check, machine, parts, room, work
-from dnd.doctor import examine, show
+from dnd.cli.doctor import show
+from dnd.config.read import examine_run, read_run
+from dnd.doctor import inputs as work
+from dnd.doctor import machine
+from dnd.doctor import plugins as parts
+from dnd.doctor import space as room
+from dnd.doctor.check import Case, Check
+from dnd.doctor.examine import examine
 from dnd.errors import ModelError, PluginError
-from dnd.lockfile import LockedFile, LockedModel, read_lock, write_lock
-from dnd.locking import only_here
-from dnd.memory import estimate, free_memory, read_tensors
-from dnd.pinning import _pin
-from dnd.registry import Registry
-from dnd.runfile import examine_run, read_run
-from dnd.weights import Weights, lock_path
+from dnd.models.lock import _pin
+from dnd.models.lockfile import LockedFile, LockedModel, read_lock, write_lock
+from dnd.models.weights import Weights, lock_path
+from dnd.plugin.registry import Registry
+from dnd.plugin.requirements import refuse_unfit
+from dnd.runtime.memory import estimate, free_memory, read_tensors
+from dnd.store.locks import only_here
 
 FUSSY = """
 from dnd.api import Captioner, UsageError, hookimpl
@@ -94,7 +100,7 @@ def add_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, role: 
     )
     lock = tmp_path / "models.lock"
     write_lock(lock, {**read_lock(lock_path()), name: model})
-    monkeypatch.setattr("dnd.weights.lock_path", lambda: lock)
+    monkeypatch.setattr("dnd.models.weights.lock_path", lambda: lock)
     return file
 
 
@@ -276,7 +282,7 @@ def test_a_check_of_a_plugin_that_breaks_is_the_plugins_fault() -> None:
             return []
 
     with pytest.raises(PluginError, match=r"broken: its own check\(\) failed: KeyError"):
-        parts.refuse_unfit([Broken(api.Config(), api.Runtime("cpu", Path))])
+        refuse_unfit([Broken(api.Config(), api.Runtime("cpu", Path))])
 
 
 def test_models_are_hashed_or_with_quick_only_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

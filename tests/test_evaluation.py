@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dnd import api
 from dnd.errors import UsageError
-from dnd.evaluation import binary
-from dnd.evaluation.figures import Pairs, bootstrap, spread, summarise
+from dnd.evaluation import metrics as binary
+from dnd.evaluation.estimates import Pairs, bootstrap, spread, summarise
 from dnd.evaluation.images import drive_tables, suppression
 from dnd.evaluation.planted import graded
 from dnd.evaluation.sanity import run_checks
@@ -150,7 +150,7 @@ def test_bootstrap_leaves_out_units_without_a_value() -> None:
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_bootstrap_median_is_the_median_of_the_drawn(numbers: list[int]) -> None:
-    from dnd.evaluation.figures import _weighted_medians
+    from dnd.evaluation.estimates import _weighted_medians
 
     values = np.array(numbers, np.float64)
     counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), size=5)

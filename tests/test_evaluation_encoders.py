@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from dnd.errors import ModelError, UsageError
 from dnd.evaluation.bertscore import bertscore_f1, phrases, rescale, unrelated_f1
 from dnd.evaluation.clip import Clip
-from dnd.evaluation.encoder import Encoder
+from dnd.models.encoder import Encoder
 
 WORDS = [*"dotsabc", "dots", "red", "stripes", "a", "cat"]
 

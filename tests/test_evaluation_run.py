@@ -12,12 +12,12 @@ import toys
 from rich.console import Console
 from test_evaluation_encoders import make_encoder
 
-from dnd import cli
+from dnd.cli import main as cli
+from dnd.config.read import build_run
 from dnd.evaluation.images import _held_out
 from dnd.evaluation.reopen import open_run
-from dnd.pipeline import execute
-from dnd.progress import Meter
-from dnd.runfile import build_run
+from dnd.pipeline.execute import execute
+from dnd.runtime.progress import Meter
 
 
 def net() -> Any:

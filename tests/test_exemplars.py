@@ -13,16 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dnd.api import ProbingSet, Unit
-from dnd.cropping import CANDIDATES, Candidate, candidates_of
-from dnd.crops import Box, attention_boxes
+from dnd.api import Box, ProbingSet, Unit
+from dnd.config.run import Exemplars
 from dnd.errors import UsageError
-from dnd.exemplars import ExemplarResult, choose, find_exemplars
-from dnd.geometry import cut
-from dnd.runfile import Exemplars
-from dnd.store import Store
-from dnd.survey import LayerTop
-from dnd.watched import Watched
+from dnd.pipeline.exemplars.boxes import attention_boxes
+from dnd.pipeline.exemplars.crop import CANDIDATES, Candidate, candidates_of
+from dnd.pipeline.exemplars.find import ExemplarResult, find_exemplars
+from dnd.pipeline.exemplars.select import choose
+from dnd.pipeline.exemplars.topk import LayerTop
+from dnd.store.images import Store
+from dnd.target.geometry import cut
+from dnd.target.hooked import Watched
 
 SIZE = 32
 
@@ -178,7 +179,7 @@ def test_few_maps_are_in_memory_together(find: Find, monkeypatch: pytest.MonkeyP
 
     units = {"2": [0, 1, 2, 3, 4, 5]}
     whole = facts(find(units=units), units)
-    monkeypatch.setattr("dnd.cropping._LINES_AT_ONCE", 7)
+    monkeypatch.setattr("dnd.pipeline.exemplars.crop._LINES_AT_ONCE", 7)
     monkeypatch.setattr(Watched, "observe", counted)
     assert facts(find(units=units, store="few"), units) == whole
     assert sum(asked) == 6 * 5
@@ -228,8 +229,8 @@ Kill = Callable[[int], Any]
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
     """A block in which the process dies after so many forward passes; what is done by then is saved."""
-    monkeypatch.setattr("dnd.survey._SAVE_SHARE", 1e9)
-    monkeypatch.setattr("dnd.survey._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("dnd.pipeline.exemplars.topk._SAVE_SHARE", 1e9)
+    monkeypatch.setattr("dnd.pipeline.exemplars.topk._LEAST_SECONDS", 0.0)
 
     @contextmanager
     def killed(after: int) -> Iterator[None]:

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from finished import EXEMPLARS, finish
 from PIL import Image
 
-from dnd.cli import cli
+from dnd.cli.main import cli
 from dnd.errors import StoreError, UsageError
 from dnd.evaluation.tables import read_labels
-from dnd.exporting import FORMATS, as_text, export, parquet
-from dnd.exporting.latex import escape_latex
-from dnd.reading import RunFolder
+from dnd.results.export import FORMATS, as_text, export, parquet
+from dnd.results.export.latex import escape_latex
+from dnd.results.run import RunFolder
 
 NASTY = "50% <b>|_x_|</b> & $1 \\ {y} ~"
 
@@ -32,7 +32,7 @@ def run(tmp_path):
 
 
 def test_the_command_offers_every_format():
-    from dnd.commands import export as command
+    from dnd.cli import export as command
 
     assert set(command.FORMATS) == set(FORMATS)
 

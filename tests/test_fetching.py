@@ -15,13 +15,13 @@ import pytest
 from fake_hub import COMMIT, FakeHub, Repository, serve
 from rich.console import Console
 
-from dnd import cli
+from dnd.cli import main as cli
 from dnd.errors import ModelError
-from dnd.fetching import Fetched, fetch, store_lock
-from dnd.lockfile import LockedFile, LockedModel, LockedPart, read_lock, write_lock
-from dnd.origins import FolderOrigin
-from dnd.pinning import lock_repository
-from dnd.weights import Weights
+from dnd.models.fetch import Fetched, fetch, store_lock
+from dnd.models.lock import lock_repository
+from dnd.models.lockfile import LockedFile, LockedModel, LockedPart, read_lock, write_lock
+from dnd.models.origins import FolderOrigin
+from dnd.models.weights import Weights
 
 BIG = b"weights " * 50_000
 HUGE = os.urandom(1 << 20) * 24

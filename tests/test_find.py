@@ -9,12 +9,12 @@ from bags import Bags
 from click.testing import CliRunner
 from finished import finish
 
+from dnd.analysis.find import find_units
 from dnd.api import Unit
-from dnd.cli import cli
+from dnd.cli.main import cli
 from dnd.errors import ModelError, UsageError
-from dnd.meaning import load_encoder
-from dnd.meaning.finding import find_units
-from dnd.reading import RunFolder
+from dnd.models.encoder import load_encoder
+from dnd.results.run import RunFolder
 
 
 @pytest.fixture

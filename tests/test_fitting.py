@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Blip2ForConditionalGeneration
 
 from dnd import api
-from dnd.pipeline import execute
-from dnd.registry import Entry, Registry
+from dnd.pipeline.execute import execute
+from dnd.plugin.registry import Entry, Registry
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_hf import fitting
 from dnd_llama import LlamaConfig, LlamaSummarizer
@@ -273,7 +273,7 @@ def captions(photos: Path, **settings: Any) -> dict[str, Any]:
     """The stage's entry in run.json."""
     entries = [e for e in toys.registry().entries if e.kind != "captioner"]
     registry = Registry([*entries, Entry("captioner", "toy", Packing, "toys", "1", "ok")])
-    from dnd.runfile import build_run
+    from dnd.config.read import build_run
 
     table = toys.toy_run(photos).to_dict() | {"captioner": {"backend": "toy", **settings}}
     out = photos.parent / f"run-{len(list(photos.parent.iterdir()))}"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from dnd.crops import Box
-from dnd.geometry import Geometry, cut, to_source
+from dnd.api import Box
+from dnd.target.geometry import Geometry, cut, to_source
 
 Prepare = Callable[[Image.Image], torch.Tensor]
 

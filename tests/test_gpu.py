@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dnd import api
-from dnd.spread import Spread
+from dnd.runtime.pool import Spread
 from dnd.testing import evidence, image_requests, runtime
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_llama import LlamaConfig, LlamaSummarizer

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from accelerate import init_empty_weights
 
-from dnd.rates import read_benchmark
+from dnd.pipeline.rates import read_benchmark
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -146,7 +146,7 @@ def count(model: Any) -> int:
 
 def test_files_are_named_as_the_real_ones(store: Path, results: Path) -> None:
     """Those that models.lock has of SDXL, its VAE's included, and of CLIP."""
-    from dnd.weights import Weights
+    from dnd.models.weights import Weights
 
     lock = Weights.read(ROOT / "models.lock")
     for architecture in ("sdxl", "clip"):

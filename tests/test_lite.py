@@ -211,9 +211,9 @@ def test_retrieval_notices_other_photos(tmp_path: Path) -> None:
 @needs_extra
 def test_logits_get_the_names_of_their_classes(photos: Path, tmp_path: Path) -> None:
     """The whole way: target, exemplars, tags, words, retrieved photos, scores."""
-    from dnd.pipeline import execute
-    from dnd.registry import Registry
-    from dnd.runfile import read_run
+    from dnd.config.read import read_run
+    from dnd.pipeline.execute import execute
+    from dnd.plugin.registry import Registry
     from dnd_lite.classes import names_class
 
     runfile = Path(__file__).parent.parent / "plugins" / "dnd_runfiles" / "photos.toml"

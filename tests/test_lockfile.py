@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnd.errors import ModelError
-from dnd.lockfile import LockedFile, LockedModel, LockedPart, lock_text, parse_lock, read_lock, write_lock
+from dnd.models.lockfile import LockedFile, LockedModel, LockedPart, lock_text, parse_lock, read_lock, write_lock
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

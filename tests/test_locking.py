@@ -18,15 +18,15 @@ import pytest
 import toys
 
 from dnd.errors import StoreError, UsageError
-from dnd.locking import LOCK, HeldError, held, only_here
-from dnd.pipeline import execute
+from dnd.pipeline.execute import execute
+from dnd.store.locks import LOCK, HeldError, held, only_here
 
 
 @contextmanager
 def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the folder until its stdin closes."""
     code = (
-        "import sys; from pathlib import Path; from dnd.locking import only_here\n"
+        "import sys; from pathlib import Path; from dnd.store.locks import only_here\n"
         "with only_here(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(folder)]
@@ -103,7 +103,7 @@ def test_a_full_disk_or_a_lock_taken_away_ends_no_run(tmp_path: Path, monkeypatc
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dnd.locking.json.dump", full)
+    monkeypatch.setattr("dnd.store.locks.json.dump", full)
     with held(tmp_path / LOCK):
         with pytest.raises(HeldError), held(tmp_path / LOCK):
             pass
@@ -152,7 +152,7 @@ def test_two_runs_at_once_may_share_a_store(tmp_path: Path) -> None:
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import toys
-        from dnd.pipeline import execute
+        from dnd.pipeline.execute import execute
         captioner = {{"backend": "toy", "batch_size": 1}}  # many small parts, which each run joins as it ends the stage
         run = toys.toy_run(Path({str(photos)!r}), exemplars={{"k": 15, "sample": 12}}, captioner=captioner)
         print("ready", flush=True)

@@ -17,12 +17,12 @@ from PIL import Image
 
 import dnd_methods
 from dnd import api
-from dnd.crops import Box
+from dnd.api import Box
+from dnd.config.read import build_run
 from dnd.errors import UsageError
-from dnd.pipeline import execute
-from dnd.reading import RunFolder
-from dnd.registry import Entry, Registry
-from dnd.runfile import build_run
+from dnd.pipeline.execute import execute
+from dnd.plugin.registry import Entry, Registry
+from dnd.results.run import RunFolder
 from dnd_methods import broden, dissection, quantile, similarity
 from dnd_methods.concepts import concept_set
 

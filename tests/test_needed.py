@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dnd.config.packed import packed_runfile, read_needs
 from dnd.errors import UsageError
-from dnd.needed import packed_runfile, read_needs
 
 FULL = ["blip2-opt-2.7b", "llama-3.1-8b-instruct", "sdxl-base-1.0", "clip-vit-large-patch14"]
 

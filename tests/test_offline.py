@@ -19,12 +19,12 @@ import pytest
 import toys
 from outside import install
 
-import dnd.cli
+import dnd.cli.main
 from dnd.errors import OfflineError
-from dnd.guard import hook
-from dnd.guard.hook import is_loopback
-from dnd.offline import offline, raise_if_tried
-from dnd.surroundings import OFFLINE
+from dnd.offline import hook
+from dnd.offline.block import offline, raise_if_tried
+from dnd.offline.environment import OFFLINE
+from dnd.offline.hook import is_loopback
 
 AWAY = "192.0.2.1"  # RFC 5737: for documentation, routed nowhere
 UNSHARE = shutil.which("unshare") and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
@@ -217,7 +217,7 @@ def test_a_child_still_gets_the_sitecustomize_that_ours_stands_before(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.theirs = __file__")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    code = "import sys, sitecustomize; print(sys.theirs == sitecustomize.__file__, 'dnd.guard.hook' in sys.modules)"
+    code = "import sys, sitecustomize; print(sys.theirs == sitecustomize.__file__, 'dnd.offline.hook' in sys.modules)"
     with offline():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
@@ -226,7 +226,7 @@ def test_a_child_still_gets_the_sitecustomize_that_ours_stands_before(
 
 def test_an_isolated_child_is_not_seen() -> None:
     """As docs/offline.md admits; `--sealed` is for these."""
-    code = "import sys; print('dnd.guard.hook' in sys.modules)"
+    code = "import sys; print('dnd.offline.hook' in sys.modules)"
     with offline():
         seen = {
             flag: subprocess.check_output([sys.executable, flag, "-c", code], text=True) for flag in ("-I", "-E", "-S")
@@ -293,7 +293,7 @@ class Runs:
         others = [text for kind in ("summarizer", "generator", "scorer") for text in (f"--{kind}", "toy")]
         small = [text for one in ("exemplars.k=4", "exemplars.sample=12", "images.n=2") for text in ("--set", one)]
         with pytest.raises(SystemExit) as ended:
-            dnd.cli.main([
+            dnd.cli.main.main([
                 "run", "full", "--target", f"{module}:network", "--layer", "units", "--units", "0-2", "--device", "cpu",
                 "--probe", str(self.photos), "--captioner", "caller", *others, *small, "--out",
                 str(self.folder / "run"),
@@ -329,11 +329,11 @@ def test_the_same_run_without_the_call_succeeds(runs: Runs) -> None:
 
 def test_commands_set_the_switches_and_downloads_stay_possible(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        dnd.cli.main(["models", "list"])
+        dnd.cli.main.main(["models", "list"])
     assert hook.active_log() is None
     assert "HF_HUB_OFFLINE" not in os.environ
     with pytest.raises(SystemExit):
-        dnd.cli.main(["plugins", "--json"])
+        dnd.cli.main.main(["plugins", "--json"])
     assert hook.active_log()
     assert {name: os.environ[name] for name in OFFLINE} == OFFLINE
 
@@ -343,7 +343,7 @@ def test_a_plugin_that_calls_home_when_it_is_imported_is_named(
 ) -> None:
     install(monkeypatch, tmp_path, "acme-import", "import socket\nsocket.gethostbyname('example.invalid')")
     with pytest.raises(SystemExit) as ended:
-        dnd.cli.main(["plugins"])
+        dnd.cli.main.main(["plugins"])
     assert ended.value.code == 1
     assert "acme_import (acme_import.py:2) tried to look up example.invalid" in capsys.readouterr().err
 
@@ -366,7 +366,7 @@ def test_the_microworld_is_labelled_without_any_interface(tmp_path: Path) -> Non
 
 SEALED = """
 import ctypes, os, socket, subprocess, sys
-from dnd.sealing import seal
+from dnd.offline.namespace import seal
 "".encode("idna")  # what the sockets need of a standard library that the other user may not read
 if len(sys.argv) > 1 and os.geteuid() == 0:
     os.setresgid(65534, 65534, 65534)
@@ -400,7 +400,7 @@ def test_sealed_holds_back_native_code_and_any_child(user: str) -> None:
 def test_dnd_sealed_is_sealed(tmp_path: Path) -> None:
     code = "import os; print(os.readlink('/proc/self/ns/net'))"
     mine = subprocess.check_output([sys.executable, "-c", code], text=True)
-    code = f"import dnd.cli\ntry: dnd.cli.main(['--sealed', 'plugins'])\nfinally:\n {code}"
+    code = f"import dnd.cli.main\ntry: dnd.cli.main.main(['--sealed', 'plugins'])\nfinally:\n {code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "microworld" in done.stdout
     theirs = done.stdout.splitlines()[-1]
@@ -411,13 +411,13 @@ def test_dnd_sealed_is_sealed(tmp_path: Path) -> None:
 def test_sealed_where_it_cannot_be_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dnd.sealing._unshare", lambda flags: 1)
-    monkeypatch.setattr("dnd.sealing._threads", lambda: 1)
+    monkeypatch.setattr("dnd.offline.namespace._unshare", lambda flags: 1)
+    monkeypatch.setattr("dnd.offline.namespace._threads", lambda: 1)
     with pytest.raises(SystemExit) as ended:
-        dnd.cli.main(["--sealed", "run"])
+        dnd.cli.main.main(["--sealed", "run"])
     assert ended.value.code == 1
     assert "no network namespace here: Operation not permitted" in capsys.readouterr().err
-    monkeypatch.setattr("dnd.sealing._threads", lambda: 3)
+    monkeypatch.setattr("dnd.offline.namespace._threads", lambda: 3)
     with pytest.raises(SystemExit):
-        dnd.cli.main(["--sealed", "run"])
+        dnd.cli.main.main(["--sealed", "run"])
     assert "must come before any thread, and 3 run already" in capsys.readouterr().err

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dnd.errors import ModelError
-from dnd.lockfile import LockedFile, LockedModel, LockedPart, lock_text, read_lock, write_lock
-from dnd.packing import Unpacked, pack, unpack
-from dnd.weights import Weights
+from dnd.models.lockfile import LockedFile, LockedModel, LockedPart, lock_text, read_lock, write_lock
+from dnd.models.pack import Unpacked, pack, unpack
+from dnd.models.weights import Weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONSOLE = Console(quiet=True)
@@ -126,7 +126,7 @@ def test_packing_overwrites_nothing_and_leaves_nothing_half_done(
         pack(connected.weights, ["a"], archive, CONSOLE)
     weights = connected.weights
     weights.resolve("a")
-    monkeypatch.setattr("dnd.weights.Weights.check", lambda *_: None)
+    monkeypatch.setattr("dnd.models.weights.Weights.check", lambda *_: None)
     before = sorted(tmp_path.iterdir())
     for spoil in (b"WEIGHTS" * 300, b"short"):
         (connected.store / "a/model.safetensors").write_bytes(spoil)
@@ -242,7 +242,7 @@ def test_an_interrupt_loses_nothing(box: Place, archive: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("dnd.packing.os.fsync", stop)
+        patch.setattr("dnd.models.pack.os.fsync", stop)
         with pytest.raises(KeyboardInterrupt):
             box.unpack(archive)
     assert box.content() == before

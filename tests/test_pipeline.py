@@ -25,9 +25,11 @@ from PIL import Image
 from rich.console import Console
 
 from dnd import api
+from dnd.cli.labels_table import show_result
+from dnd.config.run import BACKENDS
 from dnd.errors import PluginError, UsageError
-from dnd.pipeline import Result, execute
-from dnd.runfile import BACKENDS
+from dnd.pipeline.execute import execute
+from dnd.pipeline.result import Result
 
 ANSWERS = {0: "red", 1: "green", 2: "blue"}
 
@@ -75,7 +77,7 @@ def test_every_unit_gets_its_colour(photos: Path, tmp_path: Path) -> None:
 def test_a_live_module_is_described_from_python(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dnd
 
-    monkeypatch.setattr("dnd.live.Registry.load", toys.registry)
+    monkeypatch.setattr("dnd.pipeline.describe.Registry.load", toys.registry)
     toy = {kind: "toy" for kind in ("captioner", "summarizer", "generator", "scorer")}
     settings = {"exemplars.k": 4, "exemplars.sample": 12, "images.n": 4}
     network = toys.Net().train()
@@ -103,7 +105,7 @@ def test_two_descriptions_of_one_second_do_not_collide(
 ) -> None:
     import dnd
 
-    monkeypatch.setattr("dnd.live.Registry.load", toys.registry)
+    monkeypatch.setattr("dnd.pipeline.describe.Registry.load", toys.registry)
     monkeypatch.setattr("time.strftime", lambda form, *when: "20260102-030405")
     monkeypatch.chdir(tmp_path)
     toy = {kind: "toy" for kind in ("captioner", "summarizer", "generator", "scorer")}
@@ -345,7 +347,8 @@ def test_what_was_found_in_the_store_is_said(photos: Path, tmp_path: Path) -> No
     def said(out: str) -> str:
         console = Console(file=io.StringIO(), width=100)
         run = toys.toy_run(photos)
-        execute(run, tmp_path / out, console=console, registry=toys.registry(), live=(toys.Net(), toys.preprocess))
+        live = toys.Net(), toys.preprocess
+        show_result(console, execute(run, tmp_path / out, registry=toys.registry(), live=live))
         return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
     assert "Found in the store" not in said("first")
@@ -418,8 +421,8 @@ def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_pat
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import toys
-        from dnd import store, table
-        from dnd.pipeline import execute
+        from dnd.store import images as store, table
+        from dnd.pipeline.execute import execute
         plain = store.write_atomic
         left, gate = int(sys.argv[2]), threading.Lock()
         def some(path, data, **options):

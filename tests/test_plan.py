@@ -9,12 +9,14 @@ import pytest
 from test_cli import Outcome
 
 from dnd.api import Runtime
-from dnd.mapping import Tally
-from dnd.plan import StagePlan, count_units, duration, plan_stages, stage_items
-from dnd.rates import Rate, devices_of, record
-from dnd.registry import Registry
-from dnd.runfile import Run, read_run
-from dnd.weights import Weights
+from dnd.cli.plan import duration
+from dnd.config.read import read_run
+from dnd.config.run import Run
+from dnd.doctor.plan import StagePlan, count_units, plan_stages, stage_items
+from dnd.models.weights import Weights
+from dnd.pipeline.rates import Rate, devices_of, record
+from dnd.plugin.registry import Registry
+from dnd.runtime.stats import Tally
 
 
 @pytest.fixture(autouse=True)

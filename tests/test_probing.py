@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnd import probing as probing_module
 from dnd.errors import UsageError
-from dnd.probing import FolderSet, UnionSet
+from dnd.probing import sets as probing_module
+from dnd.probing.sets import FolderSet, UnionSet
 
 
 def save(

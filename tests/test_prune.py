@@ -18,17 +18,17 @@ from finished import finish
 from safetensors.numpy import load_file
 from toys import Net, make_photos, preprocess
 
+from dnd.analysis.ablate import without
+from dnd.analysis.accuracy import answers, find_active, labelled
+from dnd.analysis.compare import _draw
+from dnd.analysis.prune import Wish, carry_out, choose, compare
 from dnd.api import Runtime, Unit
-from dnd.cli import cli
+from dnd.cli.main import cli
+from dnd.cli.prune import save_mask
 from dnd.errors import UsageError
-from dnd.probing import FolderSet, UnionSet
-from dnd.pruning import Wish, carry_out, choose, compare
-from dnd.pruning.ablation import without
-from dnd.pruning.accuracy import answers, find_active, labelled
-from dnd.pruning.comparing import _draw
-from dnd.pruning.screen import save_mask
-from dnd.reading import RunFolder
-from dnd.registry import Registry
+from dnd.plugin.registry import Registry
+from dnd.probing.sets import FolderSet, UnionSet
+from dnd.results.run import RunFolder
 
 HERE = Path(__file__).parent
 
@@ -244,7 +244,7 @@ def test_data_sets_that_do_not_fit(photos, classes, tmp_path):
 def test_units_by_concept_and_by_status(tmp_path, monkeypatch):
     labels = {"a/0": ["red dots"], "a/1": ["lake"], "a/2": [], "b/5": ["dots"], "b/6": ["!it broke"]}
     run = RunFolder(finish(tmp_path / "run", labels))
-    monkeypatch.setattr("dnd.meaning.load_encoder", lambda name: Bags())
+    monkeypatch.setattr("dnd.models.encoder.load_encoder", lambda name: Bags())
     found = choose(run, Wish(concepts=["dots"]))
     assert found.units() == {"a": [0], "b": [5]}
     assert found.why[Unit("a", 0)] == "0.71 near 'dots'"

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from toys import Net, make_photos, preprocess, registry, toy_run
 
-from dnd import rates
+from dnd.config.read import read_run
+from dnd.config.run import Run
 from dnd.errors import UsageError
-from dnd.mapping import Tally
-from dnd.pipeline import execute
-from dnd.rates import Passed, Rate, devices_of, find_rate, read_benchmark, read_rates, record
-from dnd.registry import Registry
-from dnd.runfile import Run, read_run
+from dnd.pipeline import rates
+from dnd.pipeline.execute import execute
+from dnd.pipeline.rates import Passed, Rate, devices_of, find_rate, read_benchmark, read_rates, record
+from dnd.plugin.registry import Registry
+from dnd.runtime.stats import Tally
 
 
 @pytest.fixture(autouse=True)

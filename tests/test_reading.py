@@ -12,11 +12,11 @@ from finished import finish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import dnd.reading
+import dnd.results.run
 from dnd.api import Grade, Unit
 from dnd.errors import DamagedError, DndError, StoreError, UsageError
-from dnd.exporting import FORMATS, as_text, export
-from dnd.reading import RunFolder
+from dnd.results.export import FORMATS, as_text, export
+from dnd.results.run import RunFolder
 
 HEAD = "layer,unit,status,label,score,label_2,score_2,label_3,score_3,reason\n"
 
@@ -108,7 +108,7 @@ def test_what_a_damaged_line_says_is_not_exported(run: RunFolder, tmp_path: Path
 
 
 def test_a_line_without_end_is_not_read_whole(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dnd.reading, "_LONGEST", 1000)
+    monkeypatch.setattr(dnd.results.run, "_LONGEST", 1000)
     (run.folder / "labels.jsonl").write_text(" " * 500 + "x" * 100_000)
     with pytest.raises(StoreError, match="line 1 of"):
         run.recorded()

@@ -9,7 +9,7 @@ from outside import CAPTIONER, install
 
 from dnd.api import Captioner, Runtime
 from dnd.errors import PluginError, UsageError
-from dnd.registry import KINDS, Entry, Registry
+from dnd.plugin.registry import KINDS, Entry, Registry
 
 
 def broken_reason(registry: Registry, distribution: str) -> str:

@@ -21,20 +21,20 @@ from PIL import Image
 from test_exemplars import SIZE, Blobs, network, preprocess
 
 from dnd.api import Unit
-from dnd.attention import packed
-from dnd.cli import cli
-from dnd.crops import attention_boxes
+from dnd.cli.main import cli
+from dnd.config.run import Exemplars
 from dnd.errors import DndError, StoreError, UsageError
-from dnd.exemplars import find_exemplars
-from dnd.ordinary import ordinary
-from dnd.pipeline import execute
-from dnd.reading import RunFolder
-from dnd.report.build import Report, build_report
-from dnd.report.overview import histogram
-from dnd.report.rows import kind_of_reason
-from dnd.runfile import Exemplars
-from dnd.store import Store
-from dnd.watched import Watched
+from dnd.pipeline.execute import execute
+from dnd.pipeline.exemplars.boxes import attention_boxes
+from dnd.pipeline.exemplars.find import find_exemplars
+from dnd.results.report.build import Report, build_report
+from dnd.results.report.overview import histogram
+from dnd.results.report.rows import kind_of_reason
+from dnd.results.run import RunFolder
+from dnd.results.unit import ordinary
+from dnd.store.images import Store
+from dnd.target.attention import packed
+from dnd.target.hooked import Watched
 
 
 @pytest.fixture(autouse=True)
@@ -402,7 +402,7 @@ def test_the_command_says_what_it_built_or_only_the_mistake(run: Path) -> None:
 
 def test_building_needs_no_heavy_library(run: Path) -> None:
     code = (
-        "import sys\nfrom dnd.cli import main\n"
+        "import sys\nfrom dnd.cli.main import main\n"
         f"try: main(['report', {str(run)!r}])\nexcept SystemExit as e: assert not e.code, e.code\n"
         "print(*{'torch', 'pyarrow', 'skimage', 'scipy'} & set(sys.modules))"
     )

@@ -14,10 +14,10 @@ import reports
 from click.testing import CliRunner
 from corpus import NAMES, run_corpus
 
-from dnd.cli import cli
-from dnd.reading import RunFolder
-from dnd.report.build import build_report
-from dnd.store import Store
+from dnd.cli.main import cli
+from dnd.results.report.build import build_report
+from dnd.results.run import RunFolder
+from dnd.store.images import Store
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `browser`)")
 expect = sync_api.expect

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnd.api import Captioner, Config, Generator, ModelName, ProbingSet, Scorer, Summarizer, Target
+from dnd.api import Captioner, Config, Generator, ModelName, ProbingSet, Scorer, Summarizer, Target, model_names
+from dnd.config.read import build_run, read_run
+from dnd.config.run import Run
+from dnd.config.tables import RUNFILES, parse_setting, read_tables
+from dnd.config.units import parse_units, unit_text
 from dnd.errors import PluginError, UsageError
-from dnd.registry import KINDS, Entry, Registry
-from dnd.runfile import Run, build_run, read_run
-from dnd.settings import RUNFILES, parse_setting, parse_units, read_tables, unit_text
-from dnd.weights import model_names
+from dnd.plugin.registry import KINDS, Entry, Registry
 
 
 class Words(Config):
@@ -285,6 +286,6 @@ def test_a_method_alone_starts_from_the_run_file_of_its_name(name: str) -> None:
 
 
 def test_kinds_and_sections_agree() -> None:
-    from dnd.runfile import BACKENDS
+    from dnd.config.run import BACKENDS
 
     assert set(KINDS) == {*BACKENDS, "target", "probing-set", "method"}

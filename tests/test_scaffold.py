@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from outside import CAPTIONER, install
 
-from dnd.cli import main
-from dnd.commands.plugins import KINDS
+from dnd.cli.main import main
+from dnd.cli.plugins import KINDS
+from dnd.config.read import read_run
 from dnd.errors import UsageError
-from dnd.registry import KINDS as ALL_KINDS
-from dnd.registry import Registry
-from dnd.runfile import read_run
-from dnd.scaffold import write_plugin
+from dnd.plugin.registry import KINDS as ALL_KINDS
+from dnd.plugin.registry import Registry
+from dnd.plugin.scaffold import write_plugin
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "mean-colour"
 
@@ -245,6 +245,6 @@ def test_a_plugin_for_another_version_is_listed_with_the_reason_and_cannot_be_ch
 
 
 def test_check_works_without_pytest() -> None:
-    code = "import sys; sys.modules['pytest'] = None; from dnd.cli import main; main(['plugins', 'check', 'mean'])"
+    code = "import sys; sys.modules['pytest'] = None; from dnd.cli.main import main; main(['plugins', 'check', 'mean'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

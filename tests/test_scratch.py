@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from dnd.api import Unit
 from dnd.errors import DamagedError, StoreError
-from dnd.scratch import Ledger, Scratch
+from dnd.store.ledger import Ledger
+from dnd.store.matrix import Scratch
 
 
 def test_items_are_asked_for_once_in_order(tmp_path: Path) -> None:

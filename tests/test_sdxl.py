@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from benchmarks.training import prompts
 from dnd import api
-from dnd.settings import read_tables
+from dnd.config.tables import read_tables
 from dnd_microworld import world
 from dnd_sdxl import SdxlConfig, SdxlGenerator
 from dnd_sdxl.build import SCHEDULERS

@@ -12,11 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnd import seen
-from dnd.loading import Loaded
-from dnd.scratch import Scratch
-from dnd.seen import Seen
-from dnd.survey import Survey
+from dnd.pipeline.exemplars import topk as seen
+from dnd.pipeline.exemplars.topk import Seen, Survey
+from dnd.probing.prefetch import Loaded
+from dnd.store.matrix import Scratch
 
 names = st.lists(st.integers(0, 5) | st.integers(2**63 - 2, 2**63 + 2) | st.integers(2**64 - 3, 2**64 - 1))
 

@@ -15,12 +15,13 @@ import toys
 from rich.console import Console
 
 from dnd import api
-from dnd.pipeline import Result, execute
-from dnd.progress import Meter
-from dnd.registry import Entry, Registry
-from dnd.stages.job import Job
-from dnd.stages.scores import _key as score_key
-from dnd.store import Store
+from dnd.pipeline.execute import execute
+from dnd.pipeline.job import Job
+from dnd.pipeline.result import Result
+from dnd.pipeline.scores import _key as score_key
+from dnd.plugin.registry import Entry, Registry
+from dnd.runtime.progress import Meter
+from dnd.store.images import Store
 
 
 class Everything(toys.Scorer):

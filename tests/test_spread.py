@@ -21,17 +21,18 @@ import pytest
 import toys
 
 from dnd import api
-from dnd.devices import find_devices, is_full, is_lost
-from dnd.errors import DeviceError, ItemError, PluginError, UsageError
-from dnd.mapping import Tally, complete
-from dnd.pipeline import Result, execute
-from dnd.registry import Entry, Registry
-from dnd.runfile import build_run
-from dnd.scratch import Ledger
-from dnd.spread import Spread
-from dnd.stages.images import IMAGES
-from dnd.store import Store
-from dnd.worker import NoAnswerError
+from dnd.config.read import build_run
+from dnd.errors import DeviceError, ItemError, NoAnswerError, PluginError, UsageError
+from dnd.pipeline.execute import execute
+from dnd.pipeline.images import IMAGES
+from dnd.pipeline.map import complete
+from dnd.pipeline.result import Result
+from dnd.plugin.registry import Entry, Registry
+from dnd.runtime.devices import find_devices, is_full, is_lost
+from dnd.runtime.pool import Spread
+from dnd.runtime.stats import Tally
+from dnd.store.images import Store
+from dnd.store.ledger import Ledger
 
 REQUESTS = [api.ImageRequest(colour, seed) for seed in range(4) for colour in awkward.COLOURS]
 
@@ -182,7 +183,7 @@ def test_a_device_that_recovers_is_used_again(tmp_path: Path) -> None:
 
 
 def test_a_backend_that_always_hangs_stops_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnd.worker._LOSSES", 2)
+    monkeypatch.setattr("dnd.runtime.worker._LOSSES", 2)
     with spread(("cpu",), timeout=0.2, fault="hang") as proxy:
         with pytest.raises(NoAnswerError, match=r"no answer within 0.2 s"):
             proxy.generate(REQUESTS[:1])
@@ -224,7 +225,7 @@ def test_workers_die_with_a_parent_that_is_killed() -> None:
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import awkward
         from dnd import api
-        from dnd.spread import Spread
+        from dnd.runtime.pool import Spread
         backend = awkward.Generator(awkward.FaultConfig(fault="hang"), api.Runtime("cpu", str))
         with Spread(backend, ["cpu", "cpu"]) as proxy:
             print(*(worker._process.pid for worker in proxy._workers), flush=True)

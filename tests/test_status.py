@@ -18,15 +18,15 @@ import torch
 import toys
 from rich.console import Console
 
-import dnd.cli
+import dnd.cli.main
 from dnd.errors import StoppedError, StoreError, UsageError
-from dnd.heartbeat import STATUS, Heartbeat
-from dnd.mapping import Tally
-from dnd.pipeline import execute
-from dnd.progress import Meter, Way, spell_seconds
-from dnd.runlog import log_to
-from dnd.status import read_status, tell
-from dnd.stopping import stop_on_signals
+from dnd.pipeline.execute import execute
+from dnd.runtime.heartbeat import STATUS, Heartbeat
+from dnd.runtime.log import log_to
+from dnd.runtime.progress import Meter, Way, spell_seconds
+from dnd.runtime.signals import stop_on_signals
+from dnd.runtime.stats import Tally
+from dnd.runtime.status import read_status, tell
 
 
 def toy_target() -> tuple[torch.nn.Module, Any]:
@@ -40,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def arguments(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr("dnd.registry.Registry.load", toys.registry)
+    monkeypatch.setattr("dnd.plugin.registry.Registry.load", toys.registry)
     chosen = [word for kind in ("captioner", "summarizer", "generator", "scorer") for word in (f"--{kind}", "toy")]
     settings = [word for one in ("exemplars.k=4", "exemplars.sample=12", "images.n=4") for word in ("--set", one)]
     where = ["--target", "test_status:toy_target", "--layer", "units", "--probe", str(photos), "--device", "cpu"]
@@ -49,7 +49,7 @@ def arguments(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def invoke(arguments: list[str]) -> int:
     with pytest.raises(SystemExit) as ended:
-        dnd.cli.main(arguments)
+        dnd.cli.main.main(arguments)
     return int(ended.value.code or 0)
 
 
@@ -105,7 +105,7 @@ def beating(folder: Path, **facts: Any) -> Path:
 
 
 def test_the_heartbeat_tells_how_far_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnd.heartbeat.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("dnd.runtime.heartbeat.BEAT_SECONDS", 0.02)
     meter, tallies = Meter(Console(quiet=True)), [Tally("captions")]
     began = time.monotonic()
     with Heartbeat(tmp_path, meter, tallies), meter.stage("captions", 100) as advance:
@@ -151,7 +151,7 @@ def test_a_run_whose_process_is_gone_is_dead(tmp_path: Path) -> None:
 def test_a_run_that_is_silent_is_dead_whatever_its_clock_says(
     tmp_path: Path, hours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnd.status.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("dnd.runtime.status.BEAT_SECONDS", 0.01)
     then = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
     assert read_status(beating(tmp_path, updated=then, host="another"))["state"] == "dead"
     assert read_status(beating(tmp_path, host="another"))["state"] == "running"
@@ -160,8 +160,8 @@ def test_a_run_that_is_silent_is_dead_whatever_its_clock_says(
 def test_a_run_under_a_wrong_clock_is_alive_as_long_as_it_beats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnd.heartbeat.BEAT_SECONDS", 0.05)
-    monkeypatch.setattr("dnd.heartbeat._now", lambda: "1999-01-01T00:00:00+00:00")
+    monkeypatch.setattr("dnd.runtime.heartbeat.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("dnd.runtime.heartbeat._now", lambda: "1999-01-01T00:00:00+00:00")
     with Heartbeat(tmp_path, Meter(Console(quiet=True)), []):
         assert read_status(tmp_path)["state"] == "running"
 
@@ -180,8 +180,8 @@ def test_a_failure_is_told_once(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from rich.console import Console
-from dnd.heartbeat import Heartbeat
-from dnd.progress import Meter
+from dnd.runtime.heartbeat import Heartbeat
+from dnd.runtime.progress import Meter
 try:
     with Heartbeat(Path({str(tmp_path)!r}), Meter(Console(quiet=True)), []):
         raise ValueError("no space")
@@ -251,7 +251,7 @@ def test_a_terminal_that_is_gone_does_not_keep_a_run_from_stopping(monkeypatch: 
         raise OSError(5, "Input/output error")
 
     with stop_on_signals() as stopped, monkeypatch.context() as patch:
-        patch.setattr("dnd.stopping.os.write", gone)
+        patch.setattr("dnd.runtime.signals.os.write", gone)
         signal.raise_signal(signal.SIGTERM)
         assert stopped()
 

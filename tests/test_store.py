@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import dnd.table
+import dnd.store.table
 from dnd.errors import DamagedError, StoreError
-from dnd.files import write_atomic
-from dnd.keys import derive_seed, digest_of, stage_key
-from dnd.scratch import Ledger
-from dnd.store import Store
-from dnd.table import Table
+from dnd.store.files import write_atomic
+from dnd.store.images import Store
+from dnd.store.keys import derive_seed, digest_of, stage_key
+from dnd.store.ledger import Ledger
+from dnd.store.table import Table
 
 SCHEMA = pa.schema([("key", pa.string()), ("value", pa.int64())])
 
@@ -217,7 +217,7 @@ def test_parts_that_another_process_joins_meanwhile_are_left_to_it(
     table = Table(tmp_path / "t", pa.schema([("key", pa.string()), ("value", pa.binary())]))
     for number in range(70):
         table.append([{"key": str(number), "value": os.urandom(300_000)}])
-    reading, read = dnd.table._rows_of, 0
+    reading, read = dnd.store.table._rows_of, 0
 
     def taken_away(part: Path, **options: Any) -> Any:
         nonlocal read
@@ -227,7 +227,7 @@ def test_parts_that_another_process_joins_meanwhile_are_left_to_it(
         return reading(part, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dnd.table._rows_of", taken_away)
+        patch.setattr("dnd.store.table._rows_of", taken_away)
         table.compact()
     assert read == 41
     assert len(list(table.rows(["key"]))) == 69

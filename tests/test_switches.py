@@ -16,16 +16,17 @@ import toys
 from PIL import Image
 
 from dnd import api
-from dnd.clusters import clusters, merge, pick
+from dnd.config.read import build_run, read_run
+from dnd.config.tables import read_tables
+from dnd.doctor.plan import plan_stages
 from dnd.errors import UsageError
-from dnd.labels import choose
-from dnd.pipeline import Result, execute
-from dnd.plan import plan_stages
-from dnd.reading import open_run
-from dnd.registry import Entry, Registry
-from dnd.runfile import build_run, read_run
-from dnd.settings import read_tables
-from dnd.stages.concepts import summary_requests
+from dnd.pipeline.choose import choose, pick
+from dnd.pipeline.clusters import clusters
+from dnd.pipeline.concepts import merge, summary_requests
+from dnd.pipeline.execute import execute
+from dnd.pipeline.result import Result
+from dnd.plugin.registry import Entry, Registry
+from dnd.results.run import open_run
 from dnd.testing import ScorerContract, SummarizerContract, picture, runtime
 from dnd_ablations import Captions, ConceptSet, First
 from dnd_blip2.exemplars import Blip2Exemplars, phrases

@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dnd.activations import by_unit, pool, rounded, token_grid
 from dnd.api import Unit
 from dnd.errors import DeviceError, UsageError
-from dnd.images import probe_image
-from dnd.target import Watched, fingerprint, load_function
+from dnd.target.fingerprint import fingerprint
+from dnd.target.layout import by_unit, pool, rounded, token_grid
+from dnd.target.load import Watched, load_function
+from dnd.target.preprocess import probe_image
 
 
 def preprocess(image: Image.Image) -> torch.Tensor:

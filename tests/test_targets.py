@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 import dnd_targets
 from dnd.api import ModelError, Runtime, UsageError
-from dnd.images import probe_image
-from dnd.target import Watched
+from dnd.target.load import Watched
+from dnd.target.preprocess import probe_image
 
 RUNTIME = Runtime("cpu", lambda name: Path(name))
 

@@ -11,7 +11,7 @@ import wrong_backends as wrong
 from PIL import Image
 
 from dnd import api
-from dnd.registry import KINDS, Registry
+from dnd.plugin.registry import KINDS, Registry
 from dnd.testing import (
     CONTRACTS,
     CaptionerContract,
@@ -86,7 +86,7 @@ class TestMicroworldImages(ProbingSetContract):
 def broken(kind: str, backend: type[api.Plugin]) -> dict[str, str]:
     """Rule -> why, of those that the backend breaks."""
     contract = type("Checked", (CONTRACTS[kind],), {"backend": backend, "test_making_one_is_cheap": lambda self: None})
-    from dnd.testing.running import outcomes
+    from dnd.testing.run import outcomes
 
     return {outcome.rule: outcome.broken for outcome in outcomes(contract) if outcome.broken}
 
@@ -203,7 +203,7 @@ def test_a_batch_size_may_be_found_while_the_model_loads(tmp_path: Path, monkeyp
 
 def test_every_rule_has_a_plugin_that_breaks_it() -> None:
     """So that no rule can be written that cannot fail."""
-    from dnd.testing.running import _rules, _words
+    from dnd.testing.run import _rules, _words
 
     (mark,) = (mark for mark in test_a_broken_rule_is_noticed.pytestmark if mark.name == "parametrize")
     tried = {rule for _, _, rule, _ in mark.args[1]} | {CHEAP, "settings survive a run file"}

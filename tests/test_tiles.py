@@ -19,16 +19,15 @@ from bags import Bags
 from click.testing import CliRunner
 from PIL import Image
 
-from dnd.api import Runtime, UsageError
-from dnd.cli import cli
-from dnd.crops import Box
-from dnd.geometry import cut
-from dnd.pipeline import execute
-from dnd.probing import UnionSet
-from dnd.pruning.accuracy import labelled
-from dnd.reading import RunFolder
-from dnd.registry import Entry, Registry
-from dnd.runfile import build_run, read_run
+from dnd.analysis.accuracy import labelled
+from dnd.api import Box, Runtime, UsageError
+from dnd.cli.main import cli
+from dnd.config.read import build_run, read_run
+from dnd.pipeline.execute import execute
+from dnd.plugin.registry import Entry, Registry
+from dnd.probing.sets import UnionSet
+from dnd.results.run import RunFolder
+from dnd.target.geometry import cut
 from dnd_tiles import Tiles, TilesConfig, bands_of, read_tile, to_rgb
 
 RED, NEAR_INFRARED = 0, 3
@@ -256,7 +255,7 @@ def test_the_base_for_satellites_runs_with_small_models_as_the_guide_says(tmp_pa
     (tmp_path / "far_above.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr("dnd.meaning.load_encoder", lambda name: Bags())
+    monkeypatch.setattr("dnd.models.encoder.load_encoder", lambda name: Bags())
     page = (Path(__file__).parent.parent / "docs" / "uses.md").read_text("utf-8")
     (command,) = re.findall(r"^dnd (run satellite .*(?:\n    .*)*)", page, re.MULTILINE)
     given = shlex.split(command.replace("\\\n", " ").replace("my_network:vegetation", "far_above:net"))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dnd import digests
 from dnd.errors import ModelError
-from dnd.lockfile import LockedFile, LockedModel, write_lock
-from dnd.pinning import lock_folder
-from dnd.weights import Weights
+from dnd.models import digests
+from dnd.models.lock import lock_folder
+from dnd.models.lockfile import LockedFile, LockedModel, write_lock
+from dnd.models.weights import Weights
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"config.json": b"{}", "sub/model.safetensors": b"weights"}
@@ -246,7 +246,7 @@ def test_the_users_own_lock_file_adds_and_wins(
     both = Weights.read(weights.lock, own)
     assert list(both.by_name) == ["tiny", "more"]
     assert both.find("tiny") == other
-    monkeypatch.setattr("dnd.weights.lock_path", lambda: weights.lock)
+    monkeypatch.setattr("dnd.models.weights.lock_path", lambda: weights.lock)
     assert Weights.default() == both
 
 
@@ -262,7 +262,9 @@ def test_an_entry_goes_where_it_can_be_written(
     again = Weights.read(weights.lock, own)
     assert list(again.by_name) == ["tiny", "more"] == list(both.by_name)
     with monkeypatch.context() as patch:
-        patch.setattr("dnd.weights.__file__", str(weights.lock.parent / "weights.py"))  # an installed package's
+        patch.setattr(
+            "dnd.models.weights.__file__", str(weights.lock.parent / "models" / "weights.py")
+        )  # an installed package's
         assert again.record([hub_model("third")]) == own
     write_lock(own, {"more": hub_model("more")})
     changed = hub_model("more", files={"config.json": b"1"})

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from dnd import api
-from dnd.registry import Entry, Registry
-from dnd.runfile import Run, build_run
+from dnd.config.read import build_run
+from dnd.config.run import Run
+from dnd.plugin.registry import Entry, Registry
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

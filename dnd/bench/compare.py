@@ -11,7 +11,7 @@ import numpy as np
 from dnd.bench.costs import Cost, costs, pareto
 from dnd.bench.outcome import Outcome
 from dnd.bench.quality import choose_metric
-from dnd.evaluation.figures import Estimate, Floats, bootstrap, tidy
+from dnd.evaluation.estimates import Estimate, Floats, bootstrap, tidy
 
 
 @dataclass(frozen=True)

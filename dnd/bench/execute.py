@@ -16,14 +16,15 @@ from typing import Any
 from dnd.bench.matrix import Combination, Matrix
 from dnd.bench.outcome import Outcome, read_outcome
 from dnd.bench.quality import Judge
+from dnd.config.run import Run
 from dnd.errors import DndError, OfflineError, UsageError
-from dnd.files import write_atomic
-from dnd.keys import digest_of
-from dnd.locking import only_here
-from dnd.peak import Peak
-from dnd.pipeline import Result, execute
-from dnd.registry import Registry
-from dnd.runfile import Run
+from dnd.pipeline.execute import execute
+from dnd.pipeline.result import Result
+from dnd.plugin.registry import Registry
+from dnd.runtime.memory import Peak
+from dnd.store.files import write_atomic
+from dnd.store.keys import digest_of
+from dnd.store.locks import only_here
 
 Told = Callable[[int, int, str], None]
 """Told of each combination: its number, of how many, and its name."""

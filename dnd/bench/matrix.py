@@ -16,11 +16,14 @@ from typing import Any
 import pydantic
 
 from dnd.api import Config
+from dnd.config.problems import Problems
+from dnd.config.read import build_run
+from dnd.config.run import Run
+from dnd.config.tables import apply_options, flatten, read_tables
 from dnd.errors import UsageError
-from dnd.registry import Registry, suggest
-from dnd.runfile import Run, build_run
-from dnd.settings import Problems, apply_options, flatten, read_tables
-from dnd.toml import parse_toml
+from dnd.plugin.registry import Registry
+from dnd.store.toml import parse_toml
+from dnd.text import suggest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 """Of a variant or combination: it becomes a part of a folder's name."""

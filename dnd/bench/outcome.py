@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dnd.files import write_atomic
+from dnd.store.files import write_atomic
 
 _FILE = "outcome.json"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from dnd.bench.compare import Bench
 from dnd.bench.plot import plot
 from dnd.bench.table import STAGE_COLUMNS, columns, markdown, notes, rows, stage_rows
-from dnd.files import write_atomic
+from dnd.store.files import write_atomic
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #222; --line: #ddd; --bad: #a00; }

@@ -13,8 +13,8 @@ from dnd.evaluation.tables import read_labels
 from dnd.evaluation.truth import join, read_truth
 
 if TYPE_CHECKING:
-    from dnd.evaluation.encoder import Encoder
-    from dnd.pipeline import Result
+    from dnd.models.encoder import Encoder
+    from dnd.pipeline.result import Result
 
 GRADED, EXACT, COSINE = "match.graded", "match.exact_of_all", "text.cosine"
 METRICS = (GRADED, EXACT, COSINE)
@@ -32,7 +32,7 @@ class Judge:
         if encoder:
             if util.find_spec("transformers") is None:
                 raise UsageError("an encoder needs the package transformers", "Run: pip install 'dnd-describe[eval]'")
-            from dnd.evaluation.encoder import Encoder
+            from dnd.models.encoder import Encoder
 
             self._encoder = Encoder(encoder, device)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dnd.bench.compare import Bench
 from dnd.bench.outcome import Outcome
-from dnd.evaluation.figures import Estimate
+from dnd.evaluation.estimates import Estimate
 
 _SHORT = {"match.graded": "right", "match.exact_of_all": "exact", "text.cosine": "text cosine"}
 _MEANS = {

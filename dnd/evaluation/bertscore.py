@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnd.evaluation.encoder import Encoded, Encoder, Floats
+from dnd.models.encoder import Encoded, Encoder, Floats
 
 _AT_ONCE = 16_000_000
 """Token pairs in memory."""

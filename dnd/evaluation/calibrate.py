@@ -20,14 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dnd.api import Unit
-from dnd.calibration import Calibration, Fitted, Knots, Source, scorer_settings
+from dnd.config.calibration import Calibration, Fitted, Knots, Source, scorer_settings
+from dnd.config.read import read_run
+from dnd.config.run import UNUSED, Run
 from dnd.errors import UsageError
 from dnd.evaluation.tables import Row
 from dnd.evaluation.text import plain
 from dnd.evaluation.truth import Truth, join, read_truth
-from dnd.reading import RunFolder
-from dnd.registry import Registry
-from dnd.runfile import UNUSED, Run, read_run
+from dnd.plugin.registry import Registry
+from dnd.results.run import RunFolder
 
 Kind = Literal["isotonic", "platt"]
 Numbers = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnd.errors import ModelError
-from dnd.evaluation.encoder import find_model
+from dnd.models.encoder import find_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image

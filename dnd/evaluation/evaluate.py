@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from dnd.api import model_names
+from dnd.config.run import Run
 from dnd.errors import DndError, UsageError
 from dnd.evaluation.bertscore import unrelated_f1
 from dnd.evaluation.clip import Clip
-from dnd.evaluation.encoder import Encoder
-from dnd.evaluation.figures import Figure, Summary, spread, summarise, tidy
+from dnd.evaluation.estimates import Figure, Summary, spread, summarise, tidy
 from dnd.evaluation.images import image_figures
 from dnd.evaluation.planted import graded
 from dnd.evaluation.reopen import Opened, grader, open_run
@@ -29,9 +30,9 @@ from dnd.evaluation.text import (
     retrieval_figures,
 )
 from dnd.evaluation.truth import Case, join, read_truth
-from dnd.progress import Meter
-from dnd.runfile import Run
-from dnd.weights import Weights, model_names
+from dnd.models.encoder import Encoder
+from dnd.models.weights import Weights
+from dnd.runtime.progress import Meter
 
 _NEEDS = ("scipy", "transformers")
 FORMAT = 1
@@ -206,7 +207,7 @@ def _graded(found: Evaluation, seed: int) -> list[Figure]:
 
 def _device(wanted: str | None) -> str:
     """The device of the encoder and of CLIP."""
-    from dnd.devices import find_devices
+    from dnd.runtime.devices import find_devices
 
     return find_devices(wanted or "auto")[0]
 

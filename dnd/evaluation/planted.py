@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnd.api import Grading, Label
-from dnd.evaluation.figures import Figure
+from dnd.evaluation.estimates import Figure
 from dnd.evaluation.tables import Row
 
 Grader = Callable[[Sequence[Label]], Grading | None]

@@ -14,20 +14,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dnd.api import Backend, Grading, Label, Picture, ProbingSet, Runtime, Target
+from dnd.config.read import build_run, read_run
+from dnd.config.run import BACKENDS, Choice, Run
+from dnd.config.tables import read_tables
 from dnd.errors import DndError, UsageError
-from dnd.keys import derive_seed, stage_key
-from dnd.probing import FolderSet, UnionSet
-from dnd.progress import Meter
-from dnd.reading import RunFolder
-from dnd.registry import Registry
-from dnd.runfile import BACKENDS, Choice, Run, build_run, read_run
-from dnd.settings import read_tables
-from dnd.stages.activations import TargetRunner
-from dnd.stages.job import Job
-from dnd.store import Store
-from dnd.target import fingerprint, load_function
-from dnd.watched import Watched
-from dnd.weights import Weights
+from dnd.models.weights import Weights
+from dnd.pipeline.activations import TargetRunner
+from dnd.pipeline.job import Job
+from dnd.plugin.registry import Registry
+from dnd.probing.sets import FolderSet, UnionSet
+from dnd.results.run import RunFolder
+from dnd.runtime.progress import Meter
+from dnd.store.images import Store
+from dnd.store.keys import derive_seed, stage_key
+from dnd.target.fingerprint import fingerprint
+from dnd.target.hooked import Watched
+from dnd.target.load import load_function
 
 VECTORS = pa.schema([("key", pa.string()), ("values", pa.binary())])
 _SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnd.evaluation.binary import METRICS
+from dnd.evaluation.metrics import METRICS
 
 SHARE = 0.01
 IMAGES = 10_000

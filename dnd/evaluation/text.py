@@ -16,9 +16,9 @@ import numpy.typing as npt
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from dnd.evaluation.bertscore import bertscore_f1, rescale
-from dnd.evaluation.encoder import Encoder, Floats
-from dnd.evaluation.figures import Figure, Numbers, Pairs
+from dnd.evaluation.estimates import Figure, Numbers, Pairs
 from dnd.evaluation.truth import Case, Truth
+from dnd.models.encoder import Encoder, Floats
 
 
 class Texts:

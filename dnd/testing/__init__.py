@@ -12,18 +12,17 @@ The classes are plain: pytest runs them, `dnd plugins check NAME` does so withou
 
 from __future__ import annotations
 
-from dnd.testing.contract import BrokenRule, Contract
-from dnd.testing.fakes import evidence, image_requests, images, picture, runtime, summary_requests
-from dnd.testing.method import MethodContract
-from dnd.testing.running import CONTRACTS, Outcome, run_contract
-from dnd.testing.studied import ProbingSetContract, TargetContract
-from dnd.testing.working import (
+from dnd.testing.backends import (
     BackendContract,
     CaptionerContract,
     GeneratorContract,
     ScorerContract,
     SummarizerContract,
 )
+from dnd.testing.contract import BrokenRule, Contract
+from dnd.testing.fakes import evidence, image_requests, images, picture, runtime, summary_requests
+from dnd.testing.inputs import MethodContract, ProbingSetContract, TargetContract
+from dnd.testing.run import CONTRACTS, Outcome, run_contract
 
 __all__ = [
     "CONTRACTS",

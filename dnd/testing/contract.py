@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import pydantic
 
 from dnd import api
-from dnd.registry import fault_of
-from dnd.settings import Problems
+from dnd.config.problems import Problems
+from dnd.plugin.registry import fault_of
 from dnd.testing.fakes import runtime
 
 HEAVY = frozenset(

@@ -25,7 +25,7 @@ def runtime(device: str = "cpu", folders: Mapping[str, Path] | None = None) -> R
     def weights(name: str) -> Path:
         if name in (folders or {}):
             return Path((folders or {})[name])
-        from dnd.weights import Weights
+        from dnd.models.weights import Weights
 
         return Weights.default().resolve(name)
 

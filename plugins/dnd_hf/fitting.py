@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dnd import api, memory
-from dnd.devices import is_full, is_lost, reason_of
+from dnd import api
+from dnd.runtime import memory
+from dnd.runtime.devices import is_full, is_lost, reason_of
 
 if TYPE_CHECKING:
     import torch

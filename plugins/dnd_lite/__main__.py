@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from dnd.api import DndError
-from dnd.probing import FolderSet
+from dnd.probing.sets import FolderSet
 from dnd_lite.classes import N_CLASSES, class_name, short_names
 from dnd_lite.networks import Variant
 from dnd_lite.tagger import Recogniser

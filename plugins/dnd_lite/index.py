@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnd.api import UsageError
-from dnd.probing import FolderSet
+from dnd.probing.sets import FolderSet
 from dnd_lite import look
 from dnd_lite.classes import N_CLASSES, class_names, words
 from dnd_lite.tagger import Recogniser

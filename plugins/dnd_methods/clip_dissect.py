@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from dnd.study import Study
+    from dnd.api import Study
 
 
 class ClipDissectConfig(ClipConfig):

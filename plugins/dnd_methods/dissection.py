@@ -15,8 +15,7 @@ from dnd_methods.labels import AT_MOST, label
 from dnd_methods.quantile import TopShare
 
 if TYPE_CHECKING:
-    from dnd.geometry import Box
-    from dnd.study import Study
+    from dnd.api import Box, Study
 
 Masks = Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]
 _BUDGET = 128 * 2**20

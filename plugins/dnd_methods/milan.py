@@ -19,7 +19,7 @@ from dnd.api import Captioner, Picture, Unit
 from dnd_methods.labels import AT_MOST, label
 
 if TYPE_CHECKING:
-    from dnd.study import Study
+    from dnd.api import Study
 
 
 class MilanConfig(api.Config):

@@ -8,7 +8,7 @@ import numpy as np
 import pydantic
 
 from dnd import api
-from dnd.labels import drive
+from dnd.pipeline.choose import drive
 from dnd_hf.clip import Floats
 from dnd_scorers.clip import ClipScorer, ClipScorerConfig
 

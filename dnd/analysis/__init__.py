@@ -1,0 +1,1 @@
+"""What labels are good for: find, group and prune units."""

@@ -1,0 +1,183 @@
+"""What a classifier loses or gains without some of its units, beside losing as many at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from dnd.analysis.accuracy import labelled
+from dnd.analysis.compare import Comparison, compare
+from dnd.api import ProbingSet, Runtime, Target, Unit
+from dnd.config.read import read_run
+from dnd.config.run import Run
+from dnd.errors import DndError, UsageError
+from dnd.models.weights import Weights
+from dnd.plugin.registry import Registry
+from dnd.probing.sets import FolderSet
+from dnd.results.run import RunFolder
+from dnd.target.load import load_function
+from dnd.target.preprocess import Preprocess
+
+__all__ = ["Comparison", "Pruning", "Wish", "carry_out", "choose", "compare"]
+
+LEAST = 0.7
+"""Cosine from which a label counts as meaning the concept."""
+_DATASET = "Name a folder with one folder of images per class, or a probing set that knows its images' classes."
+
+_LISTED = "`dnd export` lists the units with their labels and statuses, `dnd group` those that are like no other."
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be pruned, and on what that is to be measured."""
+
+    concepts: Sequence[str] = ()
+    ungrouped: bool = False
+    uninterpretable: bool = False
+    least: float | None = None
+    layer: Sequence[str] = ()
+    encoder: str | None = None
+    dataset: str | None = None
+    settings: Sequence[str] = ()
+    classes: str | None = None
+    seeds: int = 20
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """The chosen units, why, and what came of it."""
+
+    why: Mapping[Unit, str]
+    labels: Mapping[Unit, str]
+    sizes: Mapping[str, int]
+    """Layer -> the highest unit that the run has, and one."""
+    comparison: Comparison | None = None
+
+    def units(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for unit in self.why:
+            found.setdefault(unit.layer, []).append(unit.index)
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        rows = [
+            {"layer": unit.layer, "unit": unit.index, "label": self.labels[unit], "why": why}
+            for unit, why in self.why.items()
+        ]
+        found: dict[str, Any] = {"pruned": rows}
+        if self.comparison:
+            c = self.comparison
+            found |= {
+                "images": c.images,
+                "before": c.before,
+                "after": c.after,
+                "change_95": list(c.change),
+                "random": {"seeds": len(c.random), "mean": float(np.mean(c.random)), "accuracies": list(c.random)},
+                "random_drawn_from": c.active,
+                "classes": {
+                    name: dict(zip(("before", "after", "random"), values, strict=True))
+                    for name, values in c.classes.items()
+                },
+            }
+        return found
+
+
+def carry_out(run: RunFolder, wish: Wish) -> Pruning:
+    """Choose the units, and measure where the wish names a data set."""
+    if not (wish.concepts or wish.ungrouped or wish.uninterpretable):
+        raise UsageError("which units are to go?", "Say --concept TEXT, --ungrouped or --uninterpretable.")
+    if not wish.dataset and (wish.settings or wish.classes):
+        raise UsageError("--set and --classes go with --eval", "Name the data set with --eval.")
+    chosen = choose(run, wish)
+    if not wish.dataset:
+        return chosen
+    registry = Registry.load()
+    described = _described(run, registry, wish)
+    runtime = Runtime(described.device, Weights.default().resolve)
+    data = labelled(_data(described, registry, runtime), Path(wish.classes) if wish.classes else None)
+    module, preprocess = _target(described, registry, runtime)
+    found = compare(
+        module, preprocess, chosen.units(), data, seeds=wish.seeds, device=described.device, among=_among(run)
+    )
+    return Pruning(chosen.why, chosen.labels, chosen.sizes, found)
+
+
+def choose(run: RunFolder, wish: Wish) -> Pruning:
+    """The units that a wish means. Raises UsageError where there are none."""
+    from dnd.analysis.find import find_units
+    from dnd.analysis.group import group_units
+    from dnd.models.encoder import load_encoder
+
+    unknown = [layer for layer in wish.layer if layer not in run.layers]
+    if unknown:
+        raise UsageError(f"the run in {run.folder} has no layer {unknown[0]!r}", f"It has {', '.join(run.layers)}.")
+    encoder = load_encoder(wish.encoder) if wish.concepts or wish.ungrouped else None
+    least = LEAST if wish.least is None else wish.least
+    why: dict[Unit, str] = {}
+    nearest = ""
+    if encoder is not None:
+        for text in wish.concepts:
+            hits = find_units(run, text, encoder)
+            why |= {hit.unit: f"{hit.nearness:.2f} near {text!r}" for hit in hits if hit.nearness >= least}
+            nearest = f" The nearest label to {text!r} is {hits[0].label!r}, {hits[0].nearness:.2f}." if hits else ""
+        if wish.ungrouped:
+            why |= dict.fromkeys(group_units(run, encoder).ungrouped, "like no other unit")
+    if wish.uninterpretable:
+        why |= {one.unit: "uninterpretable" for one in run.labels if one.status == "uninterpretable"}
+    order = [one.unit for one in run.labels if one.unit in why and (not wish.layer or one.unit.layer in wish.layer)]
+    if not order:
+        hint = "`dnd find` shows what is near a text; --least says how near." if wish.concepts else _LISTED
+        raise UsageError(f"no unit of the run in {run.folder} fits.{nearest}", hint)
+    labels = {one.unit: one.labels[0][0] if one.labels else f"({one.status})" for one in run.labels}
+    return Pruning(
+        {u: why[u] for u in order}, {u: labels[u] for u in order}, {k: max(v) + 1 for k, v in _among(run).items()}
+    )
+
+
+def _among(run: RunFolder) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for one in run.labels:
+        found.setdefault(one.unit.layer, []).append(one.unit.index)
+    return found
+
+
+def _described(run: RunFolder, registry: Registry, wish: Wish) -> Run:
+    """The run with the data set as its probing set."""
+    name = str(wish.dataset)
+    options: dict[str, Any] = {"probing.sets": [name], **({"device": wish.device} if wish.device else {})}
+    try:
+        read_run(run.folder / "run.toml", registry)
+    except DndError as error:
+        raise UsageError(
+            f"the target of the run in {run.folder} cannot be had again: {error}",
+            error.hint
+            or "For a live module use dnd.analysis.ablate.without, or dnd.analysis.prune.compare, from Python.",
+        ) from error
+    settings = [f"probing.{text}" for text in wish.settings]
+    try:
+        return read_run(run.folder / "run.toml", registry, options=options, settings=settings)
+    except DndError as error:
+        raise UsageError(f"--eval {name}: {error}", error.hint or _DATASET) from error
+
+
+def _target(run: Run, registry: Registry, runtime: Runtime) -> tuple[torch.nn.Module, Preprocess]:
+    if run.target.kind != "target":
+        return load_function(run.target.name)
+    return cast(Target, registry.make("target", run.target.name, run.target.config, runtime)).build()
+
+
+def _data(run: Run, registry: Registry, runtime: Runtime) -> ProbingSet:
+    (choice,) = run.probing
+    if choice.kind == "folder":
+        try:
+            return FolderSet(Path(choice.name))
+        except UsageError as error:
+            raise UsageError(str(error), _DATASET) from error
+    return cast(ProbingSet, registry.make("probing-set", choice.name, choice.config, runtime))

@@ -1,0 +1,55 @@
+"""`dnd bench`: combinations of methods, backends and settings, side by side."""
+
+from __future__ import annotations
+
+import click
+
+from dnd.cli.options import import_from_here
+
+
+@click.command()
+@click.argument("matrix", metavar="MATRIX.toml", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Where all goes.  [default: runs/bench-<matrix>]"
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts: bench.json on standard output.")
+def bench(matrix: str, out: str | None, as_json: bool) -> int:
+    """Run every combination of a matrix and compare them.
+
+    Stages that combinations share are computed once. The same command goes on where it was stopped: finished
+    combinations are not run again. Writes bench.json, bench.md, bench.html and bench.svg.
+    """
+    import json
+    from pathlib import Path
+
+    from dnd.bench.compare import measure
+    from dnd.bench.execute import run_matrix
+    from dnd.bench.matrix import read_matrix
+    from dnd.bench.page import write_bench
+    from dnd.bench.quality import choose_metric
+    from dnd.bench.table import columns, rows
+    from dnd.cli.console import print_table
+    from dnd.plugin.registry import Registry
+
+    import_from_here()
+    wanted = read_matrix(Path(matrix))
+    choose_metric(wanted.metric, set())
+    folder = Path(out) if out else Path("runs") / f"bench-{wanted.path.stem}"
+
+    def told(number: int, of: int, name: str) -> None:
+        click.echo(f"{number} of {of}: {name}", err=True)
+
+    try:
+        outcomes = run_matrix(wanted, folder, Registry.load(), told)
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted. What is finished is kept: the same command goes on from there.", err=True)
+        return 1
+    found = measure(outcomes, wanted.reference, wanted.metric)
+    write_bench(folder, found, wanted.path.stem)
+    if as_json:
+        click.echo(json.dumps(found.record(), indent=1, ensure_ascii=False))
+    else:
+        width = len(columns(found))
+        print_table(columns(found), [[*row, *[""] * (width - len(row))] for row in rows(found)])
+        click.echo(f"\n{folder}/bench.html has the plot and says what the columns mean.")
+    return found.exit_code

@@ -1,0 +1,170 @@
+"""`dnd eval`: how good labels are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dnd.evaluation.estimates import Estimate, Summary
+    from dnd.evaluation.evaluate import Evaluation
+    from dnd.evaluation.sanity import Check
+
+
+@click.command("eval")
+@click.argument("source", metavar="RUN|TABLE", required=False, type=click.Path(exists=True))
+@click.option(
+    "--truth",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="One true text per line, or a CSV unit,text.",
+)
+@click.option("--encoder", metavar="NAME|FOLDER", help="Sentence encoder: an entry of models.lock, or a folder.")
+@click.option(
+    "--clip", metavar="NAME|FOLDER", help="CLIP for texts and images.  [default: the run's own, if it has one]"
+)
+@click.option(
+    "--images",
+    metavar="N",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Images drawn of each label of a run; 0 leaves out all that needs images.",
+)
+@click.option(
+    "--generator", metavar="RUNFILE", help="Draw them with the generator of this run file.  [default: the run's own]"
+)
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1 or auto.")
+@click.option("--seed", metavar="N", type=int, default=0, help="Of the bootstrap.")
+@click.option(
+    "--sanity", is_flag=True, help="Show instead which metrics notice labels that are too narrow or too broad."
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def evaluate(source: str | None, truth: str | None, sanity: bool, as_json: bool, **given: object) -> None:
+    """Measure labels against a truth, and on images.
+
+    RUN is a run's folder, TABLE a label table of dnd or of another tool. Every figure comes with a 95 % interval
+    and two controls: labels shuffled between units, and the best label that could be given to all of them. A run's
+    figures are also kept in its folder, as evaluation.json.
+    """
+    import json
+    from pathlib import Path
+    from typing import Any, cast
+
+    from dnd.cli.console import make_console
+    from dnd.errors import UsageError
+
+    if sanity:
+        from dataclasses import asdict
+
+        from dnd.evaluation.sanity import run_checks
+
+        checks = run_checks()
+        if as_json:
+            click.echo(json.dumps([{**asdict(check), "passes": check.passes} for check in checks], indent=1))
+        else:
+            show_checks(make_console(), checks)
+        return
+    if source is None:
+        raise UsageError("name a run's folder or a label table", "dnd eval RUN --truth FILE --encoder NAME")
+    from rich.console import Console
+
+    from dnd.evaluation.evaluate import Options, evaluate
+    from dnd.runtime.progress import Meter
+    from dnd.store.files import write_atomic
+
+    options = Options(truth=Path(truth) if truth else None, **cast(dict[str, Any], given))
+    with Meter(Console(stderr=True)) as meter:
+        found = evaluate(Path(source), options, meter)
+    text = json.dumps(found.record(), indent=1, ensure_ascii=False)
+    if found.source.is_dir():
+        write_atomic(found.source / "evaluation.json", (text + "\n").encode())
+    if as_json:
+        click.echo(text)
+    else:
+        show_evaluation(make_console(), found)
+
+
+def show_evaluation(console: Console, found: Evaluation) -> None:
+    """How much was evaluated, then a line per figure with its controls."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    counts = found.counts()
+    console.print(
+        f"{counts['units']} units: {counts['labelled']} labelled, {counts['uninterpretable']} uninterpretable,"
+        f" {counts['failed']} failed."
+    )
+    if counts["with_truth"]:
+        share = counts["with_truth_labelled"] / counts["with_truth"]
+        console.print(
+            f"Coverage: {counts['with_truth_labelled']} of {counts['with_truth']} units with a true meaning are"
+            f" labelled ({share:.0%})."
+        )
+    if counts["known_to_mean_nothing"]:
+        console.print(
+            f"{counts['of_those_labelled']} of {counts['known_to_mean_nothing']} units that mean nothing are labelled."
+        )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in (
+        "figure",
+        "n",
+        "value [95 %]",
+        "shuffled [95 %]",
+        "best constant [95 %]",
+        "its label",
+        "abstained = wrong",
+    ):
+        table.add_column(column, overflow="fold", justify="right" if column == "n" else "left")
+    for summary in found.summaries:
+        table.add_row(*_cells(summary))
+    console.print(table)
+    for note in found.notes:
+        console.print(f"Note: {escape(note)}")
+
+
+def _cells(summary: Summary) -> list[str]:
+    from rich.markup import escape
+
+    figure = summary.figure
+    below = "" if figure.higher_is_better else "  (lower is better)"
+    whole = summary.with_abstentions
+    return [
+        figure.name + below,
+        str(summary.own.n),
+        _text(summary.own),
+        _text(summary.shuffled),
+        _text(summary.constant),
+        escape(figure.constant_label),
+        _text(whole) if whole is not None else "",
+    ]
+
+
+def _text(estimate: Estimate) -> str:
+    if not estimate.n:
+        return "-"
+    return f"{estimate.value:.3g} \\[{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def show_checks(console: Console, checks: Sequence[Check]) -> None:
+    """The sanity tests, measured and by pen and paper."""
+    from rich.table import Table
+
+    from dnd.evaluation.sanity import IMAGES, NOTICED, SHARE
+
+    console.print(
+        f"A unit that is on exactly where its concept is: {SHARE:.0%} of {IMAGES:,} images. What half of the labels"
+        f" missing,\nand as many too many, change each metric by (brought to 0..1); it passes where both cost it"
+        f" {NOTICED} or more."
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("metric", "missing", "closed form", "extra", "closed form", ""):
+        table.add_column(column, justify="left" if column in ("metric", "") else "right")
+    for check in checks:
+        numbers = (check.missing, check.missing_expected, check.extra, check.extra_expected)
+        table.add_row(check.metric, *(f"{n:+.4f}" for n in numbers), "passes" if check.passes else "fails")
+    console.print(table)

@@ -1,0 +1,38 @@
+"""`dnd export`: the labels where people work."""
+
+from __future__ import annotations
+
+import click
+
+FORMATS = ("csv", "jsonl", "markdown", "latex", "reference", "parquet")
+
+
+@click.command()
+@click.argument("folder", metavar="RUN", type=click.Path())
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="csv", show_default=True, help="What to write.")
+@click.option(
+    "--out", metavar="FILE", type=click.Path(dir_okay=False), help="[default: standard output, but for parquet]"
+)
+@click.option("--no-images", is_flag=True, help="For parquet: leave the images out.")
+def export(folder: str, kind: str, out: str | None, no_images: bool) -> None:
+    """Write a run's labels for other tools.
+
+    csv and jsonl are the run folder's own tables; reference is Neuron ID,Label 1..3; parquet has the images in it,
+    as `datasets` reads them; markdown and latex are tables for a page.
+    """
+    from pathlib import Path
+
+    from dnd.errors import UsageError
+    from dnd.results.export import as_text
+    from dnd.results.export import export as write
+    from dnd.results.run import RunFolder
+
+    run = RunFolder(folder)
+    if out is None:
+        if kind == "parquet":
+            raise UsageError("parquet is no text for the screen", "Name a file with --out FILE.")
+        for part in as_text(run, kind):
+            click.echo(part, nl=False)
+        return
+    write(run, kind, Path(out), images=not no_images)
+    click.echo(f"{len(run)} unit{'s' if len(run) != 1 else ''} in {out}", err=True)

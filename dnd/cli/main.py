@@ -1,0 +1,70 @@
+"""The command `dnd`. Each callback imports what it needs, so that `dnd --help` costs nothing.
+
+Exit status: 0 done; 1 the user can mend it; 2 usage; 3 finished, but some units failed. A bug is a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from dnd.cli.bench import bench
+from dnd.cli.calibrate import calibrate
+from dnd.cli.doctor import doctor
+from dnd.cli.eval import evaluate
+from dnd.cli.export import export
+from dnd.cli.find import find
+from dnd.cli.group import group
+from dnd.cli.models import models
+from dnd.cli.plugins import plugins
+from dnd.cli.prune import prune
+from dnd.cli.report import report
+from dnd.cli.run import run
+from dnd.cli.status import status
+from dnd.errors import DndError
+from dnd.offline.block import forbid_network, raise_if_tried
+from dnd.offline.environment import set_switches
+from dnd.text import plain
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: the one place where errors are printed."""
+    try:
+        try:
+            code = cli.main(arguments, prog_name="dnd", standalone_mode=False)
+        finally:
+            raise_if_tried()  # whatever became of it
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        code = 1
+    except DndError as error:
+        click.echo(plain(f"Error: {error}"), err=True)
+        if error.hint:
+            click.echo(plain(f"Hint: {error.hint}"), err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dnd-describe", prog_name="dnd")
+@click.option("--sealed", is_flag=True, envvar="DND_SEALED", help="Let the kernel cut off every network (Linux).")
+@click.pass_context
+def cli(context: click.Context, sealed: bool) -> None:
+    """Label the units of a vision network in plain language, with models on this machine."""
+    if sealed:
+        from dnd.offline.namespace import seal
+
+        seal()
+    if context.invoked_subcommand != "models":  # which alone may download
+        set_switches()  # before anything imports torch
+        forbid_network()
+
+
+for command in (run, bench, calibrate, doctor, evaluate, export, find, group, prune, plugins, models, report, status):
+    cli.add_command(command)

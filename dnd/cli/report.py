@@ -1,0 +1,37 @@
+"""`dnd report`: a run as a page."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="[default: report, in the first run's folder]"
+)
+def report(runs: tuple[str, ...], out: str | None) -> None:
+    """Build a page that shows a run, or several side by side.
+
+    With all evidence. The page is a folder of files that opens from disk, without a server or a network. Its images
+    come from the store beside the run's folder (or $DND_STORE).
+    """
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from dnd.results.report.build import build_report
+    from dnd.results.run import RunFolder
+    from dnd.runtime.progress import Meter
+
+    opened = [RunFolder(run) for run in runs]
+    units = len({unit for run in opened for unit in run.recorded()})
+    with Meter(Console(stderr=True)) as meter, meter.stage("report", units) as advance:
+        built = build_report(opened, Path(out) if out else None, progress=advance)
+    if built.missing.count:
+        click.echo(
+            f"Images that are not in the report: {built.missing.count}, the first because: {built.missing.first}\n"
+            "They are taken from the run's store: DND_STORE=FOLDER says where it is now.",
+            err=True,
+        )
+    click.echo(f"{built.units} unit{'s' if built.units != 1 else ''}: {built.page}")

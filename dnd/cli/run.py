@@ -1,0 +1,82 @@
+"""`dnd run`: the main job."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext, redirect_stdout
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from dnd.cli.console import make_console
+from dnd.cli.options import chosen_options, import_from_here, run_options
+from dnd.errors import StoppedError
+
+
+@click.command()
+@run_options
+@click.option("--dry-run", is_flag=True, help="Print the plan, with times where rates are known, and touch nothing.")
+@click.option(
+    "--rates",
+    metavar="FILE",
+    envvar="DND_RATES",
+    help="For --dry-run: rates that benchmarks/gpu.py measured.",
+)
+@click.option("--log", metavar="FILE", help="Append what happens to FILE, a line each, with the time.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but, at the end, a summary as JSON.")
+def run(
+    runfile: str | None,
+    out: str | None,
+    fresh: bool,
+    dry_run: bool,
+    rates: str | None,
+    log: str | None,
+    quiet: bool,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Label units. RUNFILE is a path or the name of a run file that is installed.
+
+    With no arguments: the microworld, a small network whose units' meaning is known. A killed run goes on
+    where it was when the same command is given again.
+    """
+    from dnd.config.read import read_run
+    from dnd.plugin.registry import Registry
+
+    if (
+        rates
+        and not dry_run
+        and click.get_current_context().get_parameter_source("rates") is ParameterSource.COMMANDLINE
+    ):
+        raise click.UsageError("--rates is for --dry-run.")
+    settings = given.pop("settings")
+    import_from_here()
+    registry = Registry.load()
+    wanted = read_run(runfile, registry, options=chosen_options(given), settings=settings)
+    if dry_run:
+        from dnd.cli.plan import show_plan
+
+        show_plan(make_console(), wanted, registry, rates)
+        return 0
+    from dnd.cli.labels_table import show_result
+    from dnd.pipeline.execute import execute
+    from dnd.runtime.log import log_to
+    from dnd.runtime.signals import stop_on_signals
+    from dnd.store.locks import run_folder
+
+    folder, console = run_folder(out), make_console(quiet=quiet or as_json)
+    try:
+        with log_to(log), stop_on_signals() as stopped, redirect_stdout(sys.stderr) if as_json else nullcontext():
+            result = execute(wanted, folder, fresh=fresh, console=console, registry=registry, stopped=stopped)
+    except StoppedError:
+        click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
+        return 1
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted. What is finished is kept: the same command goes on from there.", err=True)
+        return 1
+    show_result(console, result)
+    if as_json:
+        click.echo(result.summary())
+    return result.exit_code

@@ -1,0 +1,1 @@
+"""Run files: tables of settings in, a frozen `Run` out."""

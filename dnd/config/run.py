@@ -1,0 +1,213 @@
+"""A run: every plugin chosen, every setting typed and frozen."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import pydantic
+
+from dnd.api import Config, ModelName, model_names
+from dnd.config.calibration import Calibration, CalibrationFile, absolute
+from dnd.runtime.devices import PATTERN, find_devices
+
+BACKENDS = ("captioner", "summarizer", "generator", "scorer")
+"""Sections with a `backend`; each is also a kind of plugin."""
+
+
+OWN_METHOD = "dnd"
+"""The method that is not a plugin."""
+
+
+UNUSED = "none"
+"""Name of a backend that the run has no use for, whatever the run file says of it."""
+
+
+class Exemplars(Config):
+    """Step 1: which images stand for a unit."""
+
+    k: pydantic.PositiveInt = 10
+    """Exemplars of a unit."""
+    pooling: Literal["mean", "max"] = "mean"
+    """From an activation map to one number per image."""
+    crops: bool = True
+    """Add attention crops of the strongest images."""
+    max_crops: pydantic.NonNegativeInt = 4
+    """Crops per image at most."""
+    pool: pydantic.NonNegativeInt = 0
+    """With more than k: the exemplars are k different ones among so many strongest (dnd/pipeline/exemplars/find.py)."""
+    sample: pydantic.PositiveInt = 256
+    """Random probing images that show a unit's ordinary behaviour."""
+
+
+class Concepts(Config):
+    n: pydantic.PositiveInt = 5
+    """Candidate concepts per unit at most."""
+    clusters: int = pydantic.Field(1, ge=1, le=10)
+    """With more than 1: a unit's exemplars are put into so many groups by what the target makes of them, and each
+    group is summarised by itself, for up to n / clusters candidates (dnd/clusters.py)."""
+
+
+class Images(Config):
+    n: pydantic.PositiveInt = 10
+    """Synthetic images per candidate."""
+
+
+class Labels(Config):
+    min_drive: float = pydantic.Field(0.7, ge=0, le=1)
+    """What the best candidate's `drive` must reach, else the unit is uninterpretable (dnd/pipeline/choose.py)."""
+    min_score: float | None = None
+    """What its score must reach besides: depends on the scorer, so there is none unless a run file says so."""
+    calibration: str | None = None
+    """A file that turns scores into confidences (dnd/config/calibration.py): a path, or package:NAME/FILE."""
+    min_confidence: float = pydantic.Field(0.5, ge=0, le=1)
+    """With a calibration: how likely a unit's first label must be right, else the unit is uninterpretable."""
+    encoder: ModelName | None = None
+    """A sentence encoder: with it, a concept whose embedding has a cosine above `distinct` with that of a better one
+    is left out of the unit's labels."""
+    distinct: float = pydantic.Field(0.9, ge=0, le=1)
+
+    @pydantic.field_validator("calibration")
+    @classmethod
+    def _kept(cls, name: str | None) -> str | None:
+        return None if name in (None, "", "none") else absolute(name)
+
+    @property
+    def calibrated(self) -> Calibration | None:
+        """What gives labels their confidence, if the run has it."""
+        return CalibrationFile(self.calibration).content if self.calibration else None
+
+
+class General(Config):
+    """Settings outside any section."""
+
+    seed: int = 0
+    device: str = "auto"
+    """One, or several of a kind: see `dnd.runtime.devices`."""
+    timeout: pydantic.PositiveFloat | None = None
+    """Seconds a backend may take for a batch, if there is to be a limit; loading is not counted. With one, backends
+    run in processes of their own, which can be killed: then only the items that took too long fail."""
+    batch_size: pydantic.PositiveInt = 64
+    """Images in one forward pass of the target."""
+    workers: pydantic.PositiveInt = 4
+    """Threads that read and decode images."""
+
+    @pydantic.field_validator("device")
+    @classmethod
+    def _spelled(cls, device: str) -> str:
+        if not re.fullmatch(PATTERN, device):
+            raise ValueError("auto, cpu, cuda, cuda:1, mps, or several of a kind: cuda:0,cuda:1")
+        return device
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin by name with its settings; or a folder of images, or a function of the user's own, without."""
+
+    kind: str
+    """A key of `dnd.plugin.registry.KINDS`, or "folder" or "function", which no plugin offers."""
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class TargetChoice(Choice):
+    layers: tuple[str, ...] = ()
+    units: str = "all"
+    """ "all" or "0-9,12"; see `dnd.config.units.parse_units`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run depends on besides the content of images and weights."""
+
+    target: TargetChoice
+    probing: tuple[Choice, ...]
+    captioner: Choice
+    summarizer: Choice
+    generator: Choice
+    scorer: Choice
+    method: Choice
+    exemplars: Exemplars
+    concepts: Concepts
+    images: Images
+    labels: Labels
+    general: General
+
+    @property
+    def seed(self) -> int:
+        return self.general.seed
+
+    @property
+    def batch_size(self) -> int:
+        return self.general.batch_size
+
+    @property
+    def workers(self) -> int:
+        return self.general.workers
+
+    @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """Where the models go; looking imports torch. UsageError where there is no such device."""
+        return find_devices(self.general.device)
+
+    @property
+    def device(self) -> str:
+        """The first of them."""
+        return self.devices[0]
+
+    def choices(self) -> dict[str, Choice]:
+        """Every plugin with settings, by the section they are in."""
+        named = {f"probing.{c.name}" if len(self.probing) > 1 else "probing": c for c in self.probing}
+        method = {} if self.method.name == OWN_METHOD else {"method": self.method}
+        backends = {s: c for s in BACKENDS if (c := getattr(self, s)) is None or c.name != UNUSED}
+        return {"target": self.target, **named, **method, **backends}
+
+    def models(self) -> dict[str, list[str]]:
+        """Every model that is named, and the sections that name it."""
+        configs = {section: choice.config for section, choice in self.choices().items() if choice is not None}
+        users: dict[str, list[str]] = {}
+        for section, config in {**configs, "labels": self.labels}.items():
+            for name in model_names(config):
+                users.setdefault(name, []).append(section)
+        return users
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tables of a run file, every default written out; what is None is left out."""
+        target = {"name": self.target.name, "layers": list(self.target.layers), "units": self.target.units}
+        probing: dict[str, Any] = {"sets": [choice.name for choice in self.probing]}
+        named = [choice for choice in self.probing if choice.kind == "probing-set"]
+        for choice in named:
+            settings = dump(choice.config)
+            probing |= settings if len(named) == 1 or not settings else {choice.name: settings}
+        tables: dict[str, Any] = {
+            **dump(self.general),
+            "target": target | dump(self.target.config),
+            "probing": probing,
+        }
+        if self.method.name != OWN_METHOD:
+            tables["method"] = {"name": self.method.name, **dump(self.method.config)}
+        for section in BACKENDS:
+            choice = getattr(self, section)
+            if choice.name != UNUSED:
+                tables[section] = {"backend": choice.name, **dump(choice.config)}
+        return tables | {section: dump(getattr(self, section)) for section in CORE_SECTIONS}
+
+    def to_toml(self) -> str:
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+CORE_SECTIONS: dict[str, type[Config]] = {
+    "exemplars": Exemplars,
+    "concepts": Concepts,
+    "images": Images,
+    "labels": Labels,
+}
+
+
+def dump(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)

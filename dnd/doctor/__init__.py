@@ -1,0 +1,1 @@
+"""Can this run work here: checks before any GPU time, and the plan of a dry run."""

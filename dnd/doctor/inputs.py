@@ -1,0 +1,137 @@
+"""What is studied: the probing images, the target, its layers and units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from dnd.api import ProbingSet
+from dnd.config.run import Choice
+from dnd.config.units import parse_units
+from dnd.doctor.check import Case, Check
+from dnd.errors import DndError
+from dnd.plugin.requirements import check_packages
+
+if TYPE_CHECKING:
+    import torch
+
+_SAMPLE = 8
+"""Images that are decoded, spread over a set."""
+
+
+def check_probing(case: Case) -> Iterator[Check]:
+    """Each set: there, not empty, and some of its images open."""
+    sections = {name: choice for name, choice in case.choices().items() if name.partition(".")[0] == "probing"}
+    counts: list[int] = []
+    pixels: list[float] = []
+    for number, choice in enumerate(sections.values(), 1):
+        name = "probing" if len(sections) == 1 else f"probing.{number}"
+        try:
+            opened = open_set(case, choice)
+            counts.append(len(opened))
+            yield _look_at(name, choice.name, opened, pixels)
+        except DndError as error:
+            yield Check.of(name, error)
+        except Exception as error:
+            remedy = "Mend the set, or choose another with --probe."
+            yield Check(name, "fault", f"{choice.name}: {type(error).__name__}: {error}", remedy)
+    if len(counts) == len(sections):
+        case.images = sum(counts)
+    case.pixels = fmean(pixels) if pixels else None
+
+
+def open_set(case: Case, choice: Choice) -> ProbingSet:
+    if choice.kind == "folder":
+        from dnd.probing.sets import FolderSet
+
+        return FolderSet(Path(choice.name))
+    check_packages([case.registry.find(choice.kind, choice.name)])
+    made = case.registry.make(choice.kind, choice.name, choice.config, case.runtime)
+    assert isinstance(made, ProbingSet)
+    return made
+
+
+def _look_at(name: str, label: str, opened: ProbingSet, pixels: list[float]) -> Check:
+    remedy = "Choose a folder of images that open with --probe."
+    if not len(opened):
+        return Check(name, "fault", f"{label} has no images", remedy)
+    tried = sorted({index * len(opened) // _SAMPLE for index in range(_SAMPLE)})
+    wrong = []
+    for index in tried:
+        try:
+            image = opened.open(index)
+            pixels.append(image.width * image.height)
+        except (OSError, ValueError) as error:
+            wrong.append(f"{opened.image_name(index)}: {error}")
+    detail = f"{label}: {len(opened):,} images, {len(tried) - len(wrong)} of {len(tried)} tried open"
+    if not wrong:
+        return Check(name, "ok", detail)
+    if len(wrong) == len(tried):
+        return Check(name, "fault", f"{detail}; {wrong[0]}", remedy)
+    return Check(name, "warning", f"{detail}; {wrong[0]}", "Those are skipped: replace them if they matter.")
+
+
+def check_target(case: Case) -> Iterator[Check]:
+    """Builds it on the CPU as the run would; then each layer by itself, with its units."""
+    if "target" not in case.choices():
+        return
+    name = case.run.target.name
+    try:
+        module, preprocess = build_target(case)
+        from dnd.target.fingerprint import fingerprint
+
+        fingerprint(module, preprocess)
+    except DndError as error:
+        yield Check.of("target", error)
+        return
+    except Exception as error:
+        remedy = "Mend the target's code: it must give (module, preprocess)."
+        yield Check("target", "fault", f"{name} cannot be built: {type(error).__name__}: {error}", remedy)
+        return
+    tensors = [*module.parameters(), *module.buffers()]
+    case.target_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    count = sum(parameter.numel() for parameter in module.parameters())
+    yield Check("target", "ok", f"{name}: {type(module).__name__}, {count / 1e6:,.1f} million parameters")
+    found = [_layer(case, module, preprocess, layer) for layer in case.run.target.layers]
+    yield from (check for check, _, _ in found)
+    if all(check.state == "ok" for check, _, _ in found):
+        case.units = sum(chosen for _, chosen, _ in found)
+        case.width = sum(size for _, _, size in found)
+
+
+def build_target(case: Case) -> tuple[torch.nn.Module, Any]:
+    """(module, preprocess), as the run would have it."""
+    from dnd.api import Target
+
+    choice = case.run.target
+    if choice.kind != "target":
+        from dnd.target.load import load_function
+
+        return load_function(choice.name)
+    check_packages([case.registry.find("target", choice.name)])
+    target = case.registry.make("target", choice.name, choice.config, case.runtime)
+    assert isinstance(target, Target)
+    return target.build()
+
+
+def _layer(case: Case, module: torch.nn.Module, preprocess: Any, layer: str) -> tuple[Check, int, int]:
+    """The check of a layer, how many of its units are wanted, how many it has."""
+    from dnd.target.hooked import Watched
+
+    name = f"layer.{layer}"
+    try:
+        with Watched(module, preprocess, [layer], pooling=case.run.exemplars.pooling) as watched:
+            size = watched.layer_sizes()[layer]
+    except DndError as error:
+        return Check.of(name, error), 0, 0
+    except Exception as error:
+        remedy = "Does preprocess give what the module wants?"
+        detail = f"a forward pass of {case.run.target.name} fails: {type(error).__name__}: {error}"
+        return Check(name, "fault", detail, remedy), 0, 0
+    try:
+        chosen = len(parse_units(case.run.target.units, size))
+    except DndError as error:
+        return Check(name, "fault", str(error), f"Choose within --units 0-{size - 1}, or --units all."), 0, size
+    return Check(name, "ok", f"{size:,} units, {chosen:,} of them wanted"), chosen, size

@@ -1,0 +1,111 @@
+"""`dnd run --dry-run`: what a run would do and how long it would take, with no backend loaded and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnd.api import ProbingSet, Runtime, Target
+from dnd.config.run import OWN_METHOD, Choice, Run
+from dnd.config.units import parse_units
+from dnd.errors import DndError, UsageError
+from dnd.pipeline.rates import BACKEND_OF, Rate, devices_of, find_rate
+from dnd.plugin.registry import Registry
+
+_MOST_UNITS = 1_000_000
+"""An index beyond it is not a choice of units that can be counted without the target."""
+
+
+def stage_items(run: Run, units: int, images: int | None) -> dict[str, int]:
+    """How many items each stage has at most; the probing pass is left out where its images are not known."""
+    k, n, m = run.exemplars.k, run.concepts.n, run.images.n
+    found = {} if images is None else {"exemplars": images}
+    if run.exemplars.crops:
+        found["crops"] = units
+    drawn = units * n * m
+    return found | {
+        "captions": units * k,
+        "concepts": units * run.concepts.clusters,
+        "images": drawn,
+        "activations": drawn,
+        "scores": units,
+    }
+
+
+def _size(choice: Choice, registry: Registry, runtime: Runtime) -> int | str:
+    """How many images, or what is wrong with the set."""
+    try:
+        if choice.kind == "folder":
+            from dnd.probing.sets import FolderSet
+
+            return len(FolderSet(Path(choice.name)))
+        made = registry.make(choice.kind, choice.name, choice.config, runtime)
+        assert isinstance(made, ProbingSet)
+        return len(made)
+    except DndError as error:
+        return f"problem: {error}"
+
+
+def count_units(run: Run, registry: Registry, runtime: Runtime) -> int | str:
+    """How many units the run is about, or why that is not known. For "all" the target is built, on the CPU."""
+    try:
+        if run.target.units.strip() != "all":
+            return len(parse_units(run.target.units, _MOST_UNITS)) * len(run.target.layers)
+        return sum(_layer_sizes(run, registry, runtime))
+    except DndError as error:
+        return str(error)
+    except Exception as error:  # the user's own code
+        return f"{run.target.name} cannot be built: {type(error).__name__}: {error}"
+
+
+def _layer_sizes(run: Run, registry: Registry, runtime: Runtime) -> list[int]:
+    from dnd.target.hooked import Watched
+    from dnd.target.load import load_function
+
+    if run.target.kind == "target":
+        target = registry.make("target", run.target.name, run.target.config, runtime)
+        assert isinstance(target, Target)
+        module, preprocess = target.build()
+    else:
+        module, preprocess = load_function(run.target.name)
+    with Watched(module, preprocess, run.target.layers, pooling=run.exemplars.pooling) as watched:
+        return list(watched.layer_sizes().values())
+
+
+# --- stages ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What is known of a stage beforehand."""
+
+    name: str
+    items: int | None
+    """At most; None where it hangs on something that is not known."""
+    rate: Rate | None
+
+    @property
+    def seconds(self) -> float | None:
+        """At most, if the rate holds; None where no rate is known."""
+        return None if self.items is None or self.rate is None else self.rate.seconds(self.items)
+
+
+def plan_stages(
+    run: Run, units: int | None, images: int | None, own: Sequence[Rate], benchmarks: Sequence[Rate]
+) -> list[StagePlan]:
+    """The stages that this run has, in order."""
+    try:
+        device = devices_of(run)
+    except UsageError:  # not here: nothing was measured on it either
+        device = ""
+    items = stage_items(run, units or 0, images or 0)
+    own_method = run.method.name == OWN_METHOD  # what another one asks its backends is not known
+    known = {name: units is not None and (own_method or name == "crops") for name in items}
+    known["exemplars"] = images is not None
+    has = run.choices()
+    return [
+        StagePlan(name, count if known[name] else None, find_rate(run, name, device, own, benchmarks))
+        for name, count in items.items()
+        if BACKEND_OF.get(name, "target") in has and (name != "activations" or (own_method and "generator" in has))
+    ]

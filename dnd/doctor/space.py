@@ -1,0 +1,194 @@
+"""Is there room: memory for each stage, disk for what the run leaves, folders that can be written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dnd.api import Backend, Config, Plugin, model_names
+from dnd.doctor.check import Case, Check, State, gigabytes
+from dnd.doctor.plan import stage_items
+from dnd.errors import DndError, ModelError
+from dnd.models.weights import Weights, cache_folder, store_folder
+from dnd.pipeline.job import SPREAD
+from dnd.runtime.memory import Need, estimate, free_memory, work_beside
+
+PNG_BYTES = 2.2
+"""Of a pixel: photographs took 1.4 to 2.0 as the store writes them."""
+UNIT_BYTES = 30_000
+"""Of a unit in the run folder's tables."""
+_MEGAPIXEL = 1024 * 1024
+"""Assumed where an image's size is not known."""
+_TIGHT = 0.5
+"""Below this share of what a run takes at most, it is not expected to get through."""
+
+
+def check_memory(case: Case) -> Iterator[Check]:
+    """Each stage has its devices to itself, so each is held against all that is free on the fullest."""
+    device, free = min(((one, free_memory(one)[0]) for one in set(case.devices)), key=lambda pair: pair[1])
+    copies = case.devices.count(device)  # a device named twice runs two of everything
+    if case.target_bytes is not None:
+        need = Need(case.target_bytes, work_beside(case.target_bytes, device), "its parameters")
+        yield _compare("memory.target", need, free // copies, device)
+    for section in case.helpers():
+        try:
+            need_or_none = _need(case, section, device, free // copies)
+        except DndError as error:
+            yield Check(f"memory.{section}", "warning", f"not known: {error}", error.hint)
+            continue
+        except Exception as error:
+            yield Check(f"memory.{section}", "warning", f"not known: {type(error).__name__}: {error}")
+            continue
+        if need_or_none is None:
+            yield Check(f"memory.{section}", "ok", "no models")
+        else:
+            yield _compare(f"memory.{section}", need_or_none, free // copies, device)
+
+
+def _need(case: Case, section: str, device: str, free: int) -> Need | None:
+    choice = case.choices()[section]
+    made = case.registry.make(choice.kind, choice.name, choice.config, case.runtime)
+    said = made.memory() if isinstance(made, Backend) else None
+    if said is not None:
+        return Need(said, 0, "as the backend says")
+    need = estimate(choice.config, case.weights, device, free, _chosen(made))
+    if need and len(set(case.devices)) > 1 and section not in SPREAD:
+        return replace(need, sure=False)  # it may divide its weights among them
+    return need
+
+
+def _chosen(made: Plugin) -> Mapping[str, Any]:
+    """What its automatic settings come to, which it may not know while a model is missing."""
+    try:
+        return made.chosen() if isinstance(made, Backend) else {}
+    except Exception:
+        return {}
+
+
+def _compare(name: str, need: Need, free: int, device: str) -> Check:
+    work = f" + {gigabytes(need.work)} for the work, by rule of thumb" if need.work else ""
+    detail = f"{gigabytes(need.weights)} of weights ({need.how}){work}; {gigabytes(free)} free on {device}"
+    if need.total <= free:
+        return Check(name, "ok", detail)
+    section = name.partition(".")[2]
+    if section == "target":
+        return Check(name, "fault", detail, "Free memory, or choose another --device.")
+    remedy = (
+        f"Free memory (`nvidia-smi` shows who has it), take --set {section}.quantization=4bit if it has that "
+        f"setting, or a smaller --set {section}.model=NAME."
+        if device != "cpu"
+        else f"Free memory, or take a smaller model: --set {section}.model=NAME (`dnd models list`)."
+    )
+    return Check(name, "fault" if need.sure else "warning", detail, remedy)
+
+
+# --- disk --------------------------------------------------------------------------------------------
+
+
+def check_disk(case: Case) -> Iterator[Check]:
+    """What the run may write at most, against what is free where it goes."""
+    units = case.units
+    if units is None:
+        yield Check(
+            "disk", "warning", "not known, as the number of units is not", "Mend the faults of the target first."
+        )
+        return
+    items = stage_items(case.run, units, case.images)
+    drawn, sure = _drawn_pixels(case)
+    kept = items["captions"] + min(case.run.exemplars.sample, case.images or case.run.exemplars.sample)
+    pictures = PNG_BYTES * (kept * (case.pixels or _MEGAPIXEL) + items["images"] * drawn)
+    rows = float(units * UNIT_BYTES)  # in the store and its temporary files much as in labels.jsonl
+    tables = 4.0 * (case.width or units) * items["activations"]
+    sure = sure and case.pixels is not None
+    needs = {"disk.store": (case.store, pictures + tables + rows), "disk.out": (case.out, rows)}
+    for name, (folder, need) in needs.items():
+        free = shutil.disk_usage(existing(folder)).free
+        what = f"at most {gigabytes(need)} for {units:,} units" + (
+            "" if sure else ", taking unknown images as 1024x1024"
+        )
+        detail = f"{what}; {gigabytes(free)} free at {folder}"
+        if need <= free:
+            yield Check(name, "ok", detail)
+        else:
+            move = "export DND_STORE=FOLDER on a larger disk" if name == "disk.store" else "choose another --out"
+            state: State = "fault" if sure and free < _TIGHT * need else "warning"
+            yield Check(name, state, detail, f"Free space (`du -sh {folder}`), or {move}, or label fewer --units.")
+
+
+def _drawn_pixels(case: Case) -> tuple[float, bool]:
+    """Pixels of a generated image, and whether that is known: from the settings, or the model's own size."""
+    choice = case.helpers().get("generator")
+    if choice is None:
+        return _MEGAPIXEL, False
+    own = _own_side(choice.config, case.weights)
+    sides = [getattr(choice.config, key, None) or own for key in ("width", "height")]
+    if all(isinstance(side, int) for side in sides):
+        return float(math.prod(side for side in sides if side)), True
+    return _MEGAPIXEL, False
+
+
+def _own_side(config: Config, weights: Weights) -> int | None:
+    """Pixels of a side that a diffusers pipeline was trained on; None where that cannot be read."""
+    for name in model_names(config)[:1]:
+        try:
+            folder = weights.folder(name)
+            latents = json.loads((folder / "unet" / "config.json").read_text("utf-8"))["sample_size"]
+            blocks = json.loads((folder / "vae" / "config.json").read_text("utf-8"))["block_out_channels"]
+            return int(latents * 2 ** (len(blocks) - 1))
+        except (ModelError, OSError, ValueError, KeyError, TypeError):
+            return None
+    return None
+
+
+# --- folders -----------------------------------------------------------------------------------------
+
+
+def check_folders(case: Case) -> Iterator[Check]:
+    """The run folder is free and can be written, and so can the store and the cache."""
+    for name, folder, move in (
+        ("folder.out", case.out, "choose another folder with --out"),
+        ("folder.store", case.store, "export DND_STORE=FOLDER"),
+        ("folder.cache", cache_folder(), "export DND_CACHE=FOLDER"),
+    ):
+        above = existing(folder)
+        try:
+            with tempfile.TemporaryFile(dir=above):
+                yield Check(name, "ok", f"{folder} can be written")
+        except OSError as error:
+            remedy = f"chmod u+w {above}, or {move}"
+            yield Check(name, "fault", f"{folder} cannot be written: {error.strerror or error}", remedy)
+    yield Check(
+        "folder.models", "ok", f"{store_folder()} {'is here' if store_folder().is_dir() else 'is not there yet'}"
+    )
+
+
+def check_run_folder(case: Case) -> Iterator[Check]:
+    """The run folder is no other run's, and no other process is at work in it."""
+    from dnd.pipeline.execute import check_folder
+    from dnd.store.locks import LOCK, only_here
+
+    try:
+        if case.whole:
+            check_folder(case.out, case.run, case.fresh)
+        if (case.out / LOCK).exists():
+            with only_here(case.out):  # left by a run that was killed: it goes
+                pass
+    except DndError as error:
+        yield Check.of("run-folder", error)
+        return
+    there = case.whole and (case.out / "run.toml").exists()
+    again = " and holds this run: what is finished is kept" if there else ""
+    yield Check("run-folder", "ok", f"{case.out} is free{again}")
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the first one above it that is there."""
+    folder = Path(os.path.abspath(folder))
+    return next(one for one in (folder, *folder.parents) if one.is_dir())

@@ -1,1 +1,0 @@
-"""What refuses the network inside a process: see docs/offline.md."""

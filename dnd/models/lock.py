@@ -1,0 +1,147 @@
+"""Write a model's entry in models.lock from a folder of its files, or from a hub's repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from fnmatch import fnmatch
+from importlib import util
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import pydantic
+
+from dnd.errors import ModelError, first_fault
+from dnd.models.digests import loadable_files, sha256_of
+from dnd.models.lockfile import SAFE, LockedFile, LockedModel
+from dnd.models.weights import Weights
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dnd.models.fetch import Fetched
+
+
+def lock_folder(
+    weights: Weights, name: str, folder: Path, *, role: str | None = None, licence: str | None = None
+) -> LockedModel:
+    """Pin a folder's files as the model `name` and rewrite the lock file.
+
+    Of a model of a hub, files without a digest get theirs, and known digests must fit. Any other name
+    stands for package data: the folder must lie in an importable Python package.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder")
+    old = weights.by_name.get(name)
+    if old and not old.packaged:
+        new = _complete(old, folder)
+    else:
+        files = tuple(_pin(folder, path) for path in sorted(loadable_files(folder)))
+        if not files:
+            raise ModelError(f"{folder} holds no file of a model")
+        new = make_entry(
+            name=name,
+            role=role or (old.role if old else "model"),
+            source=_package_source(folder),
+            licence=licence or (old.licence if old else "Apache-2.0"),
+            gated=False,
+            files=files,
+        )
+    weights.record([new])
+    return new
+
+
+def lock_repository(
+    weights: Weights,
+    name: str,
+    repository: str,
+    console: Console,
+    *,
+    role: str | None = None,
+    licence: str | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+) -> Fetched:
+    """Fetch "owner/name@commit, branch or tag" from the hub as the model `name`, and pin every file.
+
+    Without `include` (patterns of paths) that is all safetensors, and the small files beside them.
+    """
+    from dnd.models.fetch import fetch, usable_files
+    from dnd.models.hub import Hub
+
+    repo, _, revision = repository.partition("@")
+    stand_in = {"licence": "", "gated": False, "files": (LockedFile(path="config.json"),)}
+    make_entry(name=name, role="model", source=f"hub:{repo}@{0:040}", **stand_in)  # a wrong name: before any download
+    listing = Hub().list(repo, revision)
+    source = f"hub:{repo}@{listing.revision.commit}"
+    old = weights.by_name.get(name)
+    if old and old.source != source:
+        hint = f"Choose another name, or take the entry out of the lock file first. The hub has {source}."
+        raise ModelError(f"the model {name!r} is pinned to {old.source}", hint)
+    include, exclude = tuple(include) or ("*",), tuple(exclude)
+    paths = [
+        path
+        for path in usable_files(listing.files)
+        if any(fnmatch(path, pattern) for pattern in include) and not any(fnmatch(path, pattern) for pattern in exclude)
+    ]
+    if not any(path.endswith(".safetensors") for path in paths):
+        others = [path for path in listing.files if path.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"))]
+        what = f"only {', '.join(others[:3])}, which could run code" if others else "no weights at all"
+        hint = "Take a revision or a repository that has them, or convert the weights yourself."
+        raise ModelError(f"{repo} has no safetensors among these files at {listing.revision.commit}: {what}", hint)
+    entry = old or make_entry(
+        name=name,
+        role=role or "model",
+        source=source,
+        licence=licence or listing.licence,
+        gated=listing.gated,
+        files=tuple(LockedFile(path=path) for path in paths),
+    )
+    return fetch(replace(weights, by_name={**weights.by_name, name: entry}), name, console, exactly=old is None)
+
+
+def make_entry(**fields: object) -> LockedModel:
+    """A LockedModel; ModelError where a field does not fit, such as a name with a '/'."""
+    try:
+        return LockedModel.model_validate(fields)
+    except pydantic.ValidationError as error:
+        raise ModelError(f"cannot lock this: {first_fault(error)}") from error
+
+
+def _pin(folder: Path, path: str) -> LockedFile:
+    file = folder / path
+    if not path.endswith(SAFE):
+        raise ModelError(f"{file}: only {', '.join(SAFE)} files are accepted", "Save the model as safetensors.")
+    return LockedFile(path=path, size=file.stat().st_size, sha256=sha256_of(file))
+
+
+def _complete(model: LockedModel, folder: Path) -> LockedModel:
+    """A hub model with what was not known of its files taken from a folder that holds them.
+
+    What is pinned must fit. As long as some file is not, the list itself may be short: all that a loader
+    might read in the folder belongs to the model then.
+    """
+    known = {file.path: file for file in model.files}
+    paths = sorted({*known, *loadable_files(folder)}) if model.unpinned else list(known)
+    found = {}
+    for path in paths:
+        if not (folder / path).is_file():
+            raise ModelError(f"{folder / path} is missing", "The folder must hold every file that models.lock lists.")
+        found[path], pinned = _pin(folder, path), known.get(path, LockedFile(path=path))
+        if pinned.sha256 not in (None, found[path].sha256) or pinned.size not in (None, found[path].size):
+            raise ModelError(f"{folder / path} is not the file that models.lock pins", "Get that file anew.")
+    whole = model.with_pins(found)
+    return whole.model_copy(update={"own": (*whole.own, *(found[path] for path in paths if path not in known))})
+
+
+def _package_source(folder: Path) -> str:
+    """ "package:top/rest" for a folder inside a Python package that is importable."""
+    folder = folder.resolve()
+    for parent in (folder, *folder.parents):
+        if (parent / "__init__.py").exists() and not (parent.parent / "__init__.py").exists():
+            spec = util.find_spec(parent.name)
+            places = list(spec.submodule_search_locations or ()) if spec else []
+            if any(Path(place).resolve() == parent for place in places):
+                return f"package:{PurePosixPath(parent.name, *folder.relative_to(parent).parts)}"
+    hint = "Only package data can be locked under a new name."
+    raise ModelError(f"{folder} is not inside an importable Python package", hint)

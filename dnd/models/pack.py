@@ -1,0 +1,240 @@
+"""Pack models into one archive (dnd/models/archive.py) for a machine without a network, and unpack it there.
+
+Packing the same models gives the same bytes. Unpacking writes beside the store's models first; only when every digest
+has been found right do they appear, whole models at a time. What is in the store is never changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from rich.console import Console
+
+from dnd.errors import ModelError
+from dnd.models.archive import BLOCK, LOCK, RUNFILE, Archive, Entry, Manifest, write_archive
+from dnd.models.digests import Memory, first_fault, sha256_of, strangers
+from dnd.models.fetch import check_space, store_lock
+from dnd.models.lockfile import LockedModel, lock_text
+from dnd.models.progress import byte_bar
+from dnd.models.weights import Weights, cache_folder, store_folder
+
+Source = Path | bytes
+
+
+def pack(
+    weights: Weights,
+    names: Iterable[str],
+    out: Path,
+    console: Console,
+    *,
+    runfile: bytes | None = None,
+    wheels: Path | None = None,
+) -> Manifest:
+    """Write an archive of models, each verified, that are not package data; the file appears whole or not at all."""
+    if out.exists():
+        raise ModelError(f"{out} exists", "Choose another name, or delete it first.")
+    wanted = list(map(weights.find, sorted(set(names))))
+    models = [model for model in wanted if not model.packaged]
+    if not (models or runfile or wheels):
+        if wanted:
+            listed = ", ".join(model.name for model in wanted)
+            raise ModelError(f"there is nothing to pack: {listed} come with their package", "Install that over there.")
+        raise ModelError("there is nothing to pack: the store has no model", "`dnd models fetch NAME` gets one.")
+    weights.check(model.name for model in models)
+    plan: dict[Entry, Source] = {}
+    for path, data in ((LOCK, lock_text(models).encode()), (RUNFILE, runfile)):
+        if data is not None:
+            plan[_entry_of(path, data)] = data
+    for model in models:
+        for file in sorted(model.files, key=lambda file: file.path):
+            entry = Entry(path=f"models/{model.name}/{file.path}", size=file.size or 0, sha256=file.sha256 or "")
+            plan[entry] = weights.folder(model.name) / file.path
+    for wheel in _wheels(wheels) if wheels else ():
+        plan[Entry(path=f"wheels/{wheel.name}", size=wheel.stat().st_size, sha256=sha256_of(wheel))] = wheel
+    manifest = Manifest(files=tuple(plan))
+    _write(out, manifest, plan, console)
+    return manifest
+
+
+def _entry_of(path: str, data: bytes) -> Entry:
+    import hashlib
+
+    return Entry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _wheels(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if not found:
+        raise ModelError(f"there is no wheel in {folder}", "Fill it with `pip download --only-binary=:all: -d FOLDER`.")
+    if odd := [path.name for path in found if path.suffix != ".whl"]:
+        hint = "Fill a fresh folder with `pip download --only-binary=:all: -d FOLDER`."
+        raise ModelError(f"{folder} holds what is no wheel: {', '.join(odd[:3])}", hint)
+    return found
+
+
+def _write(out: Path, manifest: Manifest, plan: dict[Entry, Source], console: Console) -> None:
+    check_space(out.parent, manifest.size)
+    temporary = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with temporary.open("xb") as file, byte_bar(console, f"packing {out.name}", manifest.size) as advance:
+            write_archive(file, manifest, lambda entry: _blocks(plan[entry], advance))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, out)
+    except OSError as error:
+        raise ModelError(f"cannot write {out}: {error.strerror or error}", "Choose another place.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _blocks(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with source.open("rb") as file:
+        while block := file.read(BLOCK):
+            advance(len(block))
+            yield block
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    manifest: Manifest
+    new: tuple[str, ...]
+    same: tuple[str, ...]
+    """Models that were here already, every byte."""
+    recorded: tuple[str, ...]
+    """Models whose entry, or whose missing pins, the lock file has from the archive now."""
+    lock: Path | None
+    written: tuple[Path, ...]
+    """The run file and wheels."""
+
+
+def unpack(weights: Weights, path: Path, console: Console, *, add: bool = False, into: Path | None = None) -> Unpacked:
+    """Put the models of an archive into the store; with `into`, its run file and wheels into that folder.
+
+    With `add` models that the lock file does not know are taken on. ModelError leaves everything as it was.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    with file, store_lock("unpacking"):
+        archive = Archive(path, file)
+        recorded = _agreed(weights, archive, add)
+        same = tuple(name for name, model in archive.models.items() if _is_same(model))
+        new = tuple(name for name in archive.models if name not in same)
+        staging = store_folder() / ".unpacking"
+        shutil.rmtree(staging, ignore_errors=True)  # of an unpack that was killed: we hold the lock
+        try:
+            _stage(archive, staging, new, into, console)
+            written = _move_beside(staging, into) if into else ()
+            for name in new:
+                os.replace(staging / "models" / name, store_folder() / name)
+        except OSError as error:
+            hint = "Free some space, or move the store with $DND_MODELS."
+            raise ModelError(f"cannot write {error.filename or staging}: {error.strerror or error}", hint) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        lock = weights.record(recorded) if recorded else None
+    return Unpacked(archive.manifest, new, same, tuple(model.name for model in recorded), lock, written)
+
+
+def _agreed(weights: Weights, archive: Archive, add: bool) -> list[LockedModel]:
+    """The archive's models that tell the lock file something; ModelError where they contradict it."""
+    known = {name: weights.by_name[name] for name in archive.models if name in weights.by_name}
+    if unknown := [name for name in archive.models if name not in known]:
+        if not add:
+            raise ModelError(
+                f"{weights.lock} does not know these models of {archive.path}: {', '.join(unknown)}",
+                "Where you trust who packed it, `dnd models unpack --add` takes them on.",
+            )
+        _refuse_look_alikes(weights, unknown)
+    told = [archive.models[name] for name in unknown]
+    for name, ours in known.items():
+        theirs = archive.models[name]
+        if not _completes(ours, theirs):
+            raise ModelError(
+                f"{archive.path} has another {name!r} than {weights.lock} pins",
+                f"There it is {theirs.source}, here {ours.source}; compare the entries.",
+            )
+        if ours.unpinned:
+            told.append(ours.model_copy(update={"own": theirs.own, "part": theirs.part}))
+    return told
+
+
+def _completes(ours: LockedModel, theirs: LockedModel) -> bool:
+    """Whether theirs is ours, or ours with what it does not know yet: pins, and small files while it lacks pins."""
+    if ours.unpinned:
+        known = {file.path for file in ours.own}
+        extra = tuple(f for f in theirs.own if f.path not in known and not f.path.endswith(".safetensors"))
+        ours = ours.model_copy(update={"own": (*ours.own, *extra)})
+    return ours.same_files(theirs)
+
+
+def _refuse_look_alikes(weights: Weights, names: Iterable[str]) -> None:
+    folded = {name.casefold(): name for name in weights.by_name}
+    for name in names:
+        if name.casefold() in folded:
+            raise ModelError(f"the archive's {name!r} differs from {folded[name.casefold()]!r} by case only")
+
+
+def _is_same(model: LockedModel) -> bool:
+    """Whether the store has the model; ModelError where it has another one in its place."""
+    folder = store_folder() / model.name
+    if not os.path.lexists(folder):
+        return False
+    memory = Memory(cache_folder() / "verified.json", again=False)
+    fault = first_fault(model, folder, memory)
+    others = strangers(model, folder) if not fault else []
+    if fault or others:
+        fault = fault or f"{folder} holds files that the archive does not list: {', '.join(others[:3])}"
+        hint = f"Move {folder} elsewhere, then unpack again."
+        raise ModelError(f"the store has another {model.name!r} than the archive: {fault}", hint)
+    memory.save()
+    return True
+
+
+def _stage(archive: Archive, staging: Path, new: Iterable[str], into: Path | None, console: Console) -> None:
+    """Write what is wanted of the archive under `staging`, and check the digest of all of it."""
+    tops = tuple(f"models/{name}/" for name in new) + ((RUNFILE, "wheels/") if into else ())
+    wanted = [entry for entry in archive.manifest.files if entry.path.startswith(tops)]
+    check_space(store_folder(), sum(entry.size for entry in wanted))
+    with byte_bar(console, f"checking {archive.path.name}", archive.manifest.size) as advance:
+        for entry, blocks in archive.members():
+            target = staging.joinpath(*PurePosixPath(entry.path).parts) if entry in wanted else None
+            _copy(blocks, target, advance)
+
+
+def _copy(blocks: Iterator[bytes], target: Path | None, advance: Callable[[int], None]) -> None:
+    if target is None:
+        for block in blocks:
+            advance(len(block))
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        for block in blocks:
+            advance(file.write(block))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move_beside(staging: Path, into: Path) -> tuple[Path, ...]:
+    """Move the run file and wheels into the user's folder; ModelError, and none, where another one is in its place."""
+    found = [path for path in (staging / RUNFILE, *sorted((staging / "wheels").glob("*"))) if path.exists()]
+    moves = [(path, into / path.relative_to(staging)) for path in found]
+    for old, new in moves:
+        if os.path.lexists(new) and not (new.is_file() and sha256_of(new) == sha256_of(old)):
+            raise ModelError(f"{new} exists and is another file", "Choose another folder with --into.")
+    for old, new in moves:
+        new.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(old, part := new.with_name(f".{new.name}.part"))
+        os.replace(part, new)
+    return tuple(new for _, new in moves)

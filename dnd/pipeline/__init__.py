@@ -1,0 +1,1 @@
+"""The main job: the stages in order, each over all units before the next."""

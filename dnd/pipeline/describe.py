@@ -1,0 +1,78 @@
+"""`dnd.describe`: the main job from Python, for a module in memory or a target by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dnd.config.read import build_run
+from dnd.config.tables import apply_options, read_tables
+from dnd.config.units import unit_text
+from dnd.errors import UsageError
+from dnd.offline.block import offline
+from dnd.pipeline.execute import execute
+from dnd.pipeline.result import Result
+from dnd.plugin.registry import Registry
+from dnd.store.locks import run_folder
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from rich.console import Console
+
+
+def describe(
+    model: torch.nn.Module | str,
+    *,
+    layer: str | Sequence[str],
+    images: str | os.PathLike[str] | Sequence[str],
+    preprocess: Callable[[Image], torch.Tensor] | None = None,
+    units: str | Iterable[int] = "all",
+    captioner: str | None = None,
+    summarizer: str | None = None,
+    generator: str | None = None,
+    scorer: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    runfile: str | os.PathLike[str] = "full",
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    fresh: bool = False,
+    console: Console | None = None,
+) -> Result:
+    """Say in plain words what units of `model` respond to.
+
+    `model` is a live module, with `preprocess` from an RGB image to its input (C, H, W), or a target's name.
+    `layer` is one or several dotted names; `images` one or several folders or named probing sets. What is
+    not given comes from `runfile`; `settings` are its dotted keys ({"captioner.num_beams": 5}). Results are
+    kept in `out` (default runs/<time>) and reused as the command line does. Raises DndError for what its
+    caller can mend; a unit that fails is in the result with its reason.
+    """
+    live = not isinstance(model, str)
+    if live and not hasattr(model, "named_modules"):
+        raise UsageError(f"the model is a {type(model).__name__}", "Give a torch.nn.Module, or a target's name.")
+    if live and preprocess is None:
+        raise UsageError(
+            "a live model needs preprocess=", "Give the function that turns an RGB PIL image into its input tensor."
+        )
+    probes = [os.fspath(images)] if isinstance(images, str | os.PathLike) else [os.fspath(i) for i in images]
+    options: dict[str, Any] = {
+        "target.name": model if isinstance(model, str) else type(model).__name__,
+        "target.layers": [layer] if isinstance(layer, str) else list(layer),
+        "target.units": unit_text(units),
+        "probing.sets": probes,
+        "seed": seed,
+        "device": device,
+    }
+    chosen = {"captioner": captioner, "summarizer": summarizer, "generator": generator, "scorer": scorer}
+    options |= {f"{kind}.backend": name for kind, name in chosen.items() if name is not None}
+    tables = read_tables(runfile)
+    apply_options(tables, options)
+    apply_options(tables, dict(settings or {}))
+    registry = Registry.load()
+    run = build_run(tables, registry, live_target=live)
+    folder = run_folder(out)
+    at_hand = None if isinstance(model, str) or preprocess is None else (model, preprocess)
+    with offline():
+        return execute(run, folder, fresh=fresh, console=console, registry=registry, live=at_hand)

@@ -1,0 +1,168 @@
+"""The main job: a run file in, labels out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from dnd.api import Runtime
+from dnd.config.run import OWN_METHOD, Run
+from dnd.config.tables import flatten
+from dnd.errors import DamagedError, StoreError, UsageError
+from dnd.models.weights import Weights
+from dnd.offline.environment import set_switches
+from dnd.pipeline.build import build_module, chosen_units, make_probing, make_target
+from dnd.pipeline.exemplars.find import ExemplarResult
+from dnd.pipeline.exemplars.stage import exemplar_stage
+from dnd.pipeline.job import Job
+from dnd.pipeline.label import find_labels
+from dnd.pipeline.rates import record
+from dnd.pipeline.result import Result
+from dnd.pipeline.study import label_by
+from dnd.plugin.registry import KINDS, Registry
+from dnd.plugin.requirements import check_packages, refuse_unfit
+from dnd.results.unit import Finding
+from dnd.results.write import write_findings, write_provenance
+from dnd.runtime.heartbeat import Heartbeat
+from dnd.runtime.progress import Meter
+from dnd.runtime.stats import Tally
+from dnd.store.files import write_atomic
+from dnd.store.images import Store
+from dnd.store.locks import only_here
+from dnd.store.toml import parse_toml
+from dnd.target.fingerprint import fingerprint
+from dnd.target.hooked import Watched
+from dnd.target.load import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+
+_LOG = logging.getLogger(__name__)
+_MOST_SHOWN = 3
+"""Settings that are told apart in a message."""
+
+
+def execute(
+    run: Run,
+    out: Path,
+    *,
+    fresh: bool = False,
+    console: Console | None = None,
+    registry: Registry | None = None,
+    live: tuple[torch.nn.Module, Preprocess] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Label the units; resumes what an earlier, unfinished or similar run left in the store.
+
+    The store is the folder `.dnd-store` beside `out` (or $DND_STORE), shared by all runs that lie there.
+    `live` is a target at hand, (module, preprocess), in place of the one the run names. Once `stopped` says so,
+    the run ends with StoppedError after the batch it is at. Progress is shown on `console`; nothing else is printed.
+    """
+    console = console or Console(quiet=True)
+    registry = registry or Registry.load()
+    with only_here(out):
+        return _execute(run, out, registry, console, fresh, live, stopped)
+
+
+def _execute(
+    run: Run,
+    out: Path,
+    registry: Registry,
+    console: Console,
+    fresh: bool,
+    live: tuple[torch.nn.Module, Preprocess] | None,
+    stopped: Callable[[], bool],
+) -> Result:
+    began = time.perf_counter()
+    check_folder(out, run, fresh)
+    set_switches()
+    check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
+    weights = Weights.default()
+    models = list(run.models())
+    weights.check(models)
+    runtime = Runtime(run.device, weights.resolve, run.devices)
+    target = None if live else make_target(run, registry, runtime)
+    refuse_unfit(registry.make(c.kind, c.name, c.config, runtime) for c in run.choices().values() if c.kind in KINDS)
+    store = Store(Path(os.environ.get("DND_STORE") or out.parent / ".dnd-store"))
+    probing = make_probing(run, registry, runtime, store.folder / "digests.sqlite")
+    module, preprocess = live or build_module(target, run)
+    watched = Watched(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
+    with watched:
+        units = chosen_units(run, watched.layer_sizes())
+    identity = fingerprint(module, preprocess)
+    write_atomic(out / "run.toml", run.to_toml().encode())
+    _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
+    meter, tallies = Meter(console, stopped=stopped), list[Tally]()
+    with Heartbeat(out, meter, tallies) as heartbeat:
+
+        def find(store: Store, fresh: bool) -> tuple[ExemplarResult, Sequence[Finding]]:
+            tallies.clear()
+            job = Job(run, registry, store, runtime, meter, weights.digest, fresh, tallies)
+            result = exemplar_stage(job, watched, identity, probing, units)
+            if run.method.name == OWN_METHOD:
+                return result, find_labels(job, watched, identity, result, units)
+            return result, tuple(label_by(job, watched, identity, probing, result, units))
+
+        with meter:
+            try:
+                result, findings = find(store, fresh)
+            except DamagedError as error:
+                _LOG.warning("%s; the stages are gone over once more", error)
+                result, findings = find(Store(store.folder, look=True), False)
+        labels = write_findings(out, findings)
+        grading = target.grade(labels) if target else None
+        seconds = time.perf_counter() - began
+        facts = {
+            "models": {name: weights.digest(name) for name in models},
+            "target": identity,
+            "probing": {
+                "images": result.n_images,
+                "duplicates": result.duplicates,
+                "unreadable": dict(result.unreadable),
+            },
+            "no_crops": result.no_crops,
+            "units": dict(Counter(label.status for label in labels)),
+        }
+        write_provenance(out, tallies, seconds=seconds, facts=facts, grading=grading)
+        record(run, tallies)
+        heartbeat.facts = {"units": facts["units"]}
+    return Result(out, findings, grading, labels, result.unreadable, tuple(tallies), seconds)
+
+
+def check_folder(out: Path, run: Run, fresh: bool) -> None:
+    """UsageError where the run folder is another run's."""
+    file = out / "run.toml"
+    try:
+        old = parse_toml(file.read_text("utf-8")) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {file}: {error}", "Choose another folder with --out.") from error
+    there, here = ({} if old is None else flatten(_what(old))), flatten(_what(run.to_dict()))
+    if old is not None and there != here and not fresh:
+        different = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        shown = [f"{key} is {_shown(there, key)} there, {_shown(here, key)} here" for key in different[:_MOST_SHOWN]]
+        more = [f"and {len(different) - len(shown)} more"] if len(different) > len(shown) else []
+        raise UsageError(
+            f"{out} holds a run with other settings: {'; '.join(shown + more)}",
+            "Choose another folder with --out (stages that agree are shared), or --fresh to replace it.",
+        )
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    if key not in settings:
+        return "not set"
+    text = json.dumps(settings[key], ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _what(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings without those that only say where and how it is computed: they may change when it goes on."""
+    return {key: value for key, value in tables.items() if key not in ("device", "timeout", "workers")}

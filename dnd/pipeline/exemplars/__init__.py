@@ -1,0 +1,1 @@
+"""Stage 1: each unit's strongest probing images and attention crops."""

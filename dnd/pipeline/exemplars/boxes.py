@@ -1,0 +1,62 @@
+# mypy: disallow-untyped-calls=False
+"""Attention crops: the boxes where a unit's activation map is high (method, step 1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from skimage.filters import threshold_otsu
+from skimage.measure import label, regionprops
+
+from dnd.api import FRAME, Box
+
+_MAX_OVERLAP = 0.5
+"""A box whose IoU with a kept one is above this is skipped."""
+_WHOLE = 0.8
+"""A box whose IoU with the whole frame is at least this is skipped."""
+
+
+def attention_boxes(activation_map: npt.NDArray[Any], frame: tuple[int, int], max_boxes: int = 4) -> list[Box]:
+    """Where a map (h, w) of any dtype is high: boxes in fractions of the target's input, largest first.
+
+    The map is scaled to 0..1 and bilinearly to `frame` (H, W), thresholded with Otsu's method, and boxes drawn
+    around the external contours. A constant map, or one that is not finite, has none.
+    """
+    high = _high(np.asarray(activation_map, np.float64), frame)
+    if high is None:
+        return []
+    height, width = high.shape
+    regions = regionprops(label(_without_holes(high), connectivity=2))
+    boxes = [Box(x0 / width, y0 / height, x1 / width, y1 / height) for y0, x0, y1, x1 in (r.bbox for r in regions)]
+    return select_boxes(boxes, max_boxes)
+
+
+def select_boxes(boxes: Sequence[Box], max_boxes: int) -> list[Box]:
+    """The largest boxes, skipping those that cover nearly the whole frame or mostly a box already kept."""
+    kept: list[Box] = []
+    for box in sorted(boxes, key=lambda b: (-b.area, b)):
+        if len(kept) < max_boxes and box.iou(FRAME) < _WHOLE and all(box.iou(k) <= _MAX_OVERLAP for k in kept):
+            kept.append(box)
+    return kept
+
+
+def _high(values: npt.NDArray[np.float64], frame: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+    """Bool (H, W): above Otsu's threshold."""
+    low, peak = values.min(), values.max()
+    if not np.isfinite(peak - low) or peak <= low:
+        return None
+    scaled = Image.fromarray(((values - low) / (peak - low)).astype(np.float32))
+    large = np.asarray(scaled.resize((frame[1], frame[0]), Image.Resampling.BILINEAR))
+    if large.max() <= large.min():
+        return None
+    return np.asarray(large > threshold_otsu(large))
+
+
+def _without_holes(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Fill what the mask encloses, islands in it too: then each region is one external contour."""
+    outside = label(np.pad(~mask, 1, constant_values=True), connectivity=1)
+    return np.asarray(outside != outside[0, 0])[1:-1, 1:-1]

@@ -1,0 +1,261 @@
+"""The second pass: just the images that units chose, once more through the target for their maps, then the crops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from dnd.api import Box, ProbingSet, Unit
+from dnd.pipeline.exemplars.boxes import attention_boxes
+from dnd.probing.prefetch import map_ahead, open_again, prepare
+from dnd.store.ledger import Ledger
+from dnd.store.table import Table
+from dnd.target.attention import Attention, packed
+from dnd.target.geometry import Geometry, cut, to_source
+from dnd.target.hooked import Maps, Watched
+from dnd.target.preprocess import stack
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+
+CANDIDATES = pa.schema(
+    [
+        ("key", pa.string()),  # unit and image: see `_key`
+        ("boxes", pa.list_(pa.list_(pa.float64()))),
+        ("activations", pa.list_(pa.float32())),
+        ("features", pa.list_(pa.list_(pa.float32()))),  # of the whole image, then of each crop; or empty
+        ("map", pa.binary()),  # of the whole image: see dnd/target/attention.py; or empty
+        ("frame", pa.list_(pa.float64())),  # where the map lies, in fractions of the source; or empty
+    ]
+)
+_LINES_AT_ONCE = 4096
+"""Pairs of an image and a unit whose maps are in memory together, unless they are all of one image."""
+_NOTHING: dict[str, Any] = {"boxes": [], "activations": [], "features": [], "map": b"", "frame": []}
+Map = npt.NDArray[np.float32]
+Wanted = dict[int, list[tuple[Unit, bool]]]
+"""Image -> the units that chose it, and whether its crops are wanted too."""
+Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Features = Mapping[str, npt.NDArray[np.float32]]
+"""Layer -> matrix (U + 1, d): activations and a 1 in, a place in the layer's activation space out."""
+
+
+@contextmanager
+def unseen(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A stage that nobody looks at."""
+    yield lambda n: None
+
+
+class Candidate(NamedTuple):
+    """An image that may become an exemplar, or a crop of one."""
+
+    image: int
+    box: Box | None
+    """In fractions of the source; None for the whole image."""
+    activation: float
+    features: tuple[float, ...] = ()
+    attention: Attention | None = None
+    """The unit's map on the whole image, where one was taken."""
+
+
+@dataclass
+class _Source:
+    """An image of a batch, and where units look in it."""
+
+    row: int
+    index: int
+    image: Image
+    frame: Box | None
+    """Of its maps."""
+    units: dict[Box, list[Unit]]
+
+
+@dataclass
+class _Crop:
+    """One box of one image, for all units that want it."""
+
+    row: int
+    box: Box
+    tensor: torch.Tensor
+    units: list[Unit]
+
+
+@dataclass
+class _Line:
+    """A row of `CANDIDATES`."""
+
+    key: str
+    boxes: list[list[float]]
+    activations: list[float]
+    features: list[list[float]]
+    map: bytes = b""
+    frame: list[float] = field(default_factory=list)
+
+
+class Cropper:
+    """Finds the crops of (unit, image) pairs; what is found is durable batch by batch."""
+
+    def __init__(
+        self, watched: Watched, probing: ProbingSet, table: Table, *, max_crops: int, features: Features, workers: int
+    ) -> None:
+        """`max_crops` per image. With `features`, candidates also get their place in the activation space."""
+        self.watched, self.probing, self.table = watched, probing, table
+        self.geometry = Geometry(watched.prepare)
+        self.max_crops, self.features, self.workers = max_crops, features, workers
+
+    def run(
+        self, units: Sequence[Unit], images_of: Callable[[Unit], Sequence[int]], cropped: int, stage: Stage
+    ) -> Ledger:
+        """See to it that the table has a row for each of the units' images, strongest first; the rows. The first
+        `cropped` of a unit also get crops. `stage` is `dnd.runtime.progress.Meter.stage`."""
+
+        def pairs() -> Iterator[tuple[Unit, int, bool]]:
+            for unit in units:
+                may_crop = self.max_crops > 0 and self.watched.has_maps(unit.layer)
+                for rank, image in enumerate(images_of(unit)):
+                    if self.features or (may_crop and rank < cropped):
+                        yield unit, image, may_crop and rank < cropped
+
+        found = Ledger(self.table.folder.parent)
+        for unit, image, _ in pairs():
+            found.add(_key(unit, image))
+        self.table.fill(found, lambda row: row)
+        wanted: Wanted = {}
+        for unit, image, crop in pairs():
+            if found.lacks(_key(unit, image)):
+                wanted.setdefault(image, []).append((unit, crop))
+
+        def load(index: int) -> tuple[int, torch.Tensor]:
+            return index, prepare(self.watched, open_again(self.probing, index), self.probing.image_name(index))
+
+        if not wanted:
+            return found
+        loaded = map_ahead(load, sorted(wanted), self.workers, self.watched.batch_size + self.workers)
+        with stage("crops", len(wanted)) as advance:
+            for batch in _batches(loaded, self.watched.batch_size, lambda one: len(wanted[one[0]])):
+                for row in self._rows(batch, wanted):
+                    found.settle(row["key"], row)
+                advance(len(batch))
+        self.table.compact()
+        return found
+
+    def _rows(self, batch: Sequence[tuple[int, torch.Tensor]], wanted: Wanted) -> list[dict[str, Any]]:
+        """Rows for some images, durable."""
+        lines = {
+            (row, unit): _Line(_key(unit, index), [], [], [])
+            for row, (index, _) in enumerate(batch)
+            for unit, _ in wanted[index]
+        }
+        cropped = [{unit for unit, crop in wanted[index] if crop} for index, _ in batch]
+        asked: dict[str, list[tuple[int, int]]] = {}
+        for row, unit in lines:
+            if self.max_crops and self.watched.has_maps(unit.layer):
+                asked.setdefault(unit.layer, []).append((row, unit.index))
+        pooled, maps = self.watched.observe(stack([tensor for _, tensor in batch]), asked)
+        for (row, unit), line in lines.items():
+            self._place(line, unit, pooled[unit.layer][row])
+        by_row = _by_row(asked, maps)
+        for row, pairs in by_row.items():
+            for unit, activation_map in pairs:
+                lines[row, unit].map = packed(activation_map)
+        looked = map_ahead(
+            lambda row: self._look(row, *batch[row], by_row[row], cropped[row]),
+            sorted(by_row),
+            self.workers,
+            self.workers,
+        )
+
+        def boxes() -> Iterator[tuple[_Source, Box]]:
+            for source in looked:
+                if source.frame:
+                    for unit, _ in wanted[source.index]:
+                        lines[source.row, unit].frame = list(source.frame)
+                yield from ((source, box) for box in source.units)
+
+        cuts = map_ahead(lambda one: self._cut(*one), boxes(), self.workers, self.watched.batch_size)
+        for crops in _batches(cuts, self.watched.batch_size):
+            pooled = self.watched.pooled(stack([crop.tensor for crop in crops]))
+            for place, crop in enumerate(crops):
+                for unit in crop.units:
+                    line, values = lines[crop.row, unit], pooled[unit.layer][place]
+                    if not values[unit.index].isfinite():  # it could not be ranked
+                        continue
+                    line.boxes.append(list(crop.box))
+                    line.activations.append(float(values[unit.index]))
+                    self._place(line, unit, values)
+        rows = [vars(line) for line in lines.values()]
+        self.table.append(rows)
+        return rows
+
+    def _place(self, line: _Line, unit: Unit, values: torch.Tensor) -> None:
+        if self.features:
+            row = np.append(np.nan_to_num(values.numpy()), np.float32(1))
+            line.features.append((row @ self.features[unit.layer]).tolist())
+
+    def _look(
+        self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]], cropped: Collection[Unit]
+    ) -> _Source:
+        """Where the `cropped` look in one image, in a stable order.
+
+        The source is read once more: a batch of large photographs would fill the memory.
+        """
+        image, frame = open_again(self.probing, index), (tensor.shape[1], tensor.shape[2])
+        view = self.geometry.frame(image.size)
+        units: dict[Box, list[Unit]] = {}
+        for unit, values in maps if view else ():
+            for box in attention_boxes(values, frame, self.max_crops) if unit in cropped else ():
+                if view and (source := to_source(view, box)):
+                    units.setdefault(source, []).append(unit)
+        return _Source(row, index, image, view, units)
+
+    def _cut(self, source: _Source, box: Box) -> _Crop:
+        tensor = prepare(self.watched, cut(source.image, box), self.probing.image_name(source.index))
+        return _Crop(source.row, box, tensor, source.units[box])
+
+
+def candidates_of(unit: Unit, images: Sequence[tuple[int, float]], rows: Ledger) -> list[Candidate]:
+    """A unit's images, (index, activation) strongest first, with all crops that were found; `rows` from a Cropper."""
+    found = []
+    for image, activation in images:
+        row = rows.get(_key(unit, image)) or _NOTHING
+        features = [tuple(f) for f in row["features"]] or [()] * (len(row["boxes"]) + 1)
+        attention = Attention(row["map"], Box(*row["frame"])) if row["map"] and row["frame"] else None
+        found.append(Candidate(image, None, activation, features[0], attention))
+        for box, value, feature in zip(row["boxes"], row["activations"], features[1:], strict=True):
+            found.append(Candidate(image, Box(*box), value, feature))
+    return found
+
+
+def _key(unit: Unit, image: int) -> str:
+    return f"{unit}@{image}"
+
+
+def _batches(items: Iterable[T], size: int, lines: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
+    """At most `size` together, and no more than make `_LINES_AT_ONCE` lines."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        if batch and (len(batch) == size or total + lines(item) > _LINES_AT_ONCE):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += lines(item)
+    if batch:
+        yield batch
+
+
+def _by_row(asked: Mapping[str, Sequence[tuple[int, int]]], maps: Maps) -> dict[int, list[tuple[Unit, Map]]]:
+    """The maps of each image of a batch."""
+    found: dict[int, list[tuple[Unit, Map]]] = {}
+    for layer, pairs in asked.items():
+        for (row, index), values in zip(pairs, maps[layer], strict=True):
+            found.setdefault(row, []).append((Unit(layer, index), values))
+    return found

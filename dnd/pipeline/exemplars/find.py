@@ -1,0 +1,243 @@
+"""Stage 1: the images, and crops of images, that drive each unit most.
+
+A first pass over the whole probing set keeps each unit's strongest images, a second takes attention crops of
+those; images and crops together are ranked again, and the strongest are the unit's exemplars. Equal activations
+rank by the order of the probing set, whole images before their crops. Identical images count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dnd.api import ProbingSet, Unit
+from dnd.pipeline.exemplars.crop import CANDIDATES, Cropper, Stage, candidates_of, unseen
+from dnd.pipeline.exemplars.keep import EXEMPLARS, exemplar_of, keep_exemplars
+from dnd.pipeline.exemplars.sample import SampleActivations, projection
+from dnd.pipeline.exemplars.select import choose
+from dnd.pipeline.exemplars.topk import Survey, run_survey
+from dnd.probing.prefetch import open_again
+from dnd.results.unit import Exemplar, Ordinary, ordinary
+from dnd.store.images import Store
+from dnd.store.keys import digest_of
+from dnd.store.ledger import Ledger
+from dnd.store.matrix import Scratch
+from dnd.store.table import Table
+from dnd.target.hooked import Watched
+
+SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
+_UNITS_AT_ONCE = 128
+"""Units whose exemplars are written together."""
+_IMAGES_A_PASS = 1 << 17
+"""Units whose crops are looked for together choose at most so many images: with more, memory would grow; with fewer,
+images go through the target more often."""
+
+
+class Settings(Protocol):
+    """What of a run file's [exemplars] is read here (`dnd.config.run.Exemplars`)."""
+
+    @property
+    def k(self) -> int: ...
+    @property
+    def crops(self) -> bool: ...
+    @property
+    def max_crops(self) -> int: ...
+    @property
+    def sample(self) -> int: ...
+
+
+class ExemplarResult:
+    """What stage 1 found."""
+
+    def __init__(
+        self, surveys: Mapping[str, Survey], sample: Sequence[str], activations: SampleActivations, rows: Ledger
+    ) -> None:
+        """`rows` has the row of each unit."""
+        self._rows, self._activations = rows, activations
+        survey = next(iter(surveys.values()))
+        tops = {layer: one.layers[layer] for layer, one in surveys.items()}
+        self._silent = {layer: (top.values[0] <= top.lowest).numpy() for layer, top in tops.items()}
+        self.sample = tuple(sample)
+        """Digests of a random sample of the probing set, in a random order that does not depend on the units."""
+        self.unreadable = tuple(survey.unreadable.items())
+        """(name, reason) of each image that was skipped."""
+        self.n_images = survey.n_images - len(survey.unreadable) - survey.duplicates
+        """Distinct images that were seen."""
+        self.duplicates = survey.duplicates
+        self.failed: dict[Unit, str] = {}
+        """Units without exemplars, and why."""
+        self.computed = 0
+        """Units that were not in the store before."""
+        self.target_seconds = 0.0
+        self.no_crops = ""
+        """Why the target's preprocess allows no attention crops, for all or for some sizes of image; or empty."""
+
+    def exemplars(self, unit: Unit) -> tuple[Exemplar, ...]:
+        """A unit's exemplars, strongest first; none for a failed unit."""
+        row = self._rows[str(unit)]
+        names = ("images", "sources", "boxes", "activations", "views", "attention", "maps", "frames")
+        return tuple(exemplar_of(*line) for line in zip(*(row[name] for name in names), strict=True))
+
+    def images(self, unit: Unit) -> tuple[tuple[str, float], ...]:
+        """Digest and pooled activation of each of its exemplars."""
+        row = self._rows[str(unit)]
+        return tuple(zip(row["images"], row["activations"], strict=True))
+
+    def sample_activations(self, unit: Unit) -> npt.NDArray[np.float32]:
+        """Its pooled activation on each image of `sample`: (n_sample,)."""
+        return self._activations.of(unit)
+
+    def scale(self, layer: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and deviation of every unit of the layer on `sample`, (n_units,) each; infinite for a unit that does
+        not vary, which so counts for nothing."""
+        return self._activations.moments(layer)
+
+    def ordinary(self, unit: Unit) -> Ordinary | None:
+        """Those activations in a few numbers."""
+        return ordinary(self.sample_activations(unit))
+
+    def is_silent(self, unit: Unit) -> bool:
+        """Whether its activation is the same on every image."""
+        return unit not in self.failed and bool(self._silent[unit.layer][unit.index])
+
+
+def find_exemplars(
+    watched: Watched,
+    probing: ProbingSet,
+    units: Sequence[Unit],
+    settings: Settings,
+    store: Store,
+    key: str,
+    *,
+    seed: int,
+    batch_size: int,
+    progress: Callable[[int], None],
+    workers: int = 4,
+    pool: int = 0,
+    fresh: bool = False,
+    stage: Stage = unseen,
+) -> ExemplarResult:
+    """Exemplars of some units of the watched layers, in the store under `key`.
+
+    `key` stands for the target, the probing set, settings and `pool`, not for the choice of layers and units:
+    what is in the store of earlier choices is reused. `progress` is called with the number of images newly seen.
+    With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`; crops are taken of
+    the k strongest images in either case. `stage` shows how far what follows the pass is: `Meter.stage`.
+    """
+    watched.use_batches_of(batch_size)
+    watched.check_units(units)
+    tables = [
+        store.table(*one)
+        for one in (("exemplars", key, EXEMPLARS), ("crops", key, CANDIDATES), ("sample", key, SAMPLE))
+    ]
+    folder = store.folder / f"survey-{key[:24]}"
+    if fresh:
+        for table in tables:
+            table.clear()
+        for file in folder.glob("*.npz"):
+            file.unlink(missing_ok=True)
+    table, candidates, sample = tables
+    began = watched.seconds
+    scratch = Scratch(store.folder)
+    surveys = _surveys(
+        watched, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, scratch
+    )
+    pictures = _keep_sample(store, sample, probing, next(iter(surveys.values())).sample_images(), workers)
+    activations = SampleActivations(surveys, scratch)
+    rows = Ledger(store.folder)
+    for unit in units:
+        rows.add(str(unit), unit)
+    store.mend(table, rows, ["images", "views"])
+    table.fill(rows, lambda row: row)
+    todo = rows.left
+    features = {layer: projection(activations, layer, seed) for layer in surveys} if pool > settings.k else {}
+    max_crops = settings.max_crops if settings.crops else 0
+    cropper = Cropper(watched, probing, candidates, max_crops=max_crops, features=features, workers=workers)
+    for batch in rows.batches(max(1, _IMAGES_A_PASS // max(settings.k, pool))):
+        some: list[Unit] = [unit for _, unit in batch]
+        found = cropper.run(some, lambda unit: [image for image, _ in _strongest(surveys, unit)], settings.k, stage)
+        with stage("exemplars kept", len(some)) as advance:
+            for first in range(0, len(some), _UNITS_AT_ONCE):
+                group = some[first : first + _UNITS_AT_ONCE]
+                everything = {unit: candidates_of(unit, _strongest(surveys, unit), found) for unit in group}
+                best = {
+                    unit: choose(those, settings.k, pool, float(np.nanmedian(activations.of(unit)))) if those else []
+                    for unit, those in everything.items()
+                }
+                made = keep_exemplars(best, everything, store, probing, workers)
+                table.append(made)
+                for row in made:
+                    rows.settle(row["key"], row)
+                advance(len(group))
+    table.compact()
+    result = ExemplarResult(surveys, pictures, activations, rows)
+    result.failed = {unit: reason for unit in units if (reason := rows[str(unit)]["reason"])}
+    result.computed, result.no_crops = todo, cropper.geometry.problem
+    result.target_seconds = watched.seconds - began
+    return result
+
+
+def _surveys(
+    watched: Watched,
+    probing: ProbingSet,
+    folder: Path,
+    keep: int,
+    sample: int,
+    seed: int,
+    workers: int,
+    progress: Callable[[int], None],
+    scratch: Scratch,
+) -> dict[str, Survey]:
+    """A finished survey of each layer, from the store or from one pass for all that are missing."""
+    sizes = watched.layer_sizes()
+    files = {layer: folder / f"{digest_of(layer)[:16]}.npz" for layer in sizes}
+
+    def survey(layers: Iterable[str]) -> Survey:
+        return Survey({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed, scratch)
+
+    def agree() -> bool:
+        """Whether the layers have the same sample: an image may have become readable between their surveys."""
+        return len({tuple(one.sample_images()) for one in found.values()}) < 2
+
+    stored = {layer: survey([layer]).restore(file) for layer, file in files.items() if file.exists()}
+    found = {layer: one for layer, one in stored.items() if one.done}
+    if len(found) == len(sizes) and agree():
+        progress(len(probing))
+    while len(found) < len(sizes) or not agree():
+        missing = [layer for layer in sizes if layer not in found] or list(sizes)
+        meanwhile = folder / f"partial-{digest_of(missing)[:16]}.npz"
+        shared = survey(missing).restore(meanwhile)
+        run_survey(shared, watched, probing, meanwhile, workers, progress)
+        for layer in missing:
+            shared.save(files[layer], [layer])
+            found[layer] = shared
+        meanwhile.unlink(missing_ok=True)
+    return {layer: found[layer] for layer in sizes}
+
+
+def _keep_sample(store: Store, table: Table, probing: ProbingSet, images: Sequence[int], workers: int) -> list[str]:
+    """Put the sample's images into the store; their digests."""
+    wanted = {str(image) for image in images}
+    store.mend(table, wanted, ["image"])
+    done = {row["key"]: row["image"] for row in table.rows(keys=wanted)}
+    missing = [image for image in images if str(image) not in done]
+    with ThreadPoolExecutor(workers) as pool:
+        digests = list(pool.map(lambda image: store.put_image(open_again(probing, image)).digest, missing))
+    table.append([{"key": str(i), "image": digest} for i, digest in zip(missing, digests, strict=True)])
+    done |= {str(image): digest for image, digest in zip(missing, digests, strict=True)}
+    return [done[str(image)] for image in images]
+
+
+def _strongest(surveys: Mapping[str, Survey], unit: Unit) -> list[tuple[int, float]]:
+    """A unit's (image, activation), strongest first; none for a unit that is broken."""
+    top = surveys[unit.layer].layers[unit.layer]
+    if top.broken[unit.index] >= 0:
+        return []
+    pairs = zip(top.images[:, unit.index].tolist(), top.values[:, unit.index].tolist(), strict=True)
+    return [(image, value) for image, value in pairs if image >= 0]

@@ -1,0 +1,56 @@
+"""Activations on the random sample of the probing set: a unit's baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from dnd.api import Unit
+from dnd.pipeline.exemplars.topk import Survey
+from dnd.store.keys import derive_seed
+from dnd.store.matrix import Scratch
+
+_UNITS_A_BLOCK = 4096
+
+
+_FEATURES = 32
+"""Dimensions of the random projection in which diversity is measured."""
+
+
+class SampleActivations:
+    """Each unit's pooled activations on the random sample, on disk."""
+
+    def __init__(self, surveys: Mapping[str, Survey], scratch: Scratch) -> None:
+        orders = {layer: survey.sample_order() for layer, survey in surveys.items()}
+        sizes = {layer: survey.sample[layer].shape[1] for layer, survey in surveys.items()}
+        ends = np.cumsum([0, *sizes.values()]).tolist()
+        self.layers = {layer: (start, start + size) for (layer, size), start in zip(sizes.items(), ends, strict=False)}
+        self._by_unit = scratch.matrix(ends[-1], len(next(iter(orders.values()))))
+        for layer, (start, _) in self.layers.items():
+            surveys[layer].sample[layer].turn(orders[layer], self._by_unit, start)
+
+    def of(self, unit: Unit) -> npt.NDArray[np.float32]:
+        """(n_sample,)."""
+        return self._by_unit[self.layers[unit.layer][0] + unit.index]
+
+    def moments(self, layer: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and deviation of every unit of a layer, (n_units,) each; infinite for a unit that does not vary."""
+        parts = []
+        start, stop = self.layers[layer]
+        for first in range(start, stop, _UNITS_A_BLOCK):
+            rows = self._by_unit.rows(first, min(first + _UNITS_A_BLOCK, stop)).astype(np.float64)
+            rows[~np.isfinite(rows)] = 0
+            parts.append((rows.mean(1), rows.std(1)))
+        mean, deviation = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return mean, np.where(deviation > 1e-6 * (np.abs(mean) + 1e-12), deviation, np.inf)
+
+
+def projection(activations: SampleActivations, layer: str, seed: int) -> npt.NDArray[np.float32]:
+    """Activations, each unit scaled by its mean and deviation on the sample, through a random projection: what takes
+    (n_units + 1,), a 1 behind the activations, to a place (d,)."""
+    mean, deviation = activations.moments(layer)
+    project = np.random.default_rng(derive_seed(seed, "diversity", layer)).normal(size=(len(mean), _FEATURES))
+    matrix = (1 / deviation)[:, None] * project
+    return np.concatenate([matrix, -(mean @ matrix)[None]]).astype(np.float32)

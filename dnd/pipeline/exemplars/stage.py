@@ -1,0 +1,61 @@
+"""Stage 1 as a step of a run: its key, its progress, its statistics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from dnd.api import ProbingSet, Unit
+from dnd.pipeline.exemplars.find import ExemplarResult, find_exemplars
+from dnd.pipeline.job import Job
+from dnd.pipeline.rates import Passed
+from dnd.store.keys import stage_key
+from dnd.target.hooked import Watched
+
+_LOG = logging.getLogger(__name__)
+
+
+def exemplar_stage(
+    job: Job, watched: Watched, identity: str, probing: ProbingSet, units: Sequence[Unit]
+) -> ExemplarResult:
+    settings = job.run.exemplars
+    key = stage_key(
+        "exemplars",
+        2,
+        {
+            "target": identity,
+            "probing": probing.digest(),
+            "settings": settings.model_dump(mode="json"),
+            "seed": job.run.seed,
+        },
+    )
+    tally = job.tally("exemplars", key)
+    with tally.running(), job.meter.stage(tally.name, len(probing)) as advance, watched:
+        passed = Passed(advance)
+        result = find_exemplars(
+            watched,
+            probing,
+            units,
+            settings,
+            job.store,
+            key,
+            seed=job.run.seed,
+            batch_size=job.run.batch_size,
+            progress=passed,
+            workers=job.run.workers,
+            pool=settings.pool,
+            fresh=job.fresh,
+            stage=job.meter.stage,
+        )
+    tally.items, tally.computed, tally.backend_seconds = len(units), result.computed, result.target_seconds
+    tally.passed = passed.items, passed.seconds
+    _LOG.info(
+        "exemplars: %d units, %d of them new; %d images, %d unreadable; %.1f s, in the target %.1f s",
+        tally.items,
+        tally.computed,
+        result.n_images,
+        len(result.unreadable),
+        tally.seconds,
+        tally.backend_seconds,
+    )
+    return result

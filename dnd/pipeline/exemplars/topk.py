@@ -1,0 +1,260 @@
+"""The first pass: every probing image through the target once, of which each unit keeps its strongest.
+
+What is kept in memory does not grow with the number of images, but for 16 bytes each, to know duplicates by and for the
+lots of the sample, and is saved now and then, so that a killed pass goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dnd.api import ProbingSet
+from dnd.errors import StoppedError, StoreError, UsageError
+from dnd.probing.prefetch import Loaded, load_ahead
+from dnd.store.files import write_atomic
+from dnd.store.keys import derive_seed
+from dnd.store.matrix import Matrix, Scratch
+from dnd.target.hooked import Watched
+from dnd.target.preprocess import stack
+
+_SAVE_SHARE = 0.05
+"""Saving may take this part of the time."""
+_LEAST_SECONDS = 1.0
+"""Between two saves."""
+_UNITS_AT_ONCE = 8192
+_LOG = logging.getLogger(__name__)
+
+
+class LayerTop:
+    """A layer's strongest images so far."""
+
+    def __init__(self, units: int, keep: int) -> None:
+        self.values = torch.full((keep, units), -torch.inf)
+        """Strongest first."""
+        self.images = torch.full((keep, units), -1, dtype=torch.int32)
+        """Index of each; -1 while there are fewer images than places."""
+        self.lowest = torch.full((units,), torch.inf)
+        self.broken = torch.full((units,), -1, dtype=torch.int64)
+        """The first image on which a unit's activation was not finite, or -1."""
+
+    def add(self, indices: list[int], values: torch.Tensor) -> None:
+        """Take in images in ascending order of index, values (B, U); of equal images the first wins."""
+        for start in range(0, values.shape[1], _UNITS_AT_ONCE):
+            self._add(indices, values[:, start : start + _UNITS_AT_ONCE], slice(start, start + _UNITS_AT_ONCE))
+
+    def _add(self, indices: list[int], values: torch.Tensor, part: slice) -> None:
+        finite = values.isfinite()
+        if not finite.all():
+            worst = torch.tensor(indices)[(~finite).int().argmax(0)]
+            broken = self.broken[part]
+            self.broken[part] = torch.where((broken < 0) & ~finite.all(0), worst, broken)
+            values = torch.where(finite, values, -torch.inf)
+        self.lowest[part] = torch.minimum(self.lowest[part], values.amin(0))
+        strongest, images = self.values[:, part], self.images[:, part]
+        changed = values.amax(0) > strongest[-1]
+        if changed.any():
+            joined = torch.cat([strongest[:, changed], values[:, changed]])
+            order = joined.sort(dim=0, descending=True, stable=True).indices[: len(strongest)]
+            places = torch.tensor(indices, dtype=images.dtype)[:, None].expand(len(indices), joined.shape[1])
+            strongest[:, changed] = joined.gather(0, order)
+            images[:, changed] = torch.cat([images[:, changed], places]).gather(0, order)
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        return {name: getattr(self, name) for name in ("values", "images", "lowest", "broken")}
+
+
+class Survey:
+    """Where the pass is, and what it found for some layers. What a damaged file leaves in a sample is written over."""
+
+    def __init__(
+        self, sizes: Mapping[str, int], n_images: int, keep: int, sample: int, seed: int, scratch: Scratch
+    ) -> None:
+        sample = min(sample, n_images)
+        self.layers = {layer: LayerTop(units, keep) for layer, units in sizes.items()}
+        self.sample = {layer: scratch.matrix(sample, units) for layer, units in sizes.items()}
+        """Activations on the random sample: (sample, units); see `sample_order`."""
+        self.n_images = n_images
+        self.position = 0
+        """Images before this one are in."""
+        self.unreadable: dict[str, str] = {}
+        self.duplicates = 0
+        self._seen = Seen()
+        # Each image has a lot; the sample is the images with the lowest among those that can be read.
+        self._lots = np.random.default_rng(derive_seed(seed, "sample")).permutation(n_images)
+        self._sample_lots = np.full(sample, n_images)
+        self._sample_images = np.full(sample, -1)
+
+    @property
+    def done(self) -> bool:
+        return self.position == self.n_images
+
+    def sample_order(self) -> npt.NDArray[np.int64]:
+        """Rows of `sample` in a random order, without empty ones."""
+        order = np.argsort(self._sample_lots)
+        return order[self._sample_images[order] >= 0]
+
+    def sample_images(self) -> list[int]:
+        """Index of each image of the sample, in the same order."""
+        return [int(i) for i in self._sample_images[self.sample_order()]]
+
+    def is_new(self, loaded: Loaded, name: str) -> bool:
+        """Note an image; False for one that cannot be read or equals an earlier one."""
+        if loaded.tensor is None:
+            self.unreadable[name] = loaded.problem
+            return False
+        new = self._seen.add(loaded.content)
+        self.duplicates += not new
+        return new
+
+    def add(self, indices: list[int], pooled: Mapping[str, torch.Tensor]) -> None:
+        for layer, top in self.layers.items():
+            top.add(indices, pooled[layer])
+        for row, index in enumerate(indices):
+            slot = int(self._sample_lots.argmax())
+            if self._lots[index] < self._sample_lots[slot]:
+                self._sample_lots[slot], self._sample_images[slot] = self._lots[index], index
+                for layer, sample in self.sample.items():
+                    sample[slot] = pooled[layer][row].numpy()
+
+    def save(self, file: Path, layers: Collection[str]) -> None:
+        """As numpy's .npz, the samples written row by row."""
+        facts = {"position": self.position, "unreadable": self.unreadable, "duplicates": self.duplicates}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            "seen": self._seen.array() if not self.done else np.zeros(0, np.uint64),
+            "lots": self._sample_lots,
+            "images": self._sample_images,
+        }
+        for layer in layers:
+            arrays |= {f"{name}:{layer}": tensor.numpy() for name, tensor in self.layers[layer].arrays().items()}
+
+        def write(opened: BinaryIO) -> None:
+            with zipfile.ZipFile(opened, "w") as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+                for layer in layers:
+                    sample = self.sample[layer]
+                    head = {"descr": "<f4", "fortran_order": False, "shape": sample.shape}
+                    with archive.open(f"sample:{layer}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array_header_1_0(member, head)
+                        for row in range(sample.shape[0]):
+                            member.write(sample[row].tobytes())
+
+        write_atomic(file, write)
+
+    def restore(self, file: Path) -> Self:
+        """Go on from a file of `save`, if it is there and whole."""
+        try:
+            with np.load(file) as arrays:
+                facts = json.loads(arrays["facts"].tobytes())
+                found = {
+                    layer: {name: torch.from_numpy(arrays[f"{name}:{layer}"]) for name in top.arrays()}
+                    for layer, top in self.layers.items()
+                }
+                seen, lots, images = (arrays[name] for name in ("seen", "lots", "images"))
+                for layer, sample in self.sample.items():
+                    _fill(sample, arrays.zip.open(f"sample:{layer}.npy"))
+        except StoreError:
+            raise
+        except Exception:  # damaged bytes make the reader raise anything
+            if file.exists():
+                _LOG.warning("%s is damaged: what it held is computed again", file)
+            return self
+        for layer, tensors in found.items():
+            vars(self.layers[layer]).update(tensors)
+        self.position, self.unreadable, self.duplicates = facts["position"], facts["unreadable"], facts["duplicates"]
+        self._seen, self._sample_lots, self._sample_images = Seen(seen), lots, images
+        return self
+
+
+def _fill(matrix: Matrix, member: IO[bytes]) -> None:
+    """From a .npy file, row by row; ValueError where it is of another shape."""
+    with member:
+        np.lib.format.read_magic(member)
+        if np.lib.format.read_array_header_1_0(member)[0] != matrix.shape:
+            raise ValueError("not the sample of this survey")
+        for row in range(matrix.shape[0]):
+            matrix[row] = np.frombuffer(member.read(4 * matrix.shape[1]), "<f4")
+        if member.read(1):  # to the end, where the checksum is looked at
+            raise ValueError("more than the sample")
+
+
+def run_survey(
+    survey: Survey, watched: Watched, probing: ProbingSet, file: Path, workers: int, progress: Callable[[int], None]
+) -> None:
+    """Bring a survey to its end; `file` holds what is done meanwhile."""
+    saved, cost = time.monotonic(), 0.0
+    progress(survey.position)
+    batch: list[Loaded] = []
+    for loaded in load_ahead(probing, watched, range(survey.position, len(probing)), workers):
+        if survey.is_new(loaded, probing.image_name(loaded.index)):
+            batch.append(loaded)
+        last = loaded.index + 1 == len(probing)
+        if not last and len(batch) < watched.batch_size:
+            continue
+        if batch:
+            inputs = stack([one.tensor for one in batch if one.tensor is not None])
+            survey.add([one.index for one in batch], watched.pooled(inputs))
+        new, survey.position = loaded.index + 1 - survey.position, loaded.index + 1
+        batch = []
+        try:
+            progress(new)
+        except StoppedError:
+            survey.save(file, survey.layers)
+            raise
+        if time.monotonic() - saved > max(_LEAST_SECONDS, cost / _SAVE_SHARE) and not last:
+            began = time.monotonic()
+            survey.save(file, survey.layers)
+            saved = time.monotonic()
+            cost = saved - began
+    if not survey.sample_images():
+        name, reason = next(iter(survey.unreadable.items()))
+        raise UsageError(
+            f"none of the {len(probing)} probing images can be read; the first, {name}: {reason}",
+            "Give --probe a folder of images that open.",
+        )
+
+
+Names = npt.NDArray[np.uint64]
+
+
+_LATEST = 65_536
+"""So many are in a set before they join the array; in a set each takes 70 bytes."""
+
+
+class Seen:
+    """Distinct 64-bit names, 8 bytes each."""
+
+    def __init__(self, names: Names | None = None) -> None:
+        """With some, in any order."""
+        self._sorted: Names = np.unique(np.zeros(0, np.uint64) if names is None else names)
+        self._latest: set[int] = set()
+
+    def add(self, name: int) -> bool:
+        """Note a name; False for one that was there."""
+        place = int(np.searchsorted(self._sorted, np.uint64(name)))
+        if name in self._latest or (place < len(self._sorted) and int(self._sorted[place]) == name):
+            return False
+        self._latest.add(name)
+        if len(self._latest) >= _LATEST:
+            self.array()
+        return True
+
+    def array(self) -> Names:
+        """All of them, in ascending order."""
+        if self._latest:
+            self._sorted = np.concatenate([self._sorted, np.fromiter(self._latest, np.uint64)])
+            self._sorted.sort()
+            self._latest = set()
+        return self._sorted

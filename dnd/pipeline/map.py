@@ -1,0 +1,135 @@
+"""A stage as a map: items with stable keys in, durable rows out, whatever happens in between."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from dnd.api import Backend
+from dnd.errors import DeviceError, DndError, NoAnswerError, PluginError, StoreError
+from dnd.offline.block import raise_if_tried
+from dnd.runtime.devices import free_memory, is_full, is_lost, place_of, reason_of
+from dnd.runtime.stats import Tally
+from dnd.store.ledger import Ledger
+from dnd.store.table import Table
+
+_GONE = (
+    "What is computed is kept: the same command goes on from there once the device works again. If the same item "
+    "does it each time, --set timeout=600: backends then run in processes of their own, and only that item fails."
+)
+HOPELESS = 16
+"""So many items failing before any succeeds means that the backend is broken, not the items."""
+
+
+_LOG = logging.getLogger(__name__)
+
+
+R = TypeVar("R")
+
+
+def complete(
+    table: Table,
+    items: Ledger,
+    backend: Backend,
+    work: Callable[[list[Any]], Sequence[R]],
+    rows: Callable[[Sequence[tuple[str, Any, R]]], list[dict[str, Any]]],
+    answer: Callable[[dict[str, Any]], object],
+    tally: Tally,
+    advance: Callable[[int], None],
+) -> None:
+    """See to it that every item has its row, or its reason in `tally.failures`.
+
+    Items in the table are not asked for again. `rows` turns (key, item, output) triples into rows of the
+    table; each batch of `backend.batch_size` is durable before the next begins. What `answer` makes of a row, old or
+    new, is the item's answer in the ledger. The backend is loaded only if there is work.
+    """
+    table.fill(items, answer)
+    tally.items += len(items)
+    advance(len(items) - items.left)
+    if not items.left:
+        return
+    succeeded = False
+    try:
+        with tally.inside():
+            _load(backend)
+        tally.load_seconds = tally.backend_seconds
+        for batch in items.batches(backend.batch_size):
+            done = _answers(batch, work, tally)
+            made = rows(done)
+            table.append(made)
+            for row in made:
+                items.settle(row["key"], answer(row))
+            tally.computed += len(done)
+            succeeded = succeeded or bool(done)
+            if not succeeded and len(tally.failures) >= HOPELESS:
+                reason = next(iter(tally.failures.values()))
+                raise PluginError(
+                    f"{backend.name} failed on every item it was given, the first time with: {reason}",
+                    "Nothing computed so far is lost; mend the backend or choose another, then run the same command.",
+                )
+            advance(len(batch))
+    finally:
+        _close(backend)
+    table.compact()
+
+
+def _load(backend: Backend) -> None:
+    try:
+        backend.load()
+    except DndError:
+        raise
+    except Exception as error:
+        if not is_full(error) and not is_lost(error):
+            error.add_note(f"in {backend.name}, while it was loaded")
+            raise
+        where = getattr(getattr(backend, "runtime", None), "device", "the device")
+        what = "does not fit into the memory of" if is_full(error) else "cannot use"
+        raise DeviceError(
+            f"{backend.name} {what} {where}: {reason_of(error)}",
+            "Choose another --device, or what needs less: a smaller model or a dtype or quantization of fewer bits.",
+        ) from error
+
+
+def _close(backend: Backend) -> None:
+    try:
+        backend.close()
+    except Exception as error:
+        if not is_lost(error):  # what was said when the device went tells more
+            error.add_note(f"in {backend.name}, while it was closed")
+            raise
+
+
+def _answers(
+    asked: Sequence[tuple[str, Any]], work: Callable[[list[Any]], Sequence[R]], tally: Tally
+) -> list[tuple[str, Any, R]]:
+    """Ask for a batch of (key, item); where that fails, for its halves, so that only the items at fault fail.
+
+    Where a process was lost over it, which costs a start each time, for each item alone.
+    """
+    try:
+        with tally.inside():
+            outputs = work([item for _, item in asked])
+        if len(outputs) != len(asked):
+            raise PluginError(f"{len(outputs)} answers came back for {len(asked)} items")
+        return [(key, item, output) for (key, item), output in zip(asked, outputs, strict=True)]
+    except (DeviceError, StoreError):  # not the items' fault
+        raise
+    except Exception as error:
+        raise_if_tried()  # nor is this
+        if is_lost(error):
+            raise DeviceError(f"the device failed in the stage {tally.name!r}: {reason_of(error)}", _GONE) from error
+        if len(asked) == 1:
+            key = asked[0][0]
+            tally.failures[key] = f"{tally.name}: {reason_of(error)}"
+            where = place_of(error)
+            _LOG.info("%s: no answer for %.80r: %s%s", tally.name, key, reason_of(error), where and f" ({where})")
+            return []
+        cuts = range(1, len(asked)) if isinstance(error, NoAnswerError) else [len(asked) // 2]
+        full = is_full(error)
+    # Past the handler: an error holds on to the tensors of the call that it came from.
+    if full:
+        free_memory()
+    parts = pairwise([0, *cuts, len(asked)])
+    return [answer for start, end in parts for answer in _answers(asked[start:end], work, tally)]

@@ -1,0 +1,98 @@
+"""What backends answered, checked: PluginError for what is no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from dnd.api import N_LABELS, Label
+from dnd.errors import PluginError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+_LONGEST_CAPTION, _LONGEST_CONCEPT = 2000, 100
+"""In characters."""
+_LEAST_SIDE, _MOST_SIDE = 8, 8192
+"""Of a synthetic image, in pixels."""
+
+
+def counted(answers: Sequence[T], n: int) -> Sequence[T]:
+    """The answers, if there are n."""
+    if isinstance(answers, str) or not hasattr(answers, "__len__"):
+        raise PluginError(f"not a list of answers but {type(answers).__name__}")
+    if len(answers) != n:
+        raise PluginError(f"{len(answers)} answers came back for {n} items")
+    return answers
+
+
+def checked_captions(answers: Sequence[str], n: int) -> list[str]:
+    """n texts, stripped."""
+    for answer in counted(answers, n):
+        if not _is_text(answer, _LONGEST_CAPTION):
+            raise PluginError(f"not a caption: {_shown(answer)}")
+    return [answer.strip() for answer in answers]
+
+
+def checked_concepts(answer: Sequence[str], at_most: int) -> list[str]:
+    """The distinct candidates of one unit."""
+    distinct = list(islice(dict.fromkeys(answer), at_most)) if isinstance(answer, list | tuple) else []
+    if not distinct or not all(_is_text(concept, _LONGEST_CONCEPT) for concept in distinct):
+        raise PluginError(f"not a list of candidate concepts: {_shown(answer)}")
+    return distinct
+
+
+def checked_images(answers: Sequence[Image], n: int) -> list[Image]:
+    """n images as RGB."""
+    from PIL import Image
+
+    for answer in counted(answers, n):
+        if not isinstance(answer, Image.Image):
+            raise PluginError(f"not an image but {type(answer).__name__}")
+        if min(answer.size) < _LEAST_SIDE or max(answer.size) > _MOST_SIDE:
+            raise PluginError(f"not an image of a usable size: {answer.width}x{answer.height}")
+    return [answer.convert("RGB") for answer in answers]
+
+
+def checked_scores(answer: Sequence[float], n: int) -> list[float]:
+    """A finite score for each of a unit's n candidates."""
+    if len(answer) != n or not np.isfinite(answer).all():
+        raise PluginError(f"not one finite score per candidate: {_shown(answer)}")
+    return [float(value) for value in answer]
+
+
+def checked_label(label: Label) -> Label:
+    """A method's word on a unit."""
+    given = label.labels if isinstance(label, Label) else None
+    if (
+        not isinstance(given, tuple)
+        or label.status not in ("labelled", "uninterpretable", "failed")
+        or len(given) > N_LABELS
+        or (label.status == "labelled") > len(given)
+        or not all(map(_is_scored, given))
+    ):
+        raise PluginError(f"not a label: {_shown(label)}")
+    return label
+
+
+def _is_scored(pair: object) -> bool:
+    """A concept with its score."""
+    if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], int | float | np.number):
+        return False
+    return _is_text(pair[0]) and bool(np.isfinite(pair[1]))
+
+
+def _is_text(answer: object, longest: int | None = None) -> bool:
+    """Whether something is said, in letters that can be written to a file."""
+    if not isinstance(answer, str) or not answer.strip() or (longest is not None and len(answer) > longest):
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in answer)
+
+
+def _shown(answer: object) -> str:
+    text = repr(answer)
+    return text if len(text) <= 80 else f"{text[:77]}..."

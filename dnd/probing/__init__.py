@@ -1,0 +1,1 @@
+"""Probing sets: folders and unions of images, decoded and preprocessed ahead."""

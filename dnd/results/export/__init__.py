@@ -1,0 +1,33 @@
+"""Labels in the formats that other tools read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from dnd.results.export.parquet import write_parquet
+from dnd.results.export.tables import labels_jsonl, labels_table, latex_table, markdown_table, reference_csv
+from dnd.results.run import RunFolder
+from dnd.store.files import write_atomic
+
+_TEXTS: dict[str, Callable[[RunFolder], Iterable[str]]] = {
+    "csv": labels_table,
+    "jsonl": labels_jsonl,
+    "markdown": markdown_table,
+    "latex": latex_table,
+    "reference": reference_csv,
+}
+FORMATS = (*_TEXTS, "parquet")
+
+
+def as_text(run: RunFolder, kind: str) -> Iterable[str]:
+    """The run's labels in one of the formats that are text, in parts."""
+    return _TEXTS[kind](run)
+
+
+def export(run: RunFolder, kind: str, file: Path, *, images: bool = True) -> None:
+    """Write the run's labels to a file, whole or not at all; `images` goes for Parquet."""
+    if kind == "parquet":
+        write_parquet(run, file, images=images)
+    else:
+        write_atomic(file, (part.encode() for part in as_text(run, kind)))

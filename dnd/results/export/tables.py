@@ -1,0 +1,72 @@
+"""Labels as text: CSV, JSONL, Markdown, LaTeX, and the table of Describe-and-Dissect's reference code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from dnd.api import N_LABELS, Label
+from dnd.errors import UsageError
+from dnd.results.export.latex import latex
+from dnd.results.run import RunFolder
+from dnd.text import csv_lines
+
+
+def labels_table(run: RunFolder) -> Iterable[str]:
+    """labels.csv as it is, once it has been read as such."""
+    _ = run.labels
+    return _lines(run.folder / "labels.csv")
+
+
+def labels_jsonl(run: RunFolder) -> Iterable[str]:
+    """labels.jsonl likewise."""
+    run.recorded()
+    return _lines(run.folder / "labels.jsonl")
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with file.open(encoding="utf-8", newline="") as opened:
+        yield from opened
+
+
+def reference_csv(run: RunFolder) -> Iterable[str]:
+    """Neuron ID,Label 1,Label 2,Label 3: units without a label have empty cells. It has no column for the layer, so
+    the run must have one only."""
+    if len(run.layers) > 1:
+        raise UsageError(
+            f"the reference's table knows no layers, and {run.folder} has {', '.join(run.layers)}",
+            "Export csv, or label one layer at a time.",
+        )
+    rows: list[list[object]] = [["Neuron ID", *(f"Label {n}" for n in range(1, N_LABELS + 1))]]
+    for label in run.labels:
+        concepts = [concept for concept, _ in label.labels]
+        rows.append([label.unit.index, *concepts, *[""] * (N_LABELS - len(concepts))])
+    return csv_lines(rows)
+
+
+def markdown_table(run: RunFolder) -> Iterable[str]:
+    """A table for GitHub and the like."""
+    lines = ["| unit | label | score | also |", "|---|---|---:|---|"]
+    lines += ["| " + " | ".join(_markdown(cell) for cell in _cells(label)) + " |" for label in run.labels]
+    return [line + "\n" for line in lines]
+
+
+def latex_table(run: RunFolder) -> Iterable[str]:
+    """A `longtable` with rules; the document needs the packages array, booktabs, longtable, and with pdfLaTeX fontenc
+    with T1."""
+    return [latex(("unit", "label", "score", "also"), [_cells(label) for label in run.labels])]
+
+
+def _cells(label: Label) -> Sequence[str]:
+    """Unit, label, its score, the other labels; what stands where there is no label is in brackets."""
+    if not label.labels:
+        return (str(label.unit), f"({label.status})", "", label.reason)
+    (concept, score), *others = label.labels
+    return (str(label.unit), concept, f"{score:.2f}", ", ".join(other for other, _ in others))
+
+
+def _markdown(text: str) -> str:
+    """Text that no Markdown reader takes for markup or a web address, on one line."""
+    safe = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#!|~@$]|:(?=//)|(?<=www)\.)", r"\\\1", safe, flags=re.IGNORECASE)

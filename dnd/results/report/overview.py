@@ -1,0 +1,162 @@
+"""What the page says of a whole run: with what it was made, how good its labels are, how activations lie."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dnd.results.record import Record
+from dnd.results.report.rows import kind_of_reason, number, shown
+from dnd.results.run import RunFolder
+
+_KINDS = ("captioner", "summarizer", "generator", "scorer", "method")
+_BINS = 24
+
+
+class Overview:
+    """Takes in a run's units one by one; `record` is what became of them."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.facts, self.settings, self.evaluation = run.facts, run.settings, run.evaluation
+        self.statuses: Counter[str] = Counter()
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        self._values: dict[str, dict[str, list[float]]] = {}
+
+    def add(self, record: Record) -> None:
+        self.statuses[record.status] += 1
+        if record.status != "labelled":
+            self.reasons[record.status, kind_of_reason(record.reason)] += 1
+        best = record.best
+        found: dict[str, Sequence[float | None]] = {
+            "exemplar": [e.activation for e in record.exemplars][:1],
+            "sample": [record.sample.median] if record.sample else [],
+            "synthetic": [_median(d.activation for d in best.images)] if best else [],
+            "score": [named.score for named in record.labels][:1] if record.status == "labelled" else [],
+            "drive": [best.drive] if best else [],
+        }
+        layer = self._values.setdefault(record.layer, {})
+        for name, values in found.items():
+            layer.setdefault(name, []).extend(v for v in values if v is not None and math.isfinite(v))
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; names that come from outside are in pairs, never keys."""
+        facts = self.facts
+        return {
+            "name": self.run.name,
+            "folder": str(self.run.folder),
+            "statuses": dict(self.statuses),
+            "reasons": [[status, reason, n] for (status, reason), n in self.reasons.most_common(50)],
+            "layers": [[layer, self._histograms(values)] for layer, values in self._values.items()],
+            "settings": _settings(self.settings),
+            "facts": _facts(facts),
+            "models": _pairs(facts.get("models")),
+            "versions": _pairs(facts.get("versions")),
+            "stages": _stages(facts.get("stages")),
+            "quality": _quality(facts.get("truth")),
+            "figures": _figures(self.evaluation),
+            "wrong": _pairs(_mapping(facts.get("truth")).get("wrong")),
+            "unreadable": _pairs(_mapping(facts.get("probing")).get("unreadable"))[:200],
+        }
+
+    @staticmethod
+    def _histograms(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+        """Activations on one axis, so that their histograms can be compared; scores and drives on their own."""
+        together = [v for name in ("exemplar", "sample", "synthetic") for v in values.get(name, ())]
+        spans = {name: (min(together), max(together)) for name in ("exemplar", "sample", "synthetic") if together}
+        spans["drive"] = (0.0, 1.0)
+        return {name: histogram(found, spans.get(name)) for name, found in values.items() if found}
+
+
+def histogram(values: Sequence[float], span: tuple[float, float] | None = None) -> dict[str, Any]:
+    """Counts in bins of equal width over `span`, or from the least value to the greatest."""
+    low, high = span or (min(values), max(values))
+    counts = [0] * (_BINS if high > low else 1)
+    for value in values:
+        place = (value - low) / (high - low) * _BINS if high > low else 0
+        counts[min(max(int(place), 0), len(counts) - 1)] += 1
+    return {"low": low, "high": high, "counts": counts}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    ordered = sorted(value for value in values if value is not None and math.isfinite(value))
+    return ordered[len(ordered) // 2] if ordered else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
+
+
+def _pairs(value: object) -> list[list[Any]]:
+    return [[shown(str(name)), _plain(one)] for name, one in _mapping(value).items()]
+
+
+def _plain(value: object) -> Any:
+    """A number as it is, all else as text, in a run file's words."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return shown(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _figure(value: object) -> float | None:
+    return value if isinstance(value, int | float) and abs(value) < 1e300 else None
+
+
+def _settings(settings: Mapping[str, Any]) -> list[list[Any]]:
+    """Each table of the run file with its settings; those of backends first."""
+    tables = {name: table for name, table in settings.items() if isinstance(table, dict)}
+    order = ["target", "probing", *_KINDS]
+    names = [name for name in order if name in tables] + [name for name in tables if name not in order]
+    loose = {name: value for name, value in settings.items() if name not in tables}
+    return [[name, _pairs(tables[name])] for name in names] + ([["run", _pairs(loose)]] if loose else [])
+
+
+def _facts(facts: Mapping[str, Any]) -> list[list[Any]]:
+    probing, hardware = _mapping(facts.get("probing")), _mapping(facts.get("hardware"))
+    devices = _sequence(hardware.get("devices")) or [
+        f"{hardware.get('cpus', '?')} CPUs ({hardware.get('machine', '?')})"
+    ]
+    found = {
+        "fingerprint of the target": facts.get("target"),
+        "probing images": probing.get("images"),
+        "unreadable images": len(_mapping(probing.get("unreadable"))) or None,
+        "hardware": ", ".join(map(str, devices)) if hardware else None,
+        "seconds": facts.get("seconds"),
+        "no attention crops": facts.get("no_crops"),
+    }
+    return [[name, _plain(value)] for name, value in found.items() if value not in (None, "")]
+
+
+def _stages(stages: object) -> list[list[Any]]:
+    """[name, key, items, computed, failed, seconds]."""
+    columns = ("key", "items", "computed", "failed", "seconds")
+    rows = ((name, _mapping(stage)) for name, stage in _mapping(stages).items())
+    return [[name, *(_plain(stage.get(column, "")) for column in columns)] for name, stage in rows]
+
+
+def _quality(truth: object) -> dict[str, Any] | None:
+    """How many labels are right by kind of unit, and what chance gives."""
+    grades = [_mapping(grade) for grade in _sequence(_mapping(truth).get("grades"))]
+    if not grades:
+        return None
+    rows = [[_plain(grade.get(name, "")) for name in ("kind", "right", "total")] for grade in grades]
+    return {"grades": rows, "controls": _pairs(_mapping(truth).get("controls"))}
+
+
+def _figures(evaluation: Mapping[str, Any]) -> list[list[Any]]:
+    """Of `dnd eval`: [name, higher is better, value, low, high, shuffled, best constant]."""
+    found = []
+    for name, figure in _mapping(evaluation.get("figures")).items():
+        own, controls = _mapping(_mapping(figure).get("own")), _mapping(_mapping(figure).get("controls"))
+        values = [own.get("value"), own.get("low"), own.get("high")]
+        values += [_mapping(controls.get(control)).get("value") for control in ("shuffled", "constant")]
+        found.append([shown(name), bool(_mapping(figure).get("higher_is_better", True)), *map(_figure, values)])
+    return found

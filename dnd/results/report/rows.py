@@ -1,0 +1,113 @@
+"""What the page knows of a unit: a row that is always there, and the evidence, which is loaded when it is looked at."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from dnd.results.record import Candidate, Exemplar, Record, Shown
+from dnd.results.report.pictures import Pictures
+
+_LONG = 2000
+"""Characters of a text that the page shows: a model that will not stop must not make the page unusable."""
+_THUMBNAILS = 3
+
+
+def shown(text: str | None) -> str:
+    """A text from a model or a file name, at a length that can be shown."""
+    text = text or ""
+    return text if len(text) <= _LONG else text[:_LONG] + "…"
+
+
+def digests(record: Record) -> Iterator[str]:
+    """Every image that the page shows of a unit."""
+    for exemplar in record.exemplars:
+        yield exemplar.digest
+        if exemplar.view:
+            yield exemplar.view
+    for candidate in record.candidates:
+        for drawn in candidate.images:
+            yield drawn.digest
+
+
+def row(record: Record, pictures: Pictures) -> dict[str, Any]:
+    """A unit in the list: what it is searched, filtered and sorted by."""
+    best = record.best
+    copies = (pictures.get(exemplar.digest) for exemplar in record.exemplars)
+    texts = [e.caption for e in record.exemplars] + [c.concept for c in record.candidates] + [record.reason]
+    return {
+        "status": record.status,
+        "labels": [[shown(named.concept), number(named.score)] for named in record.labels],
+        "drive": number(best.drive) if best else None,
+        "confidence": confidence(record),
+        "thumbnails": [copy for copy in copies if copy][:_THUMBNAILS],
+        "text": "\n".join(dict.fromkeys(shown(text) for text in texts if text)),
+        "reason": shown(record.reason),
+        "kind": None if record.status == "labelled" else kind_of_reason(record.reason),
+    }
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason without what differs from unit to unit, so that like ones can be counted."""
+    alike = re.sub(r"\d+(\.\d+)?", "#", re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason))
+    return shown(re.sub(r": (\w+ )?# < #$", "", alike))[:200]
+
+
+def confidence(record: Record) -> float | None:
+    """How sure the run was of the label, where it says so."""
+    return number(record.labels[0].confidence) if record.labels else None
+
+
+def evidence(record: Record, pictures: Pictures) -> dict[str, Any]:
+    """All that led to a unit's label."""
+    return {
+        "exemplars": [_exemplar(exemplar, pictures) for exemplar in record.exemplars],
+        "candidates": [_candidate(candidate, pictures) for candidate in sorted(record.candidates, key=_rank)],
+        "sample": record.sample and {name: number(value) for name, value in record.sample},
+        "confidences": [number(named.confidence) for named in record.labels],
+        "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
+        "unanswered": [[one.group, shown(one.reason)] for one in record.unanswered],
+    }
+
+
+def number(value: Any) -> Any:
+    """As it is; None for what JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _rank(candidate: Candidate) -> float:
+    return -candidate.score if candidate.score is not None and math.isfinite(candidate.score) else math.inf
+
+
+def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
+    return {
+        "image": pictures.get(exemplar.digest),
+        "view": pictures.get(exemplar.view) if exemplar.view else None,
+        "digest": exemplar.digest,
+        "source": shown(exemplar.source),
+        "box": exemplar.box,
+        "boxes": exemplar.boxes,
+        "activation": number(exemplar.activation),
+        "caption": exemplar.caption and shown(exemplar.caption),
+        "map": exemplar.map and exemplar.map.model_dump(),
+        "group": exemplar.group,
+    }
+
+
+def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
+    """Its images strongest first."""
+
+    def strength(drawn: Shown) -> float:
+        return -drawn.activation if math.isfinite(drawn.activation) else math.inf
+
+    return {
+        "concept": shown(candidate.concept),
+        "score": number(candidate.score),
+        "drive": number(candidate.drive),
+        "groups": candidate.groups,
+        "images": [
+            [pictures.get(drawn.digest), number(drawn.activation)] for drawn in sorted(candidate.images, key=strength)
+        ],
+    }

@@ -1,0 +1,268 @@
+"""A finished run read from its folder: labels, evidence and images, one unit in memory at a time.
+
+run = dnd.open_run("runs/x")
+run.labels              # as dnd.describe gave them
+run[7], run["fc/7"]     # a unit, which shows itself in a notebook
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dnd.api import Grading, Label, Unit
+from dnd.errors import DamagedError, StoreError, UsageError, first_fault
+from dnd.results.record import Candidate, Exemplar, Record, Shown
+from dnd.store.images import Store
+from dnd.store.toml import parse_toml
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LONGEST = 64 << 20
+"""Bytes that a unit's line has at most: more is no work of dnd's."""
+_AGAIN = "Give the `dnd run` command of this run again: what the store holds is not computed anew."
+
+
+class RunFolder:
+    """A finished run. Nothing of what is in its files is read before it is asked for."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """Raises UsageError where there is no finished run."""
+        self.folder = Path(folder)
+        wrong = "Name a folder that `dnd run` made: the last line it prints is its path."
+        if not self.folder.is_dir():
+            raise UsageError(f"there is no run folder {self.folder}", wrong)
+        for name in ("labels.csv", "labels.jsonl"):
+            if not (self.folder / name).is_file():
+                begun = self.folder / "run.toml"
+                if not begun.is_file():
+                    raise UsageError(f"{self.folder} is not the folder of a run: it has no {name}", wrong)
+                goes_on = f"`dnd run {begun} --out {self.folder}` goes on with it."
+                raise UsageError(f"the run in {self.folder} is not finished: it has no {name}", goes_on)
+        self.name = self.folder.resolve().name
+        self.store = Store(Path(os.environ.get("DND_STORE") or self.folder.resolve().parent / ".dnd-store"))
+        """Where its images are."""
+
+    def __repr__(self) -> str:
+        return f"<the run in {self.folder}>"
+
+    @cached_property
+    def labels(self) -> list[Label]:
+        """One per unit, in the order of layers and units, as labels.csv has them."""
+        file = self.folder / "labels.csv"
+        try:
+            with file.open(newline="", encoding="utf-8") as opened:
+                return [_label(row) for row in csv.DictReader(opened)]
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise _damaged(file, error) from error
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """run.json; nothing where there is none, as for the other two."""
+        return _table(self.folder / "run.json", json.loads)
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """run.toml as it stands."""
+        return _table(self.folder / "run.toml", parse_toml)
+
+    @cached_property
+    def evaluation(self) -> Mapping[str, Any]:
+        """evaluation.json, which `dnd eval` leaves."""
+        return _table(self.folder / "evaluation.json", json.loads)
+
+    @property
+    def grading(self) -> Grading | None:
+        """How many labels are right, where the meaning of the units is known."""
+        try:
+            return TypeAdapter(Grading | None).validate_python(self.facts.get("truth"))
+        except ValidationError as error:
+            raise _damaged(self.folder / "run.json", f"truth.{first_fault(error)}") from error
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where some units failed."""
+        return 3 if any(label.status == "failed" for label in self.labels) else 0
+
+    @property
+    def layers(self) -> list[str]:
+        return list(dict.fromkeys(label.unit.layer for label in self.labels))
+
+    def records(self) -> Iterator[Record]:
+        """Every unit with its evidence, in the order of `labels`."""
+        return (record for record, _, _ in self._scan())
+
+    def record(self, unit: Unit) -> Record | None:
+        """One unit with its evidence; None where the run does not have it."""
+        if unit not in self._places:
+            return None
+        number, start = self._places[unit]
+        try:
+            with self._lines.open("rb") as file:
+                file.seek(start)
+                line = file.readline(_LONGEST)
+        except OSError as error:
+            raise _damaged(self._lines, error) from error
+        return self._parse(line, number)
+
+    def recorded(self) -> list[Unit]:
+        """The units that have a record; every one has been checked."""
+        return list(self._places)
+
+    def find(self, key: object) -> Unit:
+        """The unit that `key` names: a Unit, "layer/7", ("layer", 7), or 7 in a run of one layer."""
+        if isinstance(key, Integral) and len(self.layers) == 1:  # a data frame's, too
+            key = Unit(self.layers[0], int(key))
+        elif isinstance(key, tuple) and len(key) == 2:
+            key = Unit(*key)
+        elif isinstance(key, str) and key.rpartition("/")[2].isdecimal():
+            key = Unit(key.rpartition("/")[0], int(key.rpartition("/")[2]))
+        if isinstance(key, Unit) and key in self._units:
+            return key
+        several = f"; its layers are {', '.join(self.layers)}" if len(self.layers) > 1 else ""
+        example = str(self.labels[0].unit) if self.labels else "layer/0"
+        raise UsageError(f"the run in {self.folder} has no unit {key}{several}", f"Ask for one like {example!r}.")
+
+    def unit(self, key: object) -> Card:
+        """A unit, by any key of `find`; in a notebook it shows itself with its exemplars."""
+        record = self.record(unit := self.find(key))
+        if record is None:
+            raise _damaged(self._lines, f"it lacks {unit}, which labels.csv has")
+        return Card(self, record)
+
+    def __getitem__(self, key: object) -> Card:
+        return self.unit(key)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Card]:
+        return (Card(self, record) for record in self.records())
+
+    def to_pandas(self) -> Any:
+        """labels.csv as a pandas.DataFrame."""
+        from dnd.results.notebook import read_pandas
+
+        return read_pandas(self.folder / "labels.csv")
+
+    def _repr_html_(self) -> str:
+        from dnd.results.notebook import labels_html
+
+        return labels_html(self.labels)
+
+    @property
+    def _lines(self) -> Path:
+        return self.folder / "labels.jsonl"
+
+    @cached_property
+    def _units(self) -> frozenset[Unit]:
+        return frozenset(label.unit for label in self.labels)
+
+    @cached_property
+    def _places(self) -> dict[Unit, tuple[int, int]]:
+        """Unit -> the number of its line in labels.jsonl and where that begins."""
+        return {record.unit: (number, start) for record, number, start in self._scan()}
+
+    def _scan(self) -> Iterator[tuple[Record, int, int]]:
+        """Every record, the number of its line, and where that begins."""
+        number = start = 0
+        try:
+            with self._lines.open("rb") as file:
+                while line := file.readline(_LONGEST):
+                    number += 1
+                    if line.strip():
+                        yield self._parse(line, number), number, start
+                    start += len(line)
+        except OSError as error:
+            raise _damaged(self._lines, error) from error
+
+    def _parse(self, line: bytes, number: int) -> Record:
+        try:
+            return Record.model_validate_json(line)
+        except ValidationError as error:
+            raise StoreError(f"line {number} of {self._lines} is damaged: {first_fault(error)}", _AGAIN) from error
+
+
+@dataclass(frozen=True)
+class Card:
+    """One unit of a finished run."""
+
+    run: RunFolder = field(repr=False)
+    record: Record = field(repr=False)
+
+    @property
+    def label(self) -> Label:
+        return self.record.label
+
+    @property
+    def concept(self) -> str:
+        """The first label, or "" where the unit has none."""
+        return self.record.concept
+
+    @property
+    def exemplars(self) -> tuple[Exemplar, ...]:
+        """Strongest first."""
+        return self.record.exemplars
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return self.record.candidates
+
+    def image(self, shown: Shown) -> Image:
+        """An exemplar or a synthetic image, RGB. Raises UsageError where the run's store no longer has it."""
+        try:
+            return self.run.store.picture(shown.digest).open()
+        except DamagedError as error:
+            raise UsageError(
+                f"cannot read an image: {error}", "Set DND_STORE to the run's store, or run again."
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"<{self.label.unit}: {self.concept or self.label.status}>"
+
+    def _repr_html_(self) -> str:
+        from dnd.results.notebook import unit_html
+
+        return unit_html(self.record, self.image)
+
+
+def open_run(folder: str | os.PathLike[str]) -> RunFolder:
+    """A finished run by its folder."""
+    return RunFolder(folder)
+
+
+def _label(row: Mapping[Any, Any]) -> Label:
+    if None in row or None in row.values():
+        raise ValueError(f"a row with more or fewer cells than columns, of unit {row.get('unit')!r:.40}")
+    pairs = ((row[f"label{n}"], row[f"score{n}"]) for n in ("", "_2", "_3"))
+    labels = tuple((concept, float(score)) for concept, score in pairs if concept)
+    unit, status = row["unit"], row["status"]
+    if not unit.isdecimal() or status not in ("labelled", "uninterpretable", "failed"):
+        raise ValueError(f"unit {unit!r:.40} with status {status!r:.40}")
+    if (status == "labelled") != bool(labels):
+        raise ValueError(f"unit {unit} is {status} with {len(labels)} labels")
+    return Label(Unit(row["layer"], int(unit)), status, labels, row["reason"])
+
+
+def _table(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
+    try:
+        found = parse(file.read_text("utf-8")) if file.is_file() else {}
+        if not isinstance(found, dict):
+            raise ValueError("it holds no table")
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(file, error, "Mend that file, or move it away.") from error
+    return found
+
+
+def _damaged(file: Path, why: object, hint: str = _AGAIN) -> StoreError:
+    return StoreError(f"cannot read {file}: {getattr(why, 'strerror', None) or why}", hint)

@@ -1,0 +1,1 @@
+"""Where work runs: devices, memory, worker processes, progress, log, status, signals."""

@@ -1,0 +1,257 @@
+"""A backend in a process of its own: both ends of the pipe.
+
+The process can be killed where a call hangs, and replaced where it dies. It ends by itself when the pipe closes, so
+it never outlives its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dnd.api import Backend, Config, Runtime
+from dnd.errors import DeviceError, NoAnswerError, PluginError, TooSlowError
+from dnd.runtime.devices import free_memory, is_full, is_lost, reason_of
+
+_LOSSES = 16
+"""So many losses in a row mean that the device or the backend is at fault, not the items."""
+_PATIENCE = 60.0
+"""Seconds that a backend may take to close."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is to make. Everything in it can be pickled."""
+
+    cls: type[Backend]
+    config: Config
+    device: str
+    devices: tuple[str, ...]
+    timeout: float | None
+    """Seconds for one call."""
+
+
+class Worker:
+    """The parent's end: starts the process, asks it, and replaces it once it is lost."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.chosen: Mapping[str, Any] = {}
+        """What the backend said of itself when it was closed."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._busy = threading.Lock()
+        """Held while an answer is awaited."""
+        self._changing = threading.Lock()
+        """Held while a process comes or goes."""
+        self._losses: list[str] = []
+        self._closed = False
+
+    def load(self) -> int:
+        """Start the process and load the backend; its batch size. Raises what `load` raised there."""
+        self._closed = False
+        try:
+            return self._start()
+        except NoAnswerError as error:
+            raise DeviceError(f"{self._name()} does not load: {error}", _KEPT) from None
+
+    def _start(self) -> int:
+        try:
+            pickle.dumps(self.order)
+        except Exception as error:
+            raise PluginError(
+                f"{self._name()} cannot run in a process of its own: {error}",
+                "Its class and settings must be importable by name. Choose one --device and no timeout.",
+            ) from error
+        here, there = Pipe()
+        path = [place for place in sys.path if isinstance(place, str)]
+        code = f"import sys; sys.path[:] = {path!r}; from dnd.runtime.worker import serve; serve({there.fileno()})"
+        with there, self._changing:
+            if self._closed:  # by another thread meanwhile
+                here.close()
+                raise NoAnswerError("it was stopped")
+            self._pipe = here
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=[there.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is ours to handle; and its own children are killed with it
+            )
+        size: int = self._exchange(self.order, None)
+        return size
+
+    def ask(self, method: str, items: Sequence[Any]) -> list[Any]:
+        """Answers to some items. Where the process dies a new one is asked once more, then NoAnswerError."""
+        try:
+            return self._ask(method, items)
+        except TooSlowError:
+            raise
+        except NoAnswerError:
+            return self._ask(method, items)
+
+    def _ask(self, method: str, items: Sequence[Any]) -> list[Any]:
+        if self._process is None and not self._closed:
+            self._start_again()
+        try:
+            answers: list[Any] = self._exchange((method, list(items)), self.order.timeout)
+        except NoAnswerError as error:
+            self.kill()
+            self._losses.append(str(error))
+            if len(self._losses) >= _LOSSES:
+                raise DeviceError(f"{self._name()} failed {_LOSSES} times in a row: {error}", _KEPT) from None
+            raise
+        self._losses.clear()
+        return answers
+
+    def _start_again(self) -> None:
+        try:
+            self._start()
+        except Exception as error:
+            self.kill()
+            why = f"{self._losses[-1]}; and it does not load again: {reason_of(error)}"
+            raise DeviceError(f"{self._name()}: {why}", _KEPT) from error
+
+    def _exchange(self, message: object, timeout: float | None) -> Any:
+        """Send, wait, receive. NoAnswerError says what the process did instead of answering."""
+        with self._busy:
+            pipe, process = self._pipe, self._process
+            if pipe is None or process is None:
+                raise NoAnswerError("it was stopped")
+            try:
+                pipe.send(message)
+                if not pipe.poll(timeout):
+                    raise TooSlowError(f"no answer within {timeout:g} s")
+                kind, value = pipe.recv()
+            except (EOFError, OSError) as error:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
+                raise NoAnswerError(f"its process {_how_it_ended(process.returncode)}") from error
+        if kind == "lost":
+            raise NoAnswerError(f"the device is gone: {value}")
+        if kind == "error":
+            raise value
+        return value
+
+    def _name(self) -> str:
+        return f"{self.order.cls.name} on {self.order.device}"
+
+    def close(self) -> None:
+        """End the process: by its backend's `close`, or by force where it is at work or takes too long to close."""
+        self._closed = True
+        try:
+            if self._process is not None and not self._busy.locked():
+                self.chosen = self._exchange(None, _PATIENCE)
+                self._process.wait(_PATIENCE)
+        except (NoAnswerError, subprocess.TimeoutExpired):
+            pass
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process and its children now."""
+        with self._changing:
+            process, pipe = self._process, self._pipe
+            self._process = self._pipe = None
+        if process is not None and pipe is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            with self._busy:  # whoever waits for an answer has seen the end of the pipe
+                pipe.close()
+
+
+_KEPT = (
+    "What is computed is kept: the same command goes on from there. If the device is gone for good, add --device with "
+    "those that are left."
+)
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "closed its pipe"
+    if code >= 0:
+        return f"exited with status {code}"
+    return f"was killed by {signal.Signals(-code).name}"
+
+
+# --- the child's end ---------------------------------------------------------------------------------
+
+
+def serve(descriptor: int) -> None:
+    """Answer until told to stop. Runs in the worker process."""
+    pipe = Connection(descriptor)
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
+    backend: Backend | None = None
+    while True:
+        message: Any = ...
+        full = False
+        try:
+            message = pickle.loads(inbox.get())
+            if isinstance(message, Order):
+                backend = _load(message)
+                answer: Any = backend.batch_size
+            elif message is None:
+                answer = {}
+                if backend is not None:
+                    backend.close()
+                    answer = dict(backend.chosen())
+            else:
+                method, items = message
+                answer = getattr(backend, method)(items)
+            reply = pickle.dumps(("ok", answer))
+        except Exception as error:
+            reply, full = _failure(error), is_full(error)
+        if full:  # past the handler, as in dnd.pipeline.map
+            free_memory()
+        pipe.send_bytes(reply)
+        if message is None:
+            return
+
+
+def _listen(pipe: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
+    """Pass messages on; at the end of the pipe, end the process, whatever it is busy with."""
+    try:
+        while True:
+            inbox.put(pipe.recv_bytes())
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _load(order: Order) -> Backend:
+    from dnd.models.weights import Weights
+    from dnd.offline.environment import set_switches
+
+    set_switches()
+    if order.device.startswith("cuda:"):
+        import torch
+
+        torch.cuda.set_device(order.device)
+    backend = order.cls(order.config, Runtime(order.device, Weights.default().resolve, order.devices))
+    backend.load()
+    return backend
+
+
+def _failure(error: Exception) -> bytes:
+    """The error itself where the other end can have it, with its traceback as a note."""
+    if is_lost(error):
+        return pickle.dumps(("lost", reason_of(error)))
+    error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
+    try:
+        reply = pickle.dumps(("error", error))
+        pickle.loads(reply)
+        return reply
+    except Exception:
+        return pickle.dumps(("error", PluginError(reason_of(error))))

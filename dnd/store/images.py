@@ -1,0 +1,111 @@
+"""The store: the tables of all stages (dnd/store/table.py), and images kept once by content.
+
+    <store>/images/ab/cdef....png   named by the sha256 of mode, size and pixels
+
+Every file is written beside its place and renamed into it, so that a kill at any moment leaves whole files
+only; tables are flushed to disk first, images are not (there are thousands, and a flush each takes longer than
+drawing some). An image that is not what its name says was damaged: it is set aside, and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Container, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnd.api import Picture
+from dnd.errors import DamagedError
+from dnd.store.files import raise_unless_damaged, set_aside, write_atomic
+from dnd.store.table import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL.Image import Image
+
+_IMAGES_REMEMBERED = 1 << 16
+_LOG = logging.getLogger(__name__)
+
+
+class Store:
+    """A folder that holds the tables of all stages, and the images."""
+
+    def __init__(self, folder: Path, *, look: bool = False) -> None:
+        """With `look`, an image counts as there only once it has been read."""
+        self.folder, self.look = folder, look
+
+    def table(self, stage: str, key: str, schema: pa.Schema) -> Table:
+        """The table of a stage under its key (see `stage_key`)."""
+        return Table(self.folder / f"{stage}-{key[:24]}", schema)
+
+    def put_image(self, image: Image) -> Picture:
+        """Keep an RGB image, once by content."""
+        digest = _image_digest(image)
+        path = self.image_path(digest)
+        if self._lacks(digest):
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG", compress_level=1)
+            write_atomic(path, buffer.getvalue(), flush=False)
+        return self.picture(digest)
+
+    def image_path(self, digest: str) -> Path:
+        return self.folder / "images" / digest[:2] / f"{digest[2:]}.png"
+
+    def picture(self, digest: str) -> Picture:
+        """An image of the store by its digest; opening one that is gone or damaged raises DamagedError."""
+        return Picture(digest, partial(self._open, digest))  # unlike a lambda, it can go to another process
+
+    def _open(self, digest: str) -> Image:
+        from PIL import Image
+
+        path = self.image_path(digest)
+        try:
+            if path.exists() and not path.is_file():
+                raise ValueError("a pipe, say, which would be waited for")
+            with Image.open(path) as image:
+                image.load()
+            if image.mode == "RGB" and _image_digest(image) == digest:
+                return image
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is gone", _AGAIN) from None
+        except MemoryError:
+            raise
+        except Exception as error:  # a decoder of damaged bytes raises anything
+            raise_unless_damaged(error, path)
+        set_aside(path)
+        raise DamagedError(f"{path} was damaged", _AGAIN)
+
+    def mend(self, table: Table, keys: Container[str], columns: Sequence[str]) -> None:
+        """Forget those rows that name images, in these columns, that are gone."""
+        lacks = lru_cache(_IMAGES_REMEMBERED)(self._lacks)
+
+        def is_whole(row: Mapping[str, Any]) -> bool:
+            named = (row[name] for name in columns)
+            return not any(
+                one and lacks(one) for given in named for one in ([given] if isinstance(given, str) else given)
+            )
+
+        gone = {row["key"] for row in table.rows(["key", *columns], keys) if not is_whole(row)}
+        if gone:
+            _LOG.warning("images are gone from %s: what %d rows name is made again", self.folder / "images", len(gone))
+            table.forget(gone)
+
+    def _lacks(self, digest: str) -> bool:
+        if not self.look:
+            return not self.image_path(digest).exists()
+        try:
+            self._open(digest)
+        except DamagedError:
+            return True
+        return False
+
+
+def _image_digest(image: Image) -> str:
+    head = f"{image.mode} {image.width} {image.height}\n".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
+_AGAIN = "Do the run again, `dnd run RUN/run.toml --out RUN`: what is gone is made once more, the rest is kept."

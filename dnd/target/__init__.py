@@ -1,0 +1,1 @@
+"""The network under study: loading, fingerprint, hooked layers, maps."""

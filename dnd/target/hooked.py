@@ -1,0 +1,300 @@
+"""A target under watch: its layers' activations for batches of images, nothing about it changed for good.
+
+    with Watched(module, preprocess, ["layer4", "fc"], device="cuda") as watched:
+        watched.layer_sizes()                    # {"layer4": 2048, "fc": 1000}
+        watched.pooled_images(images)["layer4"]  # float32 (n_images, 2048)
+
+The network always runs on the same number of images, the last few padded: on a CPU on 16, whatever the batch size,
+on a GPU on `batch_size`. With that, a ResNet, a ViT, an MLP and a plain CNN gave the same bits for an image in any
+place of the batch on CPUs, while batches of other sizes differed by up to 1e-6 of the layer's scale. Where a little
+noise remains (a linear layer of five units: 2e-7), most of it is rounded away, see `dnd.target.layout.rounded`.
+With several devices each has a copy of the network, and those batches are dealt to them.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import queue
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dnd.api import Unit
+from dnd.errors import DeviceError, UsageError
+from dnd.runtime.devices import free_memory, is_full, is_lost, reason_of
+from dnd.target.layout import Pooling, pool
+from dnd.target.preprocess import Preprocess, probe_image, stack
+from dnd.target.replica import Replica
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_STEP = 16
+"""Images in a forward pass on a CPU; on a GPU they are a multiple of it."""
+_MOST = 8 << 20
+"""Bytes of pooled activations in a batch on a CPU."""
+
+Pooled = dict[str, torch.Tensor]
+Maps = dict[str, npt.NDArray[np.float32]]
+Wanted = Mapping[str, Sequence[tuple[int, int]]]
+"""Layer -> (row of the batch, unit) pairs."""
+
+
+class Watched:
+    """Hooks on some layers of a module in eval mode; leaving it restores mode, device and hooks.
+
+    `preprocess` turns an RGB image into the module's input, (C, H, W) of one size; it is called from several threads.
+    `channels_last` names layers whose output is (B, H, W, C) where that cannot be told from its shape.
+    A layer that runs more than once in a forward pass counts as it was the last time.
+    """
+
+    seconds: float
+    """Time spent inside the target so far."""
+    batch_size: int
+    """Images to hand over at once, for all devices: each gets a multiple of 16, fewer than asked for where a GPU's
+    memory is short or the units are very many."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        preprocess: Preprocess,
+        layers: Sequence[str],
+        *,
+        device: str | Sequence[str] = "cpu",
+        pooling: Pooling = "mean",
+        batch_size: int = 64,
+        channels_last: Collection[str] = (),
+    ) -> None:
+        self.module, self.preprocess, self.pooling = module, preprocess, pooling
+        self.devices = [torch.device(one) for one in ([device] if isinstance(device, str) else device)]
+        self.device = self.devices[0]
+        self.layers = {layer: _find(module, layer) for layer in layers}
+        self.channels_last = frozenset(channels_last)
+        self._rows = _whole(batch_size)
+        self.batch_size = self._rows * len(self.devices)
+        self.seconds = 0.0
+        self._replicas: list[Replica] = []
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._undo = ExitStack()
+
+    # --- around the work ---
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            if self.device.type == "cuda":
+                undo.enter_context(
+                    torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+                )
+            copies = [_copied(self.module) for _ in self.devices[1:]]
+            self._replicas = [
+                undo.enter_context(Replica(module, device, tuple(self.layers), self.channels_last))
+                for module, device in zip([self.module, *copies], self.devices, strict=True)
+            ]
+            undo.callback(self._replicas.clear)
+            self._idle: queue.SimpleQueue[Replica] = queue.SimpleQueue()
+            for replica in self._replicas:
+                self._idle.put(replica)
+            self._threads = undo.enter_context(ThreadPoolExecutor(len(self._replicas)))
+            self.use_batches_of(self._rows)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self._undo.close()
+            if self.device.type == "cuda":
+                free_memory()  # worker processes cannot have what this one only keeps for later
+        except RuntimeError as error:
+            if not is_lost(error):  # from a device that is gone nothing can be had back
+                raise
+
+    def use_batches_of(self, batch_size: int) -> None:
+        """Take that many images at once on each device, or fewer if a GPU has no room; inside `with`.
+
+        A made-up image goes through the target, which also shows the layers' shapes.
+        """
+        self._rows = _whole(batch_size)
+        try:
+            image = self.prepare(probe_image())
+        except Exception as error:
+            error.add_note("in the target's preprocess, for a made-up image (160x120)")
+            raise
+        for replica in self._replicas:
+            rows = self._rows if replica.device.type == "cuda" else 2
+            while not self._fits(replica, image.expand(rows, *image.shape)):
+                if rows <= _STEP:
+                    raise UsageError(f"the target does not fit into {replica.device}", "Choose another --device.")
+                rows = self._rows = _whole(rows // 2)
+                torch.cuda.empty_cache()
+            self._check_shapes(rows)
+        if self.device.type == "cpu":  # where a forward pass has its own size in any case
+            self._rows = max(_STEP, min(self._rows, _MOST // (4 * sum(self.layer_sizes().values())) // _STEP * _STEP))
+        self.batch_size = self._rows * len(self._replicas)
+
+    def _fits(self, replica: Replica, batch: torch.Tensor) -> bool:
+        try:
+            replica.forward(batch, self._note_shape)
+        except torch.OutOfMemoryError:
+            return False
+        except RuntimeError as error:
+            if is_full(error) or is_lost(error):
+                raise
+            raise UsageError(
+                f"the target cannot take what its preprocess gives, {tuple(batch.shape[1:])}: {reason_of(error)}",
+                "`module(preprocess(image)[None])` must work: try it in Python.",
+            ) from error
+        return True
+
+    def _check_shapes(self, rows: int) -> None:
+        for name in self.layers:
+            if name not in self._shapes:
+                raise UsageError(f"layer {name} does not run in a forward pass", "Choose one that does.")
+            if self._shapes[name][0] != rows:
+                raise UsageError(
+                    f"layer {name} gives {self._shapes[name][0]} rows for {rows} images",
+                    "Choose a layer that keeps images apart: the block around it, say.",
+                )
+
+    def _note_shape(self, name: str, units: torch.Tensor) -> None:
+        self._shapes[name] = tuple(units.shape)
+
+    # --- what there is ---
+
+    def layer_sizes(self) -> dict[str, int]:
+        """Units of each layer."""
+        return {name: self._shapes[name][1] for name in self.layers}
+
+    def has_maps(self, layer: str) -> bool:
+        """Whether the layer's units have an activation map."""
+        return len(self._shapes[layer]) == 4
+
+    def map_shape(self, layer: str) -> tuple[int, ...]:
+        """(h, w) of a layer's activation maps, or () where its units have none."""
+        return self._shapes[layer][2:] if self.has_maps(layer) else ()
+
+    def check_units(self, units: Iterable[Unit]) -> None:
+        """Raise UsageError for a unit that does not exist."""
+        sizes = self.layer_sizes()
+        for unit in units:
+            size = sizes[unit.layer]
+            if not 0 <= unit.index < size:
+                raise UsageError(
+                    f"layer {unit.layer} has no unit {unit.index}: its {size} units are 0 to {size - 1}",
+                    f"Choose within 0-{size - 1}, or `--units all`.",
+                )
+
+    # --- activations ---
+
+    def prepare(self, image: Image) -> torch.Tensor:
+        """The target's input for an RGB image: (C, H, W), on the CPU."""
+        tensor = self.preprocess(image)
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or not tensor.is_floating_point():
+            what = (
+                f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            )
+            raise UsageError(f"the target's preprocess gives {what}", "It must give a float tensor (C, H, W).")
+        return tensor.detach().cpu()
+
+    def observe(self, batch: torch.Tensor, wanted: Wanted) -> tuple[Pooled, Maps]:
+        """(B, C, H, W), B <= batch_size, through the target once: `pooled` and `maps` at once."""
+        began = time.perf_counter()
+        rows = _STEP if self.device.type == "cpu" else self._rows
+        maps: Maps = {}
+
+        def run(start: int) -> Pooled:
+            return self._run(batch[start : start + rows], rows, start, wanted, maps)
+
+        deal: Callable[..., Iterable[Pooled]] = self._threads.map if len(self._replicas) > 1 else map
+        try:
+            parts = list(deal(run, range(0, len(batch), rows)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_full(error) and not is_lost(error):
+                raise
+            raise DeviceError(
+                f"the target cannot go on: {reason_of(error)}",
+                "What is computed is kept: the same command goes on from there once the device works and has room.",
+            ) from error
+        self.seconds += time.perf_counter() - began
+        if len(parts) == 1:
+            return parts[0], maps
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}, maps
+
+    def _run(self, part: torch.Tensor, rows: int, first: int, wanted: Wanted, maps: Maps) -> Pooled:
+        """A batch on the next free device; the maps go to their places in `maps`, which others fill as well."""
+        latest: Pooled = {}
+
+        def read(layer: str, units: torch.Tensor) -> None:
+            latest[layer] = pool(units, self.pooling)
+            pairs = wanted.get(layer, ())
+            places = [place for place, (row, _) in enumerate(pairs) if first <= row < first + rows]
+            if places:
+                found = units[[pairs[p][0] - first for p in places], [pairs[p][1] for p in places]]
+                whole = maps.setdefault(layer, np.empty((len(pairs), *found.shape[1:]), np.float32))
+                whole[places] = found.float().cpu().numpy()
+
+        replica = self._idle.get()
+        try:
+            replica.forward(_padded(part, rows), read)
+        finally:
+            self._idle.put(replica)
+        return {layer: values[: len(part)] for layer, values in latest.items()}
+
+    def pooled(self, batch: torch.Tensor) -> Pooled:
+        """{layer: float32 (B, U)} on the CPU; not finite where the target is not."""
+        return self.observe(batch, {})[0]
+
+    def maps(self, batch: torch.Tensor, wanted: Wanted) -> Maps:
+        """Activation maps of some (row of the batch, unit) pairs: {layer: float32 (n_pairs, h, w)}, pairs in order."""
+        return self.observe(batch, wanted)[1]
+
+    def pooled_images(self, images: Sequence[Image]) -> dict[str, npt.NDArray[np.float32]]:
+        """Pooled activations of any number of RGB images: {layer: float32 (n_images, U)}."""
+        with ThreadPoolExecutor(4) as threads:
+            parts = [
+                self.pooled(stack(list(threads.map(self.prepare, images[start : start + self.batch_size]))))
+                for start in range(0, len(images), self.batch_size)
+            ]
+        if len(parts) == 1:
+            return {layer: values.numpy() for layer, values in parts[0].items()}
+        return {
+            layer: np.concatenate([np.zeros((0, size), np.float32), *(part[layer].numpy() for part in parts)])
+            for layer, size in self.layer_sizes().items()
+        }
+
+
+def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise UsageError(
+            f"the target cannot be copied to a second device: {reason_of(error)}", "Choose one device with --device."
+        ) from error
+
+
+def _whole(rows: int) -> int:
+    return max(1, -(-rows // _STEP)) * _STEP
+
+
+def _padded(batch: torch.Tensor, rows: int) -> torch.Tensor:
+    missing = rows - len(batch)
+    return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])]) if missing else batch
+
+
+def _find(module: torch.nn.Module, layer: str) -> torch.nn.Module:
+    layers: dict[str, torch.nn.Module] = dict(module.named_modules())
+    if layer in layers:
+        return layers[layer]
+    close = difflib.get_close_matches(layer, layers, n=3, cutoff=0.5)
+    top = [name for name, _ in module.named_children()]
+    shown = ", ".join(top[:8]) + (", ..." if len(top) > 8 else "")
+    raise UsageError(
+        f"{type(module).__name__} has no layer {layer!r}",
+        (f"Did you mean {' or '.join(close)}? " if close else "") + f"Its top layers: {shown}.",
+    )

@@ -1,0 +1,73 @@
+"""The rooms of dnd/: each imports those above it, none below it, and nothing goes round in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent / "dnd"
+ROOMS = (
+    *("errors", "text", "api", "offline", "plugin", "store", "models", "runtime", "config", "target", "probing"),
+    *("results", "testing", "pipeline", "analysis", "evaluation", "bench", "doctor", "cli"),
+)
+"""From the ground up."""
+FREE = ("dnd", "dnd.__main__")
+"""The front door: it imports where it is asked to."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of dnd/ by its dotted name, but for what runs elsewhere: children and the template."""
+    found = {}
+    for file in sorted(ROOT.rglob("*.py")):
+        parts = ["dnd", *file.relative_to(ROOT).with_suffix("").parts]
+        if "children" not in parts:
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imported(file: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of dnd/ that a file imports anywhere in it: in functions and for type hints too."""
+
+    def names() -> Iterator[str]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}: relative imports hide which room they enter"
+                for alias in node.names:
+                    module = node.module or ""
+                    yield f"{module}.{alias.name}" if f"{module}.{alias.name}" in known else module
+
+    return {name for name in names() if name in known}
+
+
+def arrows() -> dict[str, set[str]]:
+    known = modules()
+    return {name: imported(file, known) - {name} for name, file in known.items() if name not in FREE}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_every_room_is_in_the_plan() -> None:
+    assert {room(name) for name in modules() if name not in FREE} == set(ROOMS)
+
+
+def test_nothing_imports_a_room_below_it() -> None:
+    climbing = [
+        f"{name} -> {other}"
+        for name, others in arrows().items()
+        for other in others
+        if other not in FREE and ROOMS.index(room(other)) > ROOMS.index(room(name))
+    ]
+    assert climbing == []
+
+
+def test_no_import_goes_round_in_a_circle() -> None:
+    try:
+        TopologicalSorter(arrows()).prepare()
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None
