@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pydantic
 
 from dnd import api
+from dnd_hf.loading import LOCAL, load_errors, load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -44,23 +45,15 @@ class TransformersTarget(api.Target):
         """Raises ModelError where the folder does not hold a whole model."""
         transformers = _library("transformers", "transformers")
         folder = self.runtime.weights(self.config.model) if self.config.model else _path(self.config.folder or "")
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            settings = transformers.AutoConfig.from_pretrained(folder, **local)
+        name = self.config.model or str(folder)
+        with load_errors(name, folder, "an image model", "config.json, preprocessor_config.json"):
+            settings = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
-            processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **local)
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL)
             kind = getattr(transformers, (settings.architectures or ["AutoModel"])[0], None)
             if kind is None:
                 raise ValueError(f"transformers has no {settings.architectures[0]}")
-            module, loaded = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
-        except (OSError, ValueError, KeyError) as error:
-            raise api.ModelError(
-                f"{folder} does not load as an image model: {error}",
-                "The folder needs config.json, preprocessor_config.json and safetensors weights.",
-            ) from error
-        if loaded["missing_keys"]:
-            missing = ", ".join(sorted(loaded["missing_keys"])[:3])
-            raise api.ModelError(f"{folder} lacks weights: {missing}", "Save the model again, whole.")
+            module = load_whole(kind, folder, name, **LOCAL)
 
         def preprocess(image: Image) -> torch.Tensor:
             pixels: torch.Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]

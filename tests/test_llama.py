@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest
 from dnd_hf import fitting
+from dnd_hf.batches import Batches
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer, accounts_for
 from dnd_llama.prompts import (
@@ -353,8 +354,8 @@ def test_an_answer_does_not_depend_on_the_batch_around_it(llama: LlamaSummarizer
         captions = rng.sample(STARS, rng.randint(3, 10))
         asks.append(Ask(concept_messages(captions), seed, 0.8))
     assert llama._chat is not None
-    together, _ = llama._chat.answer(asks, batch_size=200, max_new_tokens=4)
-    backwards, _ = llama._chat.answer(asks[::-1], batch_size=7, max_new_tokens=4)
+    together = llama._chat.answer(asks, Batches(200, "cpu"), max_new_tokens=4)
+    backwards = llama._chat.answer(asks[::-1], Batches(7, "cpu"), max_new_tokens=4)
     assert together == backwards[::-1]
     assert len(set(together)) > 5
 
@@ -373,7 +374,7 @@ def test_sampling_follows_the_models_probabilities(llama: LlamaSummarizer) -> No
     likeliest = int(shares.argmax())
     share = float(shares[likeliest])
     asks = [Ask(messages, seed, 2.0) for seed in range(200)]
-    answers, _ = chat.answer(asks, batch_size=200, max_new_tokens=1)
+    answers = chat.answer(asks, Batches(200, "cpu"), max_new_tokens=1)
     seen = sum(text == chat.tokenizer.decode([likeliest]) for text in answers) / len(asks)
     assert abs(seen - share) < 4 * (share * (1 - share) / len(asks)) ** 0.5 + 1e-3
 
@@ -404,11 +405,26 @@ def test_too_little_memory_shrinks_the_batch(llama: LlamaSummarizer, monkeypatch
         return whole(asks, max_new_tokens=max_new_tokens)
 
     asks = [Ask(concept_messages(STARS), seed, 0.5) for seed in range(10)]
-    expected, _ = chat.answer(asks, batch_size=16, max_new_tokens=6)
+    expected = chat.answer(asks, Batches(16, "cpu"), max_new_tokens=6)
     monkeypatch.setattr(chat, "answer_batch", cramped)
-    answers, size = chat.answer(asks, batch_size=16, max_new_tokens=6)
-    assert answers == expected
-    assert 1 <= size <= 3
+    batches = Batches(16, "cpu")
+    assert chat.answer(asks, batches, max_new_tokens=6) == expected
+    assert batches.size == 2
+
+
+def test_chats_of_like_length_are_answered_together(llama: LlamaSummarizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = llama._chat
+    assert chat is not None
+    short, long = Ask(simplify_messages(STARS[0]), 0, 0.0), Ask(concept_messages(STARS), 0, 0.0)
+    seen: list[list[Ask]] = []
+
+    def answer_batch(asks: Sequence[Ask], *, max_new_tokens: int) -> list[str]:
+        seen.append(list(asks))
+        return ["long" if ask == long else "short" for ask in asks]
+
+    monkeypatch.setattr(chat, "answer_batch", answer_batch)
+    assert chat.answer([long, short] * 3, Batches(3, "cpu"), max_new_tokens=1) == ["long", "short"] * 3
+    assert seen == [[short] * 3, [long] * 3]
 
 
 def test_one_chat_that_does_not_fit_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:

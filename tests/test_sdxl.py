@@ -238,8 +238,6 @@ def test_a_folder_with_fp16_files_only_loads(plain: str, drawn: npt.NDArray[np.u
 
 
 def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, drawn: npt.NDArray[np.uint8]) -> None:
-    from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
-
     sizes = []
     with generator() as backend:
         draw = backend._draw
@@ -251,7 +249,7 @@ def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, drawn: 
             return draw(requests)
 
         monkeypatch.setattr(backend, "_draw", small)
-        backend._generate = find_executable_batch_size(backend._generate_by, starting_batch_size=12)
+        backend._batches.size = 12
         made = pixels(backend.generate(REQUESTS))
         assert sizes[-4:] == [3, 3, 3, 3]
         assert sizes[0] == 12

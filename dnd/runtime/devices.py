@@ -19,7 +19,13 @@ PATTERN = r"^(auto|mps|cuda|cpu(,cpu)*|cuda:\d+(,cuda:\d+)*)$"
 
 _LOST = ("CUDA error", "HIP error", "device-side assert", "driver shutting down")
 """After one of these, nothing works on that device in the same process."""
-_FULL = ("out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_FULL = (
+    "out of memory",
+    "can't allocate memory",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def find_devices(wanted: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from dnd import api
 from dnd_hf import fitting, loading
+from dnd_hf.batches import Batches
 from dnd_hf.settings import WeightsConfig
 
 if TYPE_CHECKING:
@@ -44,11 +45,12 @@ class Blip2Captioner(api.Captioner):
         self.batch_size = fitting.batch_limit(config.batch_size, AUTO, runtime.device)
         self._model: Any = None
         self._processor: Any = None
-        self._fits = self.batch_size
+        # A GPU rounds differently at another batch shape, and one near tie then changes a caption.
+        self._batches = Batches(self.batch_size, runtime.device, fill=runtime.device != "cpu")
 
     def chosen(self) -> Mapping[str, Any]:
         dtype, quantization = self._precision
-        return {"dtype": dtype, "quantization": quantization, "batch_size": self._fits}
+        return {"dtype": dtype, "quantization": quantization, "batch_size": self._batches.size}
 
     @cached_property
     def _precision(self) -> tuple[str, str]:
@@ -63,7 +65,8 @@ class Blip2Captioner(api.Captioner):
         with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
             self._load()
             if self.config.batch_size == "auto":
-                self.batch_size = self._fits = fitting.largest_batch(self._try, self.batch_size, self.runtime.device)
+                self.batch_size = fitting.largest_batch(self._try, self.batch_size, self.runtime.device)
+                self._batches.size = self.batch_size
         if self.config.compile:
             fitting.compile_in_place(self._model.language_model)
 
@@ -94,16 +97,8 @@ class Blip2Captioner(api.Captioner):
 
     def caption(self, images: Sequence[Image]) -> list[str]:
         """One caption per RGB image, in one line. Raises ItemError where the model has nothing to say."""
-        captions: list[str] = []
-        while len(captions) < len(images):
-            part = list(images[len(captions) : len(captions) + self._fits])
-            count = len(part)
-            if self.runtime.device != "cpu":
-                # A GPU rounds differently at another batch shape, and one near tie then changes a caption.
-                part += part[-1:] * (self._fits - count)
-            with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
-                said = self._generate_or_shrink(part)
-            captions += [] if said is None else said[:count]
+        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+            captions = self._batches.map(self._generate, images)
         empty = [str(i) for i, words in enumerate(captions) if not words]
         if empty:
             which = f"{', '.join(empty)} of {len(images)}"
@@ -119,18 +114,6 @@ class Blip2Captioner(api.Captioner):
             return [
                 log_probabilities(self._model, self._processor, image, texts, self._prompt()) for image, texts in asked
             ]
-
-    def _generate_or_shrink(self, images: list[Image]) -> list[str] | None:
-        """None after the device's memory ran out: from now on half as many images at a time."""
-        try:
-            return self._generate(images)
-        except RuntimeError as error:
-            if len(images) == 1 or not fitting.is_out_of_memory(error):
-                raise
-        # Past the handler, so that the traceback no longer holds the failed batch's tensors.
-        self._fits = len(images) // 2
-        fitting.release(self.runtime.device)
-        return None
 
     def _prompt(self) -> str | None:
         if self.config.prompt is None and getattr(self._model.config.text_config, "bos_token_id", None) is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy.typing as npt
 import pydantic
 
 from dnd import api
-from dnd_hf.loading import LOCAL, load_errors
+from dnd_hf import fitting
+from dnd_hf.batches import Batches
+from dnd_hf.loading import LOCAL, load_errors, load_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,34 +37,29 @@ class Clip:
 
     def __init__(self, folder: Path, device: str, batch_size: int = 64, name: str = "the model") -> None:
         """Raises ModelError where the folder holds no usable CLIP."""
-        from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
         from transformers import CLIPModel, CLIPProcessor
 
         with load_errors(name, folder, "a CLIP", "config.json, the processor's files"):
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
             self._processor: Any = CLIPProcessor.from_pretrained(folder, backend="pil", **LOCAL)
-            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, **LOCAL)
+            model: Any = load_whole(CLIPModel, folder, name, **LOCAL)
         self._model = model.float().to(device).eval()
-        # Remembers what fits: after an out-of-memory it starts from the smaller size for good.
-        self._embed: Callable[[Sequence[Open]], Floats] = find_executable_batch_size(
-            self._embed_by, starting_batch_size=batch_size
-        )
+        self._device, self._batches = device, Batches(batch_size, device)
 
     def images(self, images: Sequence[Open]) -> Floats:
         """What opens RGB images -> (n, d): embeddings of length 1. Never more than a batch is open."""
-        return self._embed(images)
+        if self._model is None:
+            raise RuntimeError("images() after close()")
+        return _unit(np.stack(self._batches.map(self._embed, images)))
 
-    def _embed_by(self, batch_size: int, images: Sequence[Open]) -> Floats:
+    def _embed(self, images: list[Open]) -> Floats:
         import torch
 
-        parts = []
-        for at in range(0, len(images), batch_size):
-            opened = [image().convert("RGB") for image in images[at : at + batch_size]]
-            inputs = self._processor(images=opened, return_tensors="pt")
-            with torch.inference_mode():
-                found = self._model.get_image_features(**inputs.to(self._model.device)).pooler_output
-            parts.append(found.double().cpu().numpy())
-        return _unit(np.concatenate(parts))
+        inputs = self._processor(images=[image().convert("RGB") for image in images], return_tensors="pt")
+        with torch.inference_mode():
+            found = self._model.get_image_features(**inputs.to(self._device)).pooler_output
+        embedded: Floats = found.double().cpu().numpy()
+        return embedded
 
     def texts(self, texts: Iterable[str]) -> Floats:
         """(n, d): embeddings of length 1. Each text goes through alone, so that padding cannot change it."""
@@ -71,19 +67,15 @@ class Clip:
 
         rows = []
         for text in texts:
-            inputs = self._processor(text=[text], truncation=True, return_tensors="pt").to(self._model.device)
+            inputs = self._processor(text=[text], truncation=True, return_tensors="pt").to(self._device)
             with torch.inference_mode():
                 rows.append(self._model.get_text_features(**inputs).pooler_output.double().cpu().numpy()[0])
         return _unit(np.stack(rows))
 
     def close(self) -> None:
-        import torch
-
-        self._model = self._processor = None
-        self._embed = _closed
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if self._model is not None:
+            self._model = self._processor = None
+            fitting.release(self._device)
 
 
 class ClipMemory:
@@ -105,10 +97,6 @@ class ClipMemory:
             while len(self._known) > self._limit:
                 self._known.popitem(last=False)
         return np.stack([found[key] for key in keys]) if keys else np.zeros((0, 0))
-
-
-def _closed(images: Sequence[Open]) -> Floats:
-    raise RuntimeError("images() after close()")
 
 
 def _unit(rows: npt.NDArray[Any]) -> Floats:

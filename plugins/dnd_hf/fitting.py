@@ -170,16 +170,6 @@ def check_architecture(file: Path, name: str, wanted: str, key: str = "architect
         )
 
 
-def check_whole(info: dict[str, Any], name: str) -> None:
-    """ModelError where weights were missing: transformers would go on with random ones."""
-    if missing := sorted(info["missing_keys"]):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise api.ModelError(
-            f"the weights of {name!r} are not whole: {missing[0]}{more} is missing",
-            "see that config.json and the weights are of the same checkpoint",
-        )
-
-
 def largest_batch(trial: Callable[[int], object], limit: int, device: str) -> int:
     """The largest power of two up to `limit` that fits a GPU, found by trying; `limit` on a CPU.
 
@@ -221,10 +211,7 @@ def _runs_out(trial: Callable[[int], object], size: int) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    none = "No executable batch size" in str(error)  # accelerate's last word
-    return isinstance(error, RuntimeError) and (none or is_full(error) or should_reduce_batch_size(error))
+    return isinstance(error, RuntimeError) and is_full(error)
 
 
 @contextmanager

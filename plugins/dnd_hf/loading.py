@@ -1,8 +1,9 @@
-"""Models of transformers from local folders: where their weights go, and what is wrong with a folder that has none."""
+"""Models from local folders: where their weights go, and proof that each weight was found and none was left over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from dnd import api
 from dnd_hf import fitting
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""Options of every `from_pretrained`."""
+"""Options of every `from_pretrained` of transformers."""
+_HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
+"""Constants that older checkpoints hold and today's classes make themselves."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def load_errors(name: str, folder: Path, what: str, needs: str) -> Iterator[None
     """Turn what `from_pretrained` raises into ModelError: the model `name` in `folder` is not `what`."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise api.ModelError(
             f"{name!r} in {folder} does not load as {what}: {error}",
             f"the folder needs {needs} and safetensors weights",
@@ -41,8 +44,8 @@ def load_errors(name: str, folder: Path, what: str, needs: str) -> Iterator[None
 
 
 def load_model(kind: Any, folder: Path, name: str, placement: Placement) -> Any:
-    """A model of the transformers class `kind`, placed and in eval mode. Raises ModelError where weights are missing,
-    UsageError where bitsandbytes is; what else `from_pretrained` raises is for `load_errors`."""
+    """A model of the transformers class `kind`, placed and in eval mode. Raises ModelError where it is not whole,
+    UsageError where bitsandbytes is missing; what else `from_pretrained` raises is for `load_errors`."""
     from transformers import BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": placement.dtype, "device_map": {"": placement.device}}
@@ -50,9 +53,40 @@ def load_model(kind: Any, folder: Path, name: str, placement: Placement) -> Any:
         options["quantization_config"] = fitting.packing(placement.quantization, placement.dtype, BitsAndBytesConfig)
     elif placement.offload != "none":
         options |= fitting.spread(placement.device)
-    with fitting.quiet("transformers"):
-        model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **LOCAL, **options)
-    fitting.check_whole(info, name)
+    model = load_whole(kind, folder, name, **LOCAL, **options)
     if placement.quantization == "4bit":
         fitting.check_packed(model, name)
     return model.eval()
+
+
+def load_whole(kind: Any, folder: Path, name: str, **options: Any) -> Any:
+    """What `kind.from_pretrained` of transformers or diffusers gives for safetensors weights. Raises ModelError where
+    they are not whole: the libraries would go on with random ones."""
+    library = kind.__module__.partition(".")[0]
+    if library == "transformers":
+        options["ignore_mismatched_sizes"] = True  # `check_whole` names them
+    with fitting.quiet(library):
+        model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    check_whole(info, name)
+    return model
+
+
+def check_whole(info: Mapping[str, Any], name: str) -> None:
+    """ModelError where weights were missing, of another shape, or of no part of the model. `info` is what
+    `from_pretrained` says of its loading."""
+    left_over = [key for key in info["unexpected_keys"] if not _HARMLESS.search(key)]
+    faults = [
+        (info["missing_keys"], "is missing", "are missing"),
+        ([key for key, *_ in info["mismatched_keys"]], "has another shape", "have another shape"),
+        (left_over, "belongs to no part of it", "belong to no part of it"),
+    ]
+    for keys, one, several in faults:
+        if keys:
+            raise api.ModelError(
+                f"the weights of {name!r} are not whole: {_listed(sorted(keys))} {several if len(keys) > 1 else one}",
+                "see that config.json and the weights are of the same checkpoint",
+            )
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more"

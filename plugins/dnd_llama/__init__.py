@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnd.api import ModelName, Runtime, Summarizer, hookimpl
 from dnd_hf import fitting
+from dnd_hf.batches import Batches
 from dnd_hf.loading import Placement
 from dnd_hf.settings import WeightsConfig
 from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer
@@ -41,8 +42,8 @@ class LlamaSummarizer(AskingSummarizer):
 
     def __init__(self, config: Any, runtime: Runtime) -> None:
         super().__init__(config, runtime)
-        self._rows = fitting.batch_limit(config.batch_size, AUTO, runtime.device)
-        self.batch_size = self._rows if config.batch_size != "auto" else AUTO["cpu"]  # units of one call
+        self._batches = Batches(fitting.batch_limit(config.batch_size, AUTO, runtime.device), runtime.device)
+        self.batch_size = self._batches.size if config.batch_size != "auto" else AUTO["cpu"]  # units of one call
         self._chat: ChatModel | None = None
         self._tokens = 0
 
@@ -51,7 +52,7 @@ class LlamaSummarizer(AskingSummarizer):
 
     def chosen(self) -> Mapping[str, Any]:
         dtype, quantization = self._precision
-        return {"dtype": dtype, "quantization": quantization, "batch_size": self._rows}
+        return {"dtype": dtype, "quantization": quantization, "batch_size": self._batches.size}
 
     @cached_property
     def _precision(self) -> tuple[str, str]:
@@ -71,9 +72,9 @@ class LlamaSummarizer(AskingSummarizer):
             self._chat = chat = ChatModel(self.runtime.weights(config.model), config.model, placement)
             if config.batch_size == "auto":
                 ask = Ask(concept_messages(LONG), 0, 0.0)
-                self._rows = fitting.largest_batch(
+                self._batches.size = fitting.largest_batch(
                     lambda size: chat.answer_batch([ask] * size, max_new_tokens=config.max_new_tokens),
-                    self._rows,
+                    self._batches.size,
                     device,
                 )
         if config.compile:
@@ -85,9 +86,7 @@ class LlamaSummarizer(AskingSummarizer):
         assert self._chat is not None
         before = self._chat.tokens
         with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
-            answers, self._rows = self._chat.answer(
-                asks, batch_size=self._rows, max_new_tokens=self.config.max_new_tokens
-            )
+            answers = self._chat.answer(asks, self._batches, max_new_tokens=self.config.max_new_tokens)
         self._tokens += self._chat.tokens - before
         return answers
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
 from dnd.api import ModelError
 from dnd_hf import fitting, loading
+from dnd_hf.batches import Batches
 from dnd_hf.sampling import SeededSampler
 from dnd_llama.conversation import Ask
 from dnd_llama.prompts import DATE
@@ -45,17 +45,14 @@ class ChatModel:
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
-    def answer(self, asks: Sequence[Ask], *, batch_size: int, max_new_tokens: int) -> tuple[list[str], int]:
-        """One answer per chat, and the batch size that memory allowed. Raises RuntimeError if not even one fits."""
-        answers: list[str] = []
-
-        def run(size: int) -> int:
-            while (at := len(answers)) < len(asks):
-                answers.extend(self.answer_batch(asks[at : at + size], max_new_tokens=max_new_tokens))
-            return size
-
-        fits: int = find_executable_batch_size(run, starting_batch_size=batch_size)()
-        return answers, fits
+    def answer(self, asks: Sequence[Ask], batches: Batches, *, max_new_tokens: int) -> list[str]:
+        """One answer per chat. Those of like length are answered together: less is filled up. Raises RuntimeError if
+        not even one fits the device's memory."""
+        order = sorted(range(len(asks)), key=lambda index: sum(len(m["content"]) for m in asks[index].messages))
+        answers = batches.map(
+            lambda batch: self.answer_batch(batch, max_new_tokens=max_new_tokens), [asks[index] for index in order]
+        )
+        return [answer for _, answer in sorted(zip(order, answers, strict=True))]
 
     @torch.inference_mode()
     def answer_batch(self, asks: Sequence[Ask], *, max_new_tokens: int) -> list[str]:

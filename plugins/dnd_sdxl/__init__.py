@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dnd import api
 from dnd_hf import fitting
+from dnd_hf.batches import Batches
 from dnd_sdxl.build import build
 from dnd_sdxl.config import SdxlConfig
 from dnd_sdxl.offload import Placement, choose, place
@@ -39,8 +40,8 @@ class SdxlGenerator(api.Generator):
         super().__init__(config, runtime)
         self.batch_size = fitting.batch_limit(config.batch_size, AUTO, runtime.device)
         self._pipeline: Any = None
-        self._generate: Callable[[Sequence[api.ImageRequest]], list[Image]] | None = None
-        self._rows = self.batch_size
+        # Always the same shape: at another one the arithmetic rounds differently, and so would the image.
+        self._batches = Batches(self.batch_size, runtime.device, fill=True)
 
     def chosen(self) -> Mapping[str, Any]:
         placed = self._placement
@@ -49,7 +50,7 @@ class SdxlGenerator(api.Generator):
             "offload": placed.offload,
             "vae_slicing": "on" if placed.slicing else "off",
             "vae_tiling": "on" if placed.tiling else "off",
-            "batch_size": self._rows,
+            "batch_size": self._batches.size,
         }
 
     @property
@@ -68,21 +69,16 @@ class SdxlGenerator(api.Generator):
         memory."""
         if self._pipeline is not None:
             return
-        from accelerate.utils import find_executable_batch_size  # type: ignore[import-untyped]
-
         config, device, placement = self.config, self.runtime.device, self._placement
         with fitting.device_errors(config.model, device, ADVICE):
             self._pipeline = build(config, self.runtime.weights, self._dtype)
             place(self._pipeline, placement, device)
             if config.batch_size == "auto":
-                self.batch_size = self._rows = fitting.largest_batch(self._try, self.batch_size, device)
+                self.batch_size = self._batches.size = fitting.largest_batch(self._try, self.batch_size, device)
         if config.compile:
             fitting.compile_in_place(self._pipeline.unet)
         if device == "cpu":
-            self._rows = GROUP if self._pipeline.unet.num_parameters() < SMALL else 1
-            self._generate = lambda requests: self._generate_by(self._rows, requests)
-        else:  # remembers what fits: after an out-of-memory it starts from the smaller size for good
-            self._generate = find_executable_batch_size(self._generate_by, starting_batch_size=self._rows)
+            self._batches.size = GROUP if self._pipeline.unet.num_parameters() < SMALL else 1
 
     def _try(self, size: int) -> None:
         """A batch of this size in as few steps as there can be: each takes the same memory."""
@@ -93,19 +89,10 @@ class SdxlGenerator(api.Generator):
 
         Raises ItemError where the model's numbers overflow (float16 and a VAE that was not made for it).
         """
-        if self._generate is None:
+        if self._pipeline is None:
             raise RuntimeError("generate() before load()")
         with fitting.device_errors(f"{self.config.model}, one image at a time,", self.runtime.device, ADVICE):
-            return self._generate(requests) if requests else []
-
-    def _generate_by(self, batch_size: int, requests: Sequence[api.ImageRequest]) -> list[Image]:
-        self._rows = batch_size
-        images: list[Image] = []
-        for at in range(0, len(requests), batch_size):
-            part = list(requests[at : at + batch_size])
-            # Always the same shape: at another one the arithmetic rounds differently, and so would the image.
-            images += self._draw(part + part[-1:] * (batch_size - len(part)))[: len(part)]
-        return images
+            return self._batches.map(self._draw, requests)
 
     def _draw(self, requests: Sequence[api.ImageRequest], *, steps: int | None = None) -> list[Image]:
         import torch
@@ -113,7 +100,8 @@ class SdxlGenerator(api.Generator):
 
         config = self.config
         prompts = [config.prompt.replace("{concept}", request.concept) for request in requests]
-        # (B, 3, H, W) in 0..1; the starting noise comes from the CPU, so that every device begins with the same
+        sources = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
+        # (B, 3, H, W) in 0..1
         pixels: torch.Tensor = self._pipeline(
             prompt=prompts,
             negative_prompt=None if config.negative_prompt is None else [config.negative_prompt] * len(prompts),
@@ -121,7 +109,7 @@ class SdxlGenerator(api.Generator):
             guidance_scale=config.guidance,
             width=config.width,
             height=config.height,
-            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
+            generator=sources,
             output_type="pt",
         ).images
         broken = [r.concept for r, image in zip(requests, pixels, strict=True) if not bool(image.isfinite().all())]
@@ -134,7 +122,7 @@ class SdxlGenerator(api.Generator):
         return [Image.fromarray(image) for image in rounded]
 
     def close(self) -> None:
-        held, self._pipeline, self._generate = self._pipeline, None, None
+        held, self._pipeline = self._pipeline, None
         if held is not None:
             held.remove_all_hooks()  # accelerate's hold each other's models
             del held

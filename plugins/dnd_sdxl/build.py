@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dnd import api
 from dnd_hf import fitting
+from dnd_hf.loading import load_errors, load_whole
 from dnd_sdxl.config import SdxlConfig
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,7 +21,14 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }
-_FAULTS = (OSError, ValueError, KeyError, TypeError)
+PARTS = {
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+}
+"""What has weights: its library and its class."""
+NEEDS = "model_index.json, its parts"
 
 
 def build(config: SdxlConfig, weights: Callable[[str], Path], dtype: str) -> Any:
@@ -28,23 +37,16 @@ def build(config: SdxlConfig, weights: Callable[[str], Path], dtype: str) -> Any
 
     folder = weights(config.model)
     fitting.check_architecture(folder / "model_index.json", config.model, "StableDiffusionXLPipeline", "_class_name")
-    options: dict[str, Any] = {"dtype": fitting.torch_dtype(dtype), "local_files_only": True, "use_safetensors": True}
-    variant = config.variant or fp16_only(folder)
-    with fitting.quiet("transformers", "diffusers"):
-        parts = {}
-        if config.vae is not None:
-            parts["vae"] = _part("AutoencoderKL", config.vae, weights(config.vae), options)
-        if config.unet is not None or config.quantization != "none":
-            parts["unet"] = _unet(config, weights, variant, options, dtype)
-        try:
-            pipeline: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(  # type: ignore[no-untyped-call]
-                folder, variant=variant, add_watermarker=False, **parts, **options
-            )
-        except _FAULTS as error:
-            raise api.ModelError(
-                f"{config.model!r} in {folder} does not load as an SDXL: {error}",
-                "the folder needs model_index.json and its parts with safetensors weights",
-            ) from error
+    replaced = {"unet": config.unet, "vae": config.vae}
+    parts = {
+        part: _part(part, replaced.get(part), config, weights, dtype)
+        for part in PARTS
+        if replaced.get(part) or (folder / part).is_dir()
+    }
+    with load_errors(config.model, folder, "an SDXL", NEEDS), fitting.quiet("transformers", "diffusers"):
+        pipeline: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, add_watermarker=False, local_files_only=True, **parts
+        )
     kind, changes = SCHEDULERS.get(config.scheduler, (type(pipeline.scheduler).__name__, {}))
     if config.timestep_spacing != "default":
         changes = changes | {"timestep_spacing": config.timestep_spacing}
@@ -52,6 +54,38 @@ def build(config: SdxlConfig, weights: Callable[[str], Path], dtype: str) -> Any
         pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **changes)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _part(part: str, own: str | None, config: SdxlConfig, weights: Callable[[str], Path], dtype: str) -> Any:
+    """A part of the checkpoint, or the model of its own that takes its place."""
+    library, kind = PARTS[part]
+    name = own or config.model
+    folder = weights(name) if own else weights(name) / part
+    lone = part == "unet" and own is not None and not (folder / "config.json").is_file()
+    options: dict[str, Any] = {"dtype": fitting.torch_dtype(dtype)}
+    if part == "unet" and config.quantization != "none":
+        options |= _packing(config, dtype, lone)
+    if lone:
+        return _lone_unet(name, folder, weights(config.model) / "unet", options)
+    if own is None and _is_variant(folder, config.variant or fp16_only(weights(name))):
+        options["variant"] = "fp16"
+    with load_errors(name, folder, f"a {kind}", NEEDS):
+        model = load_whole(getattr(import_module(library), kind), folder, name, local_files_only=True, **options)
+    if part == "unet" and config.quantization == "4bit":
+        fitting.check_packed(model, name)
+    return model
+
+
+def _packing(config: SdxlConfig, dtype: str, lone: bool) -> dict[str, Any]:
+    import torch
+    from diffusers import BitsAndBytesConfig
+
+    hint = 'set the generator\'s quantization to "none"'
+    if lone:
+        raise api.UsageError(f"the UNet {config.unet!r} is a single file, which cannot be packed", hint)
+    if not torch.cuda.is_available():
+        raise api.UsageError("a UNet can be packed on a GPU only", hint)
+    return {"quantization_config": fitting.packing(config.quantization, dtype, BitsAndBytesConfig)}
 
 
 def weight_files(config: SdxlConfig, weights: Callable[[str], Path]) -> dict[str, list[Path]]:
@@ -67,50 +101,19 @@ def weight_files(config: SdxlConfig, weights: Callable[[str], Path]) -> dict[str
 
 def _chosen(folder: Path, variant: str | None) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
-    marked = [file for file in files if ".fp16" in file.name]
-    return marked if variant and marked else [file for file in files if file not in marked] or files
+    marked = [file for file in files if ".fp16." in file.name]
+    return marked if _is_variant(folder, variant) else [file for file in files if file not in marked] or files
+
+
+def _is_variant(folder: Path, variant: str | None) -> bool:
+    """Whether the variant's files of a part are read: a part that has none of them, a VAE say, has its plain ones."""
+    return variant is not None and any(folder.glob("*.fp16.safetensors"))
 
 
 def fp16_only(folder: Path) -> str | None:
     """ "fp16" for a folder whose UNet has those files only."""
     files = [file.name for file in (folder / "unet").glob("*.safetensors")]
     return "fp16" if files and all(".fp16." in name for name in files) else None
-
-
-def _part(kind: str, name: str, folder: Path, options: dict[str, Any]) -> Any:
-    import diffusers
-
-    try:
-        return getattr(diffusers, kind).from_pretrained(folder, **options)
-    except _FAULTS as error:
-        raise api.ModelError(f"{name!r} in {folder} does not load as a {kind}: {error}") from error
-
-
-def _unet(
-    config: SdxlConfig, weights: Callable[[str], Path], variant: str | None, options: dict[str, Any], dtype: str
-) -> Any:
-    from diffusers import BitsAndBytesConfig
-
-    name = config.unet or config.model
-    folder = weights(name) if config.unet else weights(name) / "unet"
-    lone = config.unet is not None and not (folder / "config.json").is_file()
-    if config.quantization == "none":
-        if lone:
-            return _lone_unet(name, folder, weights(config.model) / "unet", options)
-        return _part("UNet2DConditionModel", name, folder, options)
-    if lone:
-        raise api.UsageError(
-            f"the UNet {name!r} is a single file, which cannot be packed", 'set the generator\'s quantization to "none"'
-        )
-    import torch
-
-    if not torch.cuda.is_available():
-        raise api.UsageError("a UNet can be packed on a GPU only", 'set the generator\'s quantization to "none"')
-    packed = options | {"quantization_config": fitting.packing(config.quantization, dtype, BitsAndBytesConfig)}
-    unet = _part("UNet2DConditionModel", name, folder, packed | ({} if config.unet else {"variant": variant}))
-    if config.quantization == "4bit":
-        fitting.check_packed(unet, name)
-    return unet
 
 
 def _lone_unet(name: str, folder: Path, like: Path, options: dict[str, Any]) -> Any:
