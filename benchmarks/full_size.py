@@ -103,12 +103,17 @@ class Subject:
         return lambda: self.backend.generate(requests), count, 1
 
     def _chats(self, count: int, first: int) -> tuple[Callable[[], Sequence[Any]], int, float]:
-        """Whole batches of chats, in the proportion in which a unit asks them."""
-        unit = [simplify_messages(CAPTION)] * CAPTIONS
-        unit += [concept_messages((CAPTION,) * CAPTIONS)] * (CONCEPTS + self.backend.config.second_asks)
-        total = count if self.light else max(count, -(-len(unit) // count) * count)
-        asks = [Ask(unit[number % len(unit)], first + number, 0.3) for number in range(total)]
-        return lambda: self.backend.answer(asks), total, 1 / len(unit)
+        """What as many units ask as fill a batch: first all captions to simplify, then all concepts."""
+        units, second = max(1, count // CAPTIONS), self.backend.config.second_asks
+        each = (1, 1) if self.light else (CAPTIONS, CONCEPTS + second)
+        kinds = (simplify_messages(CAPTION), concept_messages((CAPTION,) * CAPTIONS))
+        rounds = [
+            [Ask(messages, first + number, 0.3) for number in range(units * asks)]
+            for messages, asks in zip(kinds, each, strict=True)
+        ]
+        total = sum(len(asks) for asks in rounds)
+        share = 1 / (CAPTIONS + CONCEPTS + second)
+        return lambda: [answer for asks in rounds for answer in self.backend.answer(asks)], total, share
 
     def _evidence(self, count: int, first: int) -> tuple[Callable[[], Sequence[Any]], int, float]:
         """Units whose candidates' strongest images are all looked at; their pixels are in memory."""
@@ -322,12 +327,11 @@ def files_of(name: str, like: str) -> dict[str, Any]:
 
 def expected(architecture: str, size: str, device: str) -> dict[str, int]:
     """What `dnd doctor` says of one item at a time."""
-    subject = Subject(architecture, size, 1, device, {})
+    backend = Subject(architecture, size, 1, device, {}).backend
     free, _ = memory.free_memory(device)
-    chosen = subject.backend.chosen()
-    need = memory.estimate(subject.backend.config, Weights.default(), device, free, chosen)
+    need = memory.estimate(backend.config, Weights.default(), device, free, backend.chosen())
     assert need is not None
-    return {"weights": need.weights, "total": need.total}
+    return {"weights": need.weights, "total": backend.memory() or need.total}
 
 
 def examine(architecture: str, options: argparse.Namespace, out: Path) -> None:

@@ -48,7 +48,9 @@ def run_tests(out: Path) -> int:
             return done.returncode or 1
         cases = list(Xml.parse(report).iter("testcase"))
     failed = {
-        c.get("name"): found.get("message") for c in cases for found in (*c.findall("failure"), *c.findall("error"))
+        c.get("name"): str(found.get("message")).splitlines()[0]
+        for c in cases
+        for found in (*c.findall("failure"), *c.findall("error"))
     }
     skipped = {c.get("name"): found.get("message") for c in cases for found in c.findall("skipped")}
     seconds = round(sum(float(c.get("time", 0)) for c in cases), 1)

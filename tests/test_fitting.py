@@ -118,6 +118,24 @@ def test_the_generator_moves_and_tiles_by_free_memory(monkeypatch: pytest.Monkey
     assert chosen(whole, width=32768, height=32768)["vae_tiling"] == "on", "larger images take more"
 
 
+def test_sdxl_expects_more_for_larger_images_and_less_where_parts_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = api.Runtime("cuda", WEIGHTS.__truediv__)
+
+    def expected(free_bytes: int = 1 << 40, **settings: Any) -> int | None:
+        free(monkeypatch, free_bytes)
+        return SdxlGenerator(SdxlConfig(model="microworld-sdxl", **settings), runtime).memory()
+
+    usual, large = expected(), expected(width=4096, height=4096)
+    assert usual is not None
+    assert large is not None
+    assert usual > 2 << 30, "the least that any work is expected to take"
+    assert large > 5 * 32 * 4096 * 4096 * 2, "maps of 32 channels in half precision"
+    assert expected(width=4096, height=4096, vae_tiling="on") == pytest.approx(large / 4, rel=0.01)
+    assert expected(offload="model") < usual
+    missing = api.Runtime("cuda", lambda name: (_ for _ in ()).throw(api.ModelError("not here")))
+    assert SdxlGenerator(SdxlConfig(model="microworld-sdxl"), missing).memory() is None
+
+
 # --- the batch size -----------------------------------------------------------------------------------
 
 

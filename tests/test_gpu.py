@@ -193,6 +193,26 @@ def test_the_batch_is_found_and_memory_given_back(
     assert size & (size - 1) == 0, "a power of two"
 
 
+def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay(drawn: np.ndarray[Any, Any]) -> None:
+    """torch is allowed less memory than the whole batch takes."""
+    with sdxl(DEVICE, dtype="float32", batch_size=64) as backend:
+        backend.generate(REQUESTS)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved(DEVICE)
+        torch.cuda.reset_peak_memory_stats(DEVICE)
+        backend.generate(REQUESTS)
+        at_work = torch.cuda.max_memory_reserved(DEVICE) - before
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(DEVICE).total_memory
+        torch.cuda.set_per_process_memory_fraction((before + 0.7 * at_work) / total, DEVICE)
+        try:
+            made = pixels(backend.generate(REQUESTS))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
+        assert 8 <= backend.chosen()["batch_size"] < 64
+    assert np.abs(made - drawn).mean() <= 2.0
+
+
 def test_stages_in_one_process_give_their_memory_back_to_others() -> None:
     """What torch keeps for itself is no other process's to take, and vLLM's server is one."""
     kept = []

@@ -259,6 +259,16 @@ def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, drawn: 
             backend.generate(REQUESTS)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_begins_with_the_same_noise(dtype: str) -> None:
+    """torch draws other numbers from a seed in another dtype; the images would show something else."""
+    made = {}
+    for one in ("float32", dtype):
+        with generator(dtype=one, steps=4) as backend:
+            made[one] = pixels(backend.generate(REQUESTS)).astype(float)
+    assert np.abs(made[dtype] - made["float32"]).mean() < 8
+
+
 def test_numbers_that_overflow_are_an_item_error() -> None:
     with generator() as backend:
         with torch.no_grad():

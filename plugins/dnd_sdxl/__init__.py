@@ -11,7 +11,7 @@ from dnd_hf import fitting
 from dnd_hf.batches import Batches
 from dnd_sdxl.build import build
 from dnd_sdxl.config import SdxlConfig
-from dnd_sdxl.offload import Placement, choose, place
+from dnd_sdxl.offload import Placement, choose, expected, place
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,14 @@ class SdxlGenerator(api.Generator):
             "vae_tiling": "on" if placed.tiling else "off",
             "batch_size": self._batches.size,
         }
+
+    def memory(self) -> int | None:
+        if not self.runtime.device.startswith("cuda"):
+            return None
+        try:
+            return expected(self.config, self.runtime, self._dtype, self._placement)
+        except api.ModelError:  # not here yet: models.lock knows the sizes
+            return None
 
     @property
     def _dtype(self) -> str:
@@ -110,6 +118,7 @@ class SdxlGenerator(api.Generator):
             width=config.width,
             height=config.height,
             generator=sources,
+            latents=self._noise(sources),
             output_type="pt",
         ).images
         broken = [r.concept for r, image in zip(requests, pixels, strict=True) if not bool(image.isfinite().all())]
@@ -120,6 +129,19 @@ class SdxlGenerator(api.Generator):
             )
         rounded = pixels.float().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(image) for image in rounded]
+
+    def _noise(self, sources: Sequence[torch.Generator]) -> torch.Tensor:
+        """(B, C, h, w), where denoising starts. Drawn on the CPU in float32, so that it is the same on every device and
+        in every dtype, but for rounding: in half precision torch draws other numbers from the same seed."""
+        import torch
+
+        unet, scale = self._pipeline.unet, self._pipeline.vae_scale_factor
+        height, width = (
+            (side or unet.config.sample_size * scale) // scale for side in (self.config.height, self.config.width)
+        )
+        shape = (1, unet.config.in_channels, height, width)
+        noise = torch.cat([torch.randn(shape, generator=source) for source in sources])
+        return noise.to(fitting.torch_dtype(self._dtype))
 
     def close(self) -> None:
         held, self._pipeline = self._pipeline, None
