@@ -29,9 +29,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from dnd.pipeline.exemplars.topk import Survey, run_survey
+from dnd.pipeline.exemplars.topk import TopKPass, run_pass
 from dnd.probing.sets import FolderSet
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 from dnd.target.preprocess import stack
 
 BATCH = 32
@@ -73,8 +73,8 @@ def throughput(folder: Path, scratch: Path) -> dict[str, float]:
     probing = FolderSet(folder)
     rates: dict[str, list[float]] = {"bare": [], "pass": []}
     work: dict[str, list[float]] = {"bare": [], "pass": []}
-    with Watched(network(32), preprocess(128), ["3", "9"], batch_size=BATCH) as watched:
-        inputs = [watched.prepare(probing.open(index)) for index in range(len(probing))]
+    with HookedTarget(network(32), preprocess(128), ["3", "9"], batch_size=BATCH) as hooked:
+        inputs = [hooked.prepare(probing.open(index)) for index in range(len(probing))]
         batches = [stack(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)]
         module = network(32)
         for turn in range(ROUNDS):
@@ -85,8 +85,8 @@ def throughput(folder: Path, scratch: Path) -> dict[str, float]:
                         for batch in batches:
                             module(batch)
                 else:
-                    survey = Survey(watched.layer_sizes(), len(probing), 10, 256, 0)
-                    run_survey(survey, watched, probing, scratch / "state.npz", 2, lambda n: None)
+                    topk_pass = TopKPass(hooked.layer_sizes(), len(probing), 10, 256, 0)
+                    run_pass(topk_pass, hooked, probing, scratch / "state.npz", 2, lambda n: None)
                 rates[name].append(len(probing) / (time.perf_counter() - began))
                 work[name].append((time.process_time() - worked) / len(probing) * 1000)
     found = {f"{name}_images_per_s": statistics.median(values) for name, values in rates.items()}
@@ -104,11 +104,11 @@ def probe(folder: Path, n: int) -> None:
     probing = FolderSet(folder)
     del probing._paths[n:]
     with (
-        Watched(network(8), preprocess(32), ["3", "9"], batch_size=64) as watched,
+        HookedTarget(network(8), preprocess(32), ["3", "9"], batch_size=64) as hooked,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        survey = Survey(watched.layer_sizes(), len(probing), 10, 256, 0)
-        run_survey(survey, watched, probing, Path(scratch) / "state.npz", 2, lambda n: None)
+        topk_pass = TopKPass(hooked.layer_sizes(), len(probing), 10, 256, 0)
+        run_pass(topk_pass, hooked, probing, Path(scratch) / "state.npz", 2, lambda n: None)
     # Not ru_maxrss, which a child inherits from the process that started it.
     status = Path("/proc/self/status").read_text()
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)

@@ -27,7 +27,7 @@ from dnd.doctor import inputs as work
 from dnd.doctor import machine
 from dnd.doctor import plugins as parts
 from dnd.doctor import space as room
-from dnd.doctor.check import Case, Check
+from dnd.doctor.check import Check, Context
 from dnd.doctor.examine import examine
 from dnd.errors import ModelError, PluginError
 from dnd.models.lock import _pin
@@ -64,12 +64,12 @@ def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path / "here")
 
 
-def case(tmp_path: Path, *settings: str, **rest: Any) -> Case:
+def context(tmp_path: Path, *settings: str, **rest: Any) -> Context:
     """The microworld's run with some settings, mistakes allowed."""
     registry = Registry.load()
     run, problems = examine_run(None, registry, options={"device": "cpu"}, settings=settings)
     out = tmp_path / "runs" / "a"
-    return Case(run, registry, Weights.default(), out, out.parent / ".dnd-store", whole=not problems, **rest)
+    return Context(run, registry, Weights.default(), out, out.parent / ".dnd-store", whole=not problems, **rest)
 
 
 def by_id(checks: Iterator[Check] | Sequence[Check]) -> dict[str, Check]:
@@ -173,7 +173,7 @@ def test_a_run_file_that_cannot_be_read_does_not_hide_the_machine(tmp_path: Path
 
 
 def test_a_check_that_breaks_is_reported_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(case: Case) -> Iterator[Check]:
+    def broken(context: Context) -> Iterator[Check]:
         raise ZeroDivisionError("by zero")
         yield
 
@@ -206,7 +206,7 @@ def test_the_table_fits_its_terminal_and_loses_nothing(width: int) -> None:
 
 
 def test_a_device_that_is_not_here_is_a_fault(tmp_path: Path) -> None:
-    found = by_id(machine.check_devices(case(tmp_path, "device=cuda:7")))
+    found = by_id(machine.check_devices(context(tmp_path, "device=cuda:7")))
     assert found["device"].state == "fault"
     assert "no device 'cuda:7'" in found["device"].detail
     assert "--device cpu" in found["device"].remedy
@@ -234,7 +234,7 @@ def test_a_torch_that_sees_no_gpu_beside_a_driver_is_a_warning(monkeypatch: pyte
     monkeypatch.setattr(machine, "_DRIVER", driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
-    found = by_id(machine.check_torch(case(tmp_path)))["torch"]
+    found = by_id(machine.check_torch(context(tmp_path)))["torch"]
     assert found.state == "warning"
     assert "NVIDIA driver 550.54.15" in found.detail
     assert "built for CUDA" in found.remedy
@@ -247,7 +247,7 @@ def test_what_a_backend_finds_wrong_is_shown_and_stops_a_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(monkeypatch, tmp_path, "fussy-words", FUSSY.format(requires=()))
-    found = by_id(parts.check_backends(case(tmp_path, "captioner.backend=fussy")))
+    found = by_id(parts.check_backends(context(tmp_path, "captioner.backend=fussy")))
     assert (found["captioner"].state, found["captioner.2"].state) == ("fault", "fault")
     assert found["captioner"].detail == "fussy: the moon is not full"
     assert found["captioner.2"].remedy == "wait --until dawn"
@@ -267,7 +267,7 @@ def test_two_plugins_of_one_name_are_a_fault_only_where_the_run_wants_them(
     wanted = {"captioner.backend": "twin"}
     _, (problem,) = examine_run(None, registry, options=wanted, settings=[])
     assert "one-words and two-words both offer a captioner of this name" in str(problem)
-    others = [check for check in parts.check_plugins(case(tmp_path)) if check.id == "plugin.captioner.twin"]
+    others = [check for check in parts.check_plugins(context(tmp_path)) if check.id == "plugin.captioner.twin"]
     assert [check.state for check in others] == ["warning", "warning"]
 
 
@@ -289,13 +289,13 @@ def test_models_are_hashed_or_with_quick_only_measured(monkeypatch: pytest.Monke
     file = add_model(monkeypatch, tmp_path, "mended")
     whole = file.read_bytes()
     setting = "scorer.model=mended"
-    assert by_id(parts.check_models(case(tmp_path, setting)))["model.mended"].state == "ok"
+    assert by_id(parts.check_models(context(tmp_path, setting)))["model.mended"].state == "ok"
     file.write_bytes(whole[:-1] + b"\1")
-    assert by_id(parts.check_models(case(tmp_path, setting)))["model.mended"].state == "fault"
-    quick = by_id(parts.check_models(case(tmp_path, setting, quick=True)))["model.mended"]
+    assert by_id(parts.check_models(context(tmp_path, setting)))["model.mended"].state == "fault"
+    quick = by_id(parts.check_models(context(tmp_path, setting, quick=True)))["model.mended"]
     assert (quick.state, "nothing was hashed" in quick.detail) == ("ok", True)
     file.write_bytes(whole[:-1])
-    quick = by_id(parts.check_models(case(tmp_path, setting, quick=True)))["model.mended"]
+    quick = by_id(parts.check_models(context(tmp_path, setting, quick=True)))["model.mended"]
     assert (quick.state, f"has {len(whole) - 1} bytes" in quick.detail) == ("fault", True)
 
 
@@ -303,13 +303,13 @@ def test_models_are_hashed_or_with_quick_only_measured(monkeypatch: pytest.Monke
 
 
 def test_the_encoder_that_keeps_labels_apart_is_looked_for(tmp_path: Path) -> None:
-    found = by_id(parts.check_models(case(tmp_path, "labels.encoder=all-minilm-l6-v2")))
+    found = by_id(parts.check_models(context(tmp_path, "labels.encoder=all-minilm-l6-v2")))
     assert found["model.all-minilm-l6-v2"].state == "fault"
 
 
 def test_probing_images_are_counted_and_tried(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 16)
-    mine = case(tmp_path, f"probing.set={photos}")
+    mine = context(tmp_path, f"probing.set={photos}")
     assert by_id(work.check_probing(mine))["probing"].state == "ok"
     assert (mine.images, mine.pixels) == (16, 144)
     (photos / "000.png").write_bytes(b"nothing")
@@ -323,7 +323,7 @@ def test_a_target_that_cannot_be_built_is_the_users_to_mend(monkeypatch: pytest.
     options = {"target.name": "my_nets:net", "target.layers": ["a"]}
     registry = Registry.load()
     run = read_run("default", registry, options=options)
-    found = by_id(work.check_target(Case(run, registry, Weights.default(), tmp_path, tmp_path)))
+    found = by_id(work.check_target(Context(run, registry, Weights.default(), tmp_path, tmp_path)))
     assert found["target"].state == "fault"
     assert "my_nets:net cannot be built: RuntimeError: no weights" in found["target"].detail
 
@@ -332,7 +332,7 @@ def test_a_target_that_cannot_be_built_is_the_users_to_mend(monkeypatch: pytest.
 
 
 def test_too_little_memory_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    mine = case(tmp_path)
+    mine = context(tmp_path)
     mine.target_bytes = 10**6
     monkeypatch.setattr(room, "free_memory", lambda device: (10**8, 10**9))
     found = by_id(room.check_memory(mine))
@@ -344,7 +344,7 @@ def test_too_little_memory_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_backend_may_know_its_memory_better(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    mine = case(tmp_path)
+    mine = context(tmp_path)
     monkeypatch.setattr(type(mine.registry.find("scorer", "coverage").cls), "memory", None, raising=False)
     monkeypatch.setattr(mine.registry.find("scorer", "coverage").cls, "memory", lambda self: 5 * 10**9)
     monkeypatch.setattr(room, "free_memory", lambda device: (4 * 10**9, 10**10))
@@ -400,7 +400,7 @@ def test_weights_that_are_not_whole_count_as_the_lock_says(monkeypatch: pytest.M
 
 def test_weights_of_unknown_size_are_not_guessed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(room, "free_memory", lambda device: (10**12, 10**12))
-    found = by_id(room.check_memory(case(tmp_path, "scorer.model=resnet-50")))
+    found = by_id(room.check_memory(context(tmp_path, "scorer.model=resnet-50")))
     assert (found["memory.scorer"].state, "not known" in found["memory.scorer"].detail) == ("warning", True)
     assert found["memory.captioner"].state == "ok"
 
@@ -430,7 +430,7 @@ def test_the_machine_has_memory() -> None:
 
 
 def test_a_full_disk_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    mine = case(tmp_path)
+    mine = context(tmp_path)
     mine.units, mine.width, mine.images, mine.pixels = 71, 71, 4000, 4096.0
     need = room.PNG_BYTES * (4096 * (71 * 10 + 512) + 32 * 32 * 71 * 8 * 10) + 4 * 71 * 71 * 8 * 10
     need += room.UNIT_BYTES * 71
@@ -449,14 +449,14 @@ def test_a_folder_that_cannot_be_written_is_a_fault(monkeypatch: pytest.MonkeyPa
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(room.tempfile, "TemporaryFile", refuse)
-    found = by_id(room.check_folders(case(tmp_path)))
+    found = by_id(room.check_folders(context(tmp_path)))
     assert {found[name].state for name in ("folder.out", "folder.store", "folder.cache")} == {"fault"}
     assert "Read-only file system" in found["folder.out"].detail
     assert "--out" in found["folder.out"].remedy
 
 
 def test_a_run_folder_that_is_taken_is_a_fault(tmp_path: Path) -> None:
-    mine = case(tmp_path)
+    mine = context(tmp_path)
     assert by_id(room.check_run_folder(mine))["run-folder"].state == "ok"
     assert not mine.out.exists()
     with only_here(mine.out):
@@ -473,7 +473,7 @@ def test_a_run_folder_that_is_taken_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_a_killed_run_left_blocks_nobody(tmp_path: Path) -> None:
-    mine = case(tmp_path)
+    mine = context(tmp_path)
     mine.out.mkdir(parents=True)
     (mine.out / ".lock").write_text("{}")
     assert by_id(room.check_run_folder(mine))["run-folder"].state == "ok"
@@ -490,7 +490,7 @@ def test_files_without_a_digest_are_a_fault(tmp_path: Path) -> None:
         gated=False,
         files=(LockedFile(path="model.safetensors"),),
     )
-    mine = case(tmp_path, "scorer.model=loose")
+    mine = context(tmp_path, "scorer.model=loose")
     mine.weights = Weights(tmp_path / "lock", {**mine.weights.by_name, "loose": model})
     for quick in (False, True):
         mine.quick = quick
@@ -500,7 +500,7 @@ def test_files_without_a_digest_are_a_fault(tmp_path: Path) -> None:
 
 def test_the_guide_names_every_line(tmp_path: Path) -> None:
     guide = (Path(__file__).parent.parent / "docs" / "doctor.md").read_text("utf-8")
-    mine = case(tmp_path)
+    mine = context(tmp_path)
     mine.units, mine.target_bytes = 71, 1
     looks = (machine.check_python, machine.check_devices, parts.check_backends, room.check_memory, room.check_disk)
     for look in (*looks, machine.check_network, room.check_folders, room.check_run_folder):

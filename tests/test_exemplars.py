@@ -23,7 +23,7 @@ from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.topk import LayerTop
 from dnd.store.images import Store
 from dnd.target.geometry import cut
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 
 SIZE = 32
 
@@ -95,10 +95,10 @@ def find(tmp_path: Path) -> Find:
     ) -> ExemplarResult:
         units = units or {"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]}
         chosen = Exemplars(**{"k": 5, "sample": 7, **settings})
-        with Watched(net or network(), prepare, list(units)) as watched:
+        with HookedTarget(net or network(), prepare, list(units)) as hooked:
             wanted = [Unit(layer, index) for layer, indices in units.items() for index in indices]
             return find_exemplars(
-                watched, probing or Blobs(), wanted, chosen, Store(tmp_path / store), "key",
+                hooked, probing or Blobs(), wanted, chosen, Store(tmp_path / store), "key",
                 seed=seed, batch_size=batch_size, progress=progress, workers=2, pool=pool, fresh=fresh,
             )  # fmt: skip
 
@@ -171,16 +171,16 @@ def test_units_of_the_same_number_in_two_layers_are_kept_apart(find: Find) -> No
 
 def test_few_maps_are_in_memory_together(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    observe = Watched.observe
+    observe = HookedTarget.observe
 
-    def counted(self: Watched, batch: torch.Tensor, wanted: Any) -> Any:
+    def counted(self: HookedTarget, batch: torch.Tensor, wanted: Any) -> Any:
         asked.append(sum(map(len, wanted.values())))
         return observe(self, batch, wanted)
 
     units = {"2": [0, 1, 2, 3, 4, 5]}
     whole = facts(find(units=units), units)
     monkeypatch.setattr("dnd.pipeline.exemplars.crop._LINES_AT_ONCE", 7)
-    monkeypatch.setattr(Watched, "observe", counted)
+    monkeypatch.setattr(HookedTarget, "observe", counted)
     assert facts(find(units=units, store="few"), units) == whole
     assert sum(asked) == 6 * 5
     assert max(asked) <= 7
@@ -235,9 +235,9 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
     @contextmanager
     def killed(after: int) -> Iterator[None]:
         calls = 0
-        observe = Watched.observe
+        observe = HookedTarget.observe
 
-        def mortal(self: Watched, *args: Any) -> Any:
+        def mortal(self: HookedTarget, *args: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls > after:
@@ -245,7 +245,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
             return observe(self, *args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Watched, "observe", mortal)
+            patch.setattr(HookedTarget, "observe", mortal)
             with pytest.raises(Killed):
                 yield
 
@@ -254,7 +254,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
 
 @pytest.mark.parametrize("after", [1, 3, 5, 6, 8])
 def test_a_killed_run_goes_on_where_it_was(find: Find, killed: Kill, after: int) -> None:
-    """Killed in the survey (5 batches) or the crops, after so many forward passes."""
+    """Killed in the topk_pass (5 batches) or the crops, after so many forward passes."""
     units = {"2": [0, 1, 2, 3, 4, 5]}
     expected = facts(find(Blobs(80), units, store="whole"), units)
     with killed(after):

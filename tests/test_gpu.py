@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dnd import api
-from dnd.runtime.pool import Spread
+from dnd.runtime.pool import WorkerPool
 from dnd.testing import evidence, image_requests, runtime
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_llama import LlamaConfig, LlamaSummarizer
@@ -232,7 +232,7 @@ def test_two_workers_on_one_device_caption_as_one(captions: list[str]) -> None:
     settings = {"dtype": "float32", "quantization": "none", "batch_size": 8}
     order = api.Runtime(DEVICE, runtime().weights, (f"{DEVICE}:0", f"{DEVICE}:0"))
     backend = Blip2Captioner(Blip2Config(model="microworld-blip2", **settings), order)  # type: ignore[arg-type]
-    with Spread(backend, order.devices) as both:
+    with WorkerPool(backend, order.devices) as both:
         assert same(both.caption(PICTURES), captions) >= 0.9
 
 

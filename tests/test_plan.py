@@ -16,7 +16,7 @@ from dnd.doctor.plan import StagePlan, count_units, plan_stages, stage_items
 from dnd.models.weights import Weights
 from dnd.pipeline.rates import Rate, devices_of, record
 from dnd.plugin.registry import Registry
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +81,8 @@ def test_times_come_from_what_was_measured_here(capsys: pytest.CaptureFixture[st
     run = microworld("target.units=0-9")
     arguments = ("run", "--units", "0-9", "--device", "cpu", "--dry-run")
     assert "How long it takes is not known yet" in Outcome(capsys, *arguments).out
-    passed = Tally("exemplars", seconds=12.0, computed=10, passed=(4000, 10.0))
-    record(run, [passed, Tally("captions", computed=50, seconds=30.0, load_seconds=20.0)])
+    passed = StageStats("exemplars", seconds=12.0, computed=10, passed=(4000, 10.0))
+    record(run, [passed, StageStats("captions", computed=50, seconds=30.0, load_seconds=20.0)])
     out = Outcome(capsys, *arguments).out
     assert row_of(out, "exemplars").startswith("exemplars microworld 4,000 10 s")
     assert row_of(out, "crops").startswith("crops microworld 10 2 s")

@@ -21,7 +21,7 @@ from toys import Net, make_photos, preprocess
 from dnd.analysis.ablate import without
 from dnd.analysis.accuracy import answers, find_active, labelled
 from dnd.analysis.compare import _draw
-from dnd.analysis.prune import Wish, carry_out, choose, compare
+from dnd.analysis.prune import PruneSpec, carry_out, choose, compare
 from dnd.api import Runtime, Unit
 from dnd.cli.main import cli
 from dnd.cli.prune import save_mask
@@ -245,17 +245,17 @@ def test_units_by_concept_and_by_status(tmp_path, monkeypatch):
     labels = {"a/0": ["red dots"], "a/1": ["lake"], "a/2": [], "b/5": ["dots"], "b/6": ["!it broke"]}
     run = RunFolder(finish(tmp_path / "run", labels))
     monkeypatch.setattr("dnd.models.encoder.load_encoder", lambda name: Bags())
-    found = choose(run, Wish(concepts=["dots"]))
+    found = choose(run, PruneSpec(concepts=["dots"]))
     assert found.units() == {"a": [0], "b": [5]}
     assert found.why[Unit("a", 0)] == "0.71 near 'dots'"
-    assert choose(run, Wish(concepts=["dots", "lake"], least=0.9)).units() == {"a": [1], "b": [5]}
-    assert choose(run, Wish(concepts=["dots"], layer=["b"])).units() == {"b": [5]}
-    assert choose(run, Wish(uninterpretable=True)).units() == {"a": [2]}
-    assert choose(run, Wish(ungrouped=True)).units() == {"a": [1]}
+    assert choose(run, PruneSpec(concepts=["dots", "lake"], least=0.9)).units() == {"a": [1], "b": [5]}
+    assert choose(run, PruneSpec(concepts=["dots"], layer=["b"])).units() == {"b": [5]}
+    assert choose(run, PruneSpec(uninterpretable=True)).units() == {"a": [2]}
+    assert choose(run, PruneSpec(ungrouped=True)).units() == {"a": [1]}
     with pytest.raises(UsageError, match=r"nearest label to 'sea' is 'red dots', 0\.00"):
-        choose(run, Wish(concepts=["sea"]))
+        choose(run, PruneSpec(concepts=["sea"]))
     with pytest.raises(UsageError, match="which units"):
-        carry_out(run, Wish())
+        carry_out(run, PruneSpec())
     save_mask(tmp_path / "mask.safetensors", found)
     masks = load_file(tmp_path / "mask.safetensors")
     assert masks["a"].tolist() == [0, 1, 1]
@@ -336,7 +336,7 @@ def test_mistakes_are_said(landcover, arguments, words):
 def test_a_hint_fits_what_was_asked_for(tmp_path):
     run = RunFolder(finish(tmp_path / "run", {"fc/0": ["lake"], "fc/1": ["lake"]}))
     with pytest.raises(UsageError, match="no unit of the run") as caught:
-        choose(run, Wish(uninterpretable=True))
+        choose(run, PruneSpec(uninterpretable=True))
     assert "dnd export" in caught.value.hint
     assert "dnd find" not in caught.value.hint
 

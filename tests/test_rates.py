@@ -16,7 +16,7 @@ from dnd.pipeline import rates
 from dnd.pipeline.execute import execute
 from dnd.pipeline.rates import Passed, Rate, devices_of, find_rate, read_benchmark, read_rates, record
 from dnd.plugin.registry import Registry
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_a_run_leaves_the_rate_of_every_stage(tmp_path: Path, file: Path) -> Non
 
 def test_a_rate_counts_for_the_same_settings_and_device_only(file: Path) -> None:
     run = microworld()
-    record(run, [Tally("captions", computed=100, seconds=30.0, load_seconds=10.0)])
+    record(run, [StageStats("captions", computed=100, seconds=30.0, load_seconds=10.0)])
     own, device = read_rates(file), devices_of(run)
     rate = find_rate(run, "captions", device, own, [])
     assert rate is not None
@@ -60,24 +60,26 @@ def test_a_rate_counts_for_the_same_settings_and_device_only(file: Path) -> None
 
 
 def test_how_long_a_unit_takes_hangs_on_its_number_of_candidates(file: Path) -> None:
-    record(microworld(), [Tally("concepts", computed=10, seconds=5.0), Tally("images", computed=10, seconds=5.0)])
+    record(
+        microworld(), [StageStats("concepts", computed=10, seconds=5.0), StageStats("images", computed=10, seconds=5.0)]
+    )
     other, own = microworld("concepts.n=3"), read_rates(file)
     device = devices_of(other)
     assert find_rate(other, "concepts", device, own, []) is None
     assert find_rate(other, "images", device, own, []) is not None
-    record(microworld(), [Tally("scores", computed=10, seconds=5.0)])
+    record(microworld(), [StageStats("scores", computed=10, seconds=5.0)])
     assert find_rate(microworld("images.n=3"), "scores", device, read_rates(file), []) is None
 
 
 def test_the_pass_over_the_images_and_the_crops_have_rates_of_their_own(file: Path) -> None:
-    record(microworld(), [Tally("exemplars", computed=10, seconds=9.0, passed=(100, 4.0))])
+    record(microworld(), [StageStats("exemplars", computed=10, seconds=9.0, passed=(100, 4.0))])
     assert {rate.stage: rate.items_per_second for rate in read_rates(file)} == {"exemplars": 25.0, "crops": 2.0}
 
 
 def test_a_few_items_do_not_replace_a_measurement_on_many(file: Path) -> None:
     run = microworld()
     for computed, seconds, expected in ((100, 10, 10), (5, 5, 10), (50, 10, 5), (0, 3, 5)):
-        record(run, [Tally("captions", computed=computed, seconds=float(seconds))])
+        record(run, [StageStats("captions", computed=computed, seconds=float(seconds))])
         (rate,) = read_rates(file)
         assert rate.items_per_second == expected
 
@@ -85,7 +87,9 @@ def test_a_few_items_do_not_replace_a_measurement_on_many(file: Path) -> None:
 def test_the_oldest_rates_go(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setattr(rates, "_MOST", 3)
     for n in range(5):
-        record(microworld(f"captioner.max_new_tokens={n + 1}"), [Tally("captions", computed=1, seconds=1 / (n + 1))])
+        record(
+            microworld(f"captioner.max_new_tokens={n + 1}"), [StageStats("captions", computed=1, seconds=1 / (n + 1))]
+        )
     assert [round(rate.items_per_second) for rate in read_rates(file)] == [3, 4, 5]
 
 
@@ -94,14 +98,14 @@ def test_a_file_of_another_kind_is_started_anew(file: Path, text: str) -> None:
     file.parent.mkdir()
     file.write_text(text)
     assert read_rates(file) == []
-    record(microworld(), [Tally("captions", computed=1, seconds=1.0)])
+    record(microworld(), [StageStats("captions", computed=1, seconds=1.0)])
     assert len(read_rates(file)) == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     monkeypatch.setenv("DND_CACHE", str(tmp_path / "taken"))
-    record(microworld(), [Tally("captions", computed=1, seconds=1.0)])
+    record(microworld(), [StageStats("captions", computed=1, seconds=1.0)])
 
 
 def test_only_images_seen_anew_are_clocked() -> None:

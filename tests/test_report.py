@@ -34,7 +34,7 @@ from dnd.results.run import RunFolder
 from dnd.results.unit import ordinary
 from dnd.store.images import Store
 from dnd.target.attention import packed
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 
 
 @pytest.fixture(autouse=True)
@@ -163,9 +163,9 @@ def test_a_pipeline_run_of_either_kind_can_be_shown(tmp_path: Path) -> None:
 
 def test_exemplars_know_what_the_unit_looked_at(tmp_path: Path) -> None:
     probing, store = Blobs(), Store(tmp_path / "store")
-    with Watched(network(), preprocess, ["2", "5"]) as watched:
+    with HookedTarget(network(), preprocess, ["2", "5"]) as hooked:
         result = find_exemplars(
-            watched, probing, [Unit("2", 0), Unit("2", 4), Unit("5", 0)], Exemplars(k=5, sample=7), store, "key",
+            hooked, probing, [Unit("2", 0), Unit("2", 4), Unit("5", 0)], Exemplars(k=5, sample=7), store, "key",
             seed=0, batch_size=16, progress=lambda n: None, workers=2, pool=12,
         )  # fmt: skip
     exemplars = [e for index in (0, 4) for e in result.exemplars(Unit("2", index))]

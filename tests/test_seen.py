@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnd.pipeline.exemplars import topk as seen
-from dnd.pipeline.exemplars.topk import Seen, Survey
+from dnd.pipeline.exemplars.topk import Seen, TopKPass
 from dnd.probing.prefetch import Loaded
 from dnd.store.matrix import Scratch
 
@@ -47,13 +47,13 @@ def test_a_name_takes_eight_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_pass_goes_on_with_the_duplicates_of_a_file_in_any_order(tmp_path: Path) -> None:
     """Files once had them in the order of a set."""
 
-    def survey() -> Survey:
-        return Survey({"a": 1}, 9, 2, 2, 0, Scratch(tmp_path))
+    def topk_pass() -> TopKPass:
+        return TopKPass({"a": 1}, 9, 2, 2, 0, Scratch(tmp_path))
 
     def image(content: int) -> Loaded:
         return Loaded(0, content, torch.zeros(1))
 
-    first = survey()
+    first = topk_pass()
     assert [first.is_new(image(content), "x") for content in (2**64 - 1, 7, 7, 0)] == [True, True, False, True]
     first.save(tmp_path / "half", first.layers)
     with np.load(tmp_path / "half") as arrays:
@@ -61,6 +61,6 @@ def test_a_pass_goes_on_with_the_duplicates_of_a_file_in_any_order(tmp_path: Pat
     kept["seen"] = np.array([7, 2**64 - 1, 0], np.uint64)
     with (tmp_path / "half").open("wb") as file:
         np.savez(file, **kept)
-    again = survey().restore(tmp_path / "half")
+    again = topk_pass().restore(tmp_path / "half")
     assert [again.is_new(image(content), "x") for content in (0, 7, 8, 2**64 - 1)] == [False, False, True, False]
     assert again.duplicates == 4

@@ -29,8 +29,8 @@ from dnd.pipeline.map import complete
 from dnd.pipeline.result import Result
 from dnd.plugin.registry import Entry, Registry
 from dnd.runtime.devices import find_devices, is_full, is_lost
-from dnd.runtime.pool import Spread
-from dnd.runtime.stats import Tally
+from dnd.runtime.pool import WorkerPool
+from dnd.runtime.stats import StageStats
 from dnd.store.images import Store
 from dnd.store.ledger import Ledger
 
@@ -45,10 +45,10 @@ def children() -> list[psutil.Process]:
 @contextmanager
 def spread(
     devices: Sequence[str] = ("cpu", "cpu"), timeout: float | None = None, cls: Any = awkward.Generator, **settings: Any
-) -> Iterator[Spread]:
+) -> Iterator[WorkerPool]:
     """Generators, loaded, one per device; none may outlive the block."""
     runtime = api.Runtime(devices[0], lambda name: Path(name), tuple(devices))
-    proxy = Spread(cls(awkward.FaultConfig(**settings), runtime), devices, timeout)
+    proxy = WorkerPool(cls(awkward.FaultConfig(**settings), runtime), devices, timeout)
     try:
         with proxy:
             yield proxy
@@ -225,9 +225,9 @@ def test_workers_die_with_a_parent_that_is_killed() -> None:
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import awkward
         from dnd import api
-        from dnd.runtime.pool import Spread
+        from dnd.runtime.pool import WorkerPool
         backend = awkward.Generator(awkward.FaultConfig(fault="hang"), api.Runtime("cpu", str))
-        with Spread(backend, ["cpu", "cpu"]) as proxy:
+        with WorkerPool(backend, ["cpu", "cpu"]) as proxy:
             print(*(worker._process.pid for worker in proxy._workers), flush=True)
             proxy.generate([api.ImageRequest("red", 1)])
         """
@@ -254,10 +254,10 @@ def _alive(pid: int) -> bool:
 # --- in this process ---------------------------------------------------------------------------------
 
 
-def draw(tmp_path: Path, **settings: Any) -> Tally:
+def draw(tmp_path: Path, **settings: Any) -> StageStats:
     """The images of REQUESTS through the core's loop, without workers."""
     backend = awkward.Generator(awkward.FaultConfig(**settings), api.Runtime("cpu", lambda name: Path(name)))
-    tally = Tally("images")
+    stats = StageStats("images")
     table = Store(tmp_path / "store").table("images", "0" * 64, IMAGES)
     items = Ledger(tmp_path / "store")
     for request in REQUESTS:
@@ -267,10 +267,10 @@ def draw(tmp_path: Path, **settings: Any) -> Tally:
         return [{"key": key, "concept": r.concept, "seed": r.seed, "image": ""} for key, r, _ in done]
 
     try:
-        complete(table, items, backend, backend.generate, rows, lambda row: row["image"], tally, lambda n: None)
+        complete(table, items, backend, backend.generate, rows, lambda row: row["image"], stats, lambda n: None)
     finally:
-        tally.items = len(list(table.rows()))  # what is durable
-    return tally
+        stats.items = len(list(table.rows()))  # what is durable
+    return stats
 
 
 def test_a_lost_device_is_no_items_fault(tmp_path: Path) -> None:
@@ -281,10 +281,10 @@ def test_a_lost_device_is_no_items_fault(tmp_path: Path) -> None:
 
 
 def test_out_of_memory_fails_the_items_that_do_not_fit_alone(tmp_path: Path) -> None:
-    tally = draw(tmp_path, fault="full", on="green")
-    assert tally.items == 8
-    assert set(tally.failures) == {f"green {seed}" for seed in range(4)}
-    assert set(tally.failures.values()) == {"images: out of memory"}
+    stats = draw(tmp_path, fault="full", on="green")
+    assert stats.items == 8
+    assert set(stats.failures) == {f"green {seed}" for seed in range(4)}
+    assert set(stats.failures.values()) == {"images: out of memory"}
 
 
 def test_out_of_memory_at_load_is_a_clear_error(tmp_path: Path) -> None:

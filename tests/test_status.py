@@ -25,7 +25,7 @@ from dnd.runtime.heartbeat import STATUS, Heartbeat
 from dnd.runtime.log import log_to
 from dnd.runtime.progress import Meter, Way, spell_seconds
 from dnd.runtime.signals import stop_on_signals
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 from dnd.runtime.status import read_status, tell
 
 
@@ -106,13 +106,13 @@ def beating(folder: Path, **facts: Any) -> Path:
 
 def test_the_heartbeat_tells_how_far_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dnd.runtime.heartbeat.BEAT_SECONDS", 0.02)
-    meter, tallies = Meter(Console(quiet=True)), [Tally("captions")]
+    meter, all_stats = Meter(Console(quiet=True)), [StageStats("captions")]
     began = time.monotonic()
-    with Heartbeat(tmp_path, meter, tallies), meter.stage("captions", 100) as advance:
+    with Heartbeat(tmp_path, meter, all_stats), meter.stage("captions", 100) as advance:
         advance(40)  # done by an earlier run
         time.sleep(0.05)
         advance(20)
-        tallies[0].failures["one"] = "no"
+        all_stats[0].failures["one"] = "no"
         while (found := read_status(tmp_path))["failures"] != 1 and time.monotonic() < began + 60:
             time.sleep(0.02)
         took = time.monotonic() - began

@@ -17,7 +17,7 @@ from dnd.api import Unit
 from dnd.errors import DeviceError, UsageError
 from dnd.target.fingerprint import fingerprint
 from dnd.target.layout import by_unit, pool, rounded, token_grid
-from dnd.target.load import Watched, load_function
+from dnd.target.load import HookedTarget, load_function
 from dnd.target.preprocess import probe_image
 
 
@@ -50,9 +50,9 @@ def batch(n: int) -> torch.Tensor:
 
 
 def test_layer_sizes_and_maps() -> None:
-    with Watched(Net(), preprocess, ["conv", "tokens", "head"]) as watched:
-        assert watched.layer_sizes() == {"conv": 8, "tokens": 6, "head": 5}
-        assert [watched.has_maps(layer) for layer in watched.layers] == [True, True, False]
+    with HookedTarget(Net(), preprocess, ["conv", "tokens", "head"]) as hooked:
+        assert hooked.layer_sizes() == {"conv": 8, "tokens": 6, "head": 5}
+        assert [hooked.has_maps(layer) for layer in hooked.layers] == [True, True, False]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
@@ -64,8 +64,8 @@ def test_pooled_values_are_those_of_the_layer_itself(pooling: Any) -> None:
         tokens = net.tokens(tokens)
         head = net(inputs)["logits"]
     expected = {"conv": conv.flatten(2).transpose(1, 2), "tokens": tokens, "head": head[:, None]}
-    with Watched(net, preprocess, list(expected), pooling=pooling) as watched:
-        found = watched.pooled(inputs)
+    with HookedTarget(net, preprocess, list(expected), pooling=pooling) as hooked:
+        found = hooked.pooled(inputs)
     for layer, values in expected.items():
         want = values.mean(1) if pooling == "mean" else values.amax(1)
         torch.testing.assert_close(found[layer], want, rtol=2e-5, atol=1e-6)
@@ -80,8 +80,8 @@ def test_maps_are_each_units_own_patch_tokens_on_their_grid() -> None:
     with torch.no_grad():
         net(inputs)
     handle.remove()
-    with Watched(net, preprocess, ["conv", "tokens"]) as watched:
-        maps = watched.maps(inputs, {"tokens": [(2, 1), (0, 5)], "conv": [(1, 7)]})
+    with HookedTarget(net, preprocess, ["conv", "tokens"]) as hooked:
+        maps = hooked.maps(inputs, {"tokens": [(2, 1), (0, 5)], "conv": [(1, 7)]})
     np.testing.assert_allclose(maps["tokens"][0], seen[0][2, 1:, 1].reshape(4, 4).detach(), rtol=1e-5)
     np.testing.assert_allclose(maps["tokens"][1], seen[0][0, 1:, 5].reshape(4, 4).detach(), rtol=1e-5)
     np.testing.assert_allclose(maps["conv"][0], net.conv(inputs)[1, 7].detach(), rtol=1e-5, atol=1e-6)
@@ -141,8 +141,8 @@ def test_a_network_in_half_precision_gets_what_it_can_take() -> None:
     images = [Image.new("RGB", (40, 40), (value, 90, 30)) for value in (0, 200)]
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
-        with Watched(Net().to(dtype), preprocess, ["conv"]) as watched:
-            found[dtype] = watched.pooled_images(images)["conv"]
+        with HookedTarget(Net().to(dtype), preprocess, ["conv"]) as hooked:
+            found[dtype] = hooked.pooled_images(images)["conv"]
     assert found[torch.bfloat16].dtype == np.float32
     np.testing.assert_allclose(found[torch.bfloat16], found[torch.float32], atol=0.02)
 
@@ -152,23 +152,23 @@ def test_everything_is_as_it_was_afterwards() -> None:
     net.norm.eval()
     modes = [part.training for part in net.modules()]
     weights = {name: value.clone() for name, value in net.state_dict().items()}
-    with Watched(net, preprocess, ["conv", "head"]) as watched:
+    with HookedTarget(net, preprocess, ["conv", "head"]) as hooked:
         assert not any(part.training for part in net.modules())
-        watched.pooled(batch(2))
+        hooked.pooled(batch(2))
     assert [part.training for part in net.modules()] == modes
     assert not any(part._forward_hooks for part in net.modules())
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
-    with pytest.raises(UsageError), Watched(net, preprocess, ["conv", "unused"]):
+    with pytest.raises(UsageError), HookedTarget(net, preprocess, ["conv", "unused"]):
         pass
     assert not any(part._forward_hooks for part in net.modules())
 
 
 def test_an_images_values_do_not_depend_on_its_batch() -> None:
     inputs = batch(40)
-    with Watched(Net(), preprocess, ["conv", "tokens", "head"], batch_size=48) as watched:
-        whole = watched.pooled(inputs)
+    with HookedTarget(Net(), preprocess, ["conv", "tokens", "head"], batch_size=48) as hooked:
+        whole = hooked.pooled(inputs)
         for size in (1, 7, 16, 32):
-            parts = [watched.pooled(part) for part in inputs.split(size)]
+            parts = [hooked.pooled(part) for part in inputs.split(size)]
             again = {layer: torch.cat([part[layer] for part in parts]) for layer in whole}
             for layer in ("conv", "tokens"):
                 assert torch.equal(again[layer], whole[layer]), (layer, size)
@@ -178,12 +178,12 @@ def test_an_images_values_do_not_depend_on_its_batch() -> None:
 
 def test_pooled_images_goes_in_batches() -> None:
     images = [Image.fromarray(np.full((20, 30, 3), i, np.uint8)) for i in range(35)]
-    with Watched(Net(), preprocess, ["conv"], batch_size=16) as watched:
-        found = watched.pooled_images(images)["conv"]
+    with HookedTarget(Net(), preprocess, ["conv"], batch_size=16) as hooked:
+        found = hooked.pooled_images(images)["conv"]
         assert found.shape == (35, 8)
-        assert np.array_equal(found[34:], watched.pooled_images(images[34:])["conv"])
-        assert watched.pooled_images([])["conv"].shape == (0, 8)
-        assert watched.seconds > 0
+        assert np.array_equal(found[34:], hooked.pooled_images(images[34:])["conv"])
+        assert hooked.pooled_images([])["conv"].shape == (0, 8)
+        assert hooked.seconds > 0
 
 
 def test_rounding_joins_what_noise_parts() -> None:
@@ -214,28 +214,28 @@ class Odd(torch.nn.Module):
     ],
 )
 def test_layers_without_units(answer: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=message), Watched(Odd(answer), preprocess, ["layer"]):
+    with pytest.raises(UsageError, match=message), HookedTarget(Odd(answer), preprocess, ["layer"]):
         pass
 
 
 def test_the_first_tensor_of_a_tuple_counts() -> None:
-    with Watched(Odd(lambda x: (None, {"a": x[:, :2]}, x)), preprocess, ["layer"]) as watched:
-        assert watched.layer_sizes() == {"layer": 2}
+    with HookedTarget(Odd(lambda x: (None, {"a": x[:, :2]}, x)), preprocess, ["layer"]) as hooked:
+        assert hooked.layer_sizes() == {"layer": 2}
 
 
 def test_an_unknown_layer_is_answered_with_close_ones() -> None:
     with pytest.raises(UsageError, match="Net has no layer 'tokenz'") as caught:
-        Watched(Net(), preprocess, ["tokenz"])
+        HookedTarget(Net(), preprocess, ["tokenz"])
     assert caught.value.hint.startswith("Did you mean tokens?")
     assert "conv, relu, tokens" in caught.value.hint
 
 
 def test_units_out_of_range() -> None:
-    with Watched(Net(), preprocess, ["head"]) as watched:
-        watched.check_units([Unit("head", 0), Unit("head", 4)])
+    with HookedTarget(Net(), preprocess, ["head"]) as hooked:
+        hooked.check_units([Unit("head", 0), Unit("head", 4)])
         for unit in (5, -1):
             with pytest.raises(UsageError, match=f"layer head has no unit {unit}: its 5 units are 0 to 4"):
-                watched.check_units([Unit("head", 0), Unit("head", unit)])
+                hooked.check_units([Unit("head", 0), Unit("head", unit)])
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_units_out_of_range() -> None:
     ],
 )
 def test_a_preprocess_of_the_wrong_kind(bad: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=message), Watched(Net(), bad, ["conv"]):
+    with pytest.raises(UsageError, match=message), HookedTarget(Net(), bad, ["conv"]):
         pass
 
 
@@ -258,10 +258,10 @@ def test_a_preprocess_of_the_wrong_kind(bad: Any, message: str) -> None:
 def test_the_number_of_devices_changes_no_bit(count: int) -> None:
     net, inputs = Net().train(), batch(90)
     wanted = {"conv": [(89, 1), (3, 7), (40, 0)], "tokens": [(17, 2)]}
-    with Watched(net, preprocess, ["conv", "tokens", "head"], batch_size=32) as one:
+    with HookedTarget(net, preprocess, ["conv", "tokens", "head"], batch_size=32) as one:
         pooled, maps = one.observe(inputs, wanted)
         assert one.batch_size == 32
-    with Watched(net, preprocess, ["conv", "tokens", "head"], batch_size=32, device=["cpu"] * count) as several:
+    with HookedTarget(net, preprocess, ["conv", "tokens", "head"], batch_size=32, device=["cpu"] * count) as several:
         assert several.batch_size == 32 * count
         again, maps_again = several.observe(inputs, wanted)
         assert all(torch.equal(again[layer], pooled[layer]) for layer in pooled)
@@ -288,15 +288,15 @@ def test_every_replica_is_at_work() -> None:
                 self.barrier.wait()
             return self.layer(x).mean((2, 3))
 
-    with Watched(Meeting(), preprocess, ["layer"], batch_size=16, device=["cpu", "cpu"]) as watched:
-        assert watched.pooled(batch(32))["layer"].shape == (32, 2)
+    with HookedTarget(Meeting(), preprocess, ["layer"], batch_size=16, device=["cpu", "cpu"]) as hooked:
+        assert hooked.pooled(batch(32))["layer"].shape == (32, 2)
 
 
 def test_a_network_that_cannot_be_copied_takes_one_device() -> None:
     net = Net()
     net.weight = net.head.weight * 2  # type: ignore[assignment]
     with pytest.raises(UsageError, match="cannot be copied to a second device") as caught:
-        Watched(net, preprocess, ["conv"], device=["cpu", "cpu"]).__enter__()
+        HookedTarget(net, preprocess, ["conv"], device=["cpu", "cpu"]).__enter__()
     assert "--device" in caught.value.hint
     assert not any(part._forward_hooks for part in net.modules())
 
@@ -313,9 +313,9 @@ def test_a_device_that_fails_under_the_target_stops_the_run(problem: str) -> Non
             raise RuntimeError(f"{problem}, once more")
 
     def work() -> None:
-        with Watched(Odd(answer), preprocess, ["layer"]) as watched:
-            watched._undo.callback(give_back)
-            watched.pooled(batch(3))
+        with HookedTarget(Odd(answer), preprocess, ["layer"]) as hooked:
+            hooked._undo.callback(give_back)
+            hooked.pooled(batch(3))
 
     with pytest.raises(DeviceError, match=problem) as caught:
         work()
@@ -409,12 +409,12 @@ def test_a_bug_in_a_function_of_ones_own_says_whose_it_is(tmp_path: Path, monkey
 
 def test_a_network_that_cannot_take_its_input_is_no_traceback() -> None:
     with pytest.raises(UsageError, match=r"cannot take what its preprocess gives, \(1, 32, 32\): .*3 channels"):
-        Watched(Net(), lambda image: preprocess(image)[:1], ["conv"]).__enter__()
+        HookedTarget(Net(), lambda image: preprocess(image)[:1], ["conv"]).__enter__()
 
 
 def test_a_preprocess_that_fails_says_so() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        Watched(Net(), lambda image: preprocess(image) / (1 // 0), ["conv"]).__enter__()
+        HookedTarget(Net(), lambda image: preprocess(image) / (1 // 0), ["conv"]).__enter__()
     assert "in the target's preprocess" in caught.value.__notes__[0]
 
 
@@ -426,9 +426,9 @@ def test_a_preprocess_without_finite_values_is_not_taken_for_one_with_chance() -
 def test_a_layer_that_runs_twice_counts_as_the_last_time() -> None:
     net = Odd(lambda x: x)
     net.forward = lambda x: (net.layer(x), net.layer(2 * x))[1]  # type: ignore[assignment, method-assign]
-    with Watched(net, preprocess, ["layer"]) as watched:
+    with HookedTarget(net, preprocess, ["layer"]) as hooked:
         inputs = batch(20)
-        found = watched.pooled(inputs)["layer"]
-        maps = watched.maps(inputs, {"layer": [(19, 0), (2, 1)]})["layer"]
+        found = hooked.pooled(inputs)["layer"]
+        maps = hooked.maps(inputs, {"layer": [(19, 0), (2, 1)]})["layer"]
     torch.testing.assert_close(found, 2 * inputs.mean((2, 3)), rtol=2e-5, atol=0)
     np.testing.assert_array_equal(maps, 2 * inputs[[19, 2], [0, 1]])

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import dnd_targets
 from dnd.api import ModelError, Runtime, UsageError
-from dnd.target.load import Watched
+from dnd.target.load import HookedTarget
 from dnd.target.preprocess import probe_image
 
 RUNTIME = Runtime("cpu", lambda name: Path(name))
@@ -55,12 +55,12 @@ def test_a_vit(tmp_path: Path) -> None:
     saved = save_vit(tmp_path)
     module, preprocess = transformers_target(tmp_path).build()
     layers = ["vit.layernorm", "classifier"]
-    with Watched(module, preprocess, layers) as watched:
-        assert watched.layer_sizes() == {"vit.layernorm": 16, "classifier": 5}
-        assert watched.has_maps("vit.layernorm")
+    with HookedTarget(module, preprocess, layers) as hooked:
+        assert hooked.layer_sizes() == {"vit.layernorm": 16, "classifier": 5}
+        assert hooked.has_maps("vit.layernorm")
         batch = torch.stack([preprocess(probe_image())])
-        logits = watched.pooled(batch)["classifier"]
-        (activation_map,) = watched.maps(batch, {"vit.layernorm": [(0, 3)]})["vit.layernorm"]
+        logits = hooked.pooled(batch)["classifier"]
+        (activation_map,) = hooked.maps(batch, {"vit.layernorm": [(0, 3)]})["vit.layernorm"]
     with torch.no_grad():
         expected = saved.eval()(batch, output_hidden_states=True)
         hidden = saved.vit(batch).last_hidden_state
@@ -71,9 +71,9 @@ def test_a_vit(tmp_path: Path) -> None:
 def test_a_resnet(tmp_path: Path) -> None:
     save_resnet(tmp_path)
     module, preprocess = transformers_target(tmp_path).build()
-    with Watched(module, preprocess, ["resnet.encoder.stages.1", "classifier.1"]) as watched:
-        assert watched.layer_sizes() == {"resnet.encoder.stages.1": 12, "classifier.1": 7}
-        assert not watched.has_maps("classifier.1")
+    with HookedTarget(module, preprocess, ["resnet.encoder.stages.1", "classifier.1"]) as hooked:
+        assert hooked.layer_sizes() == {"resnet.encoder.stages.1": 12, "classifier.1": 7}
+        assert not hooked.has_maps("classifier.1")
 
 
 def test_a_name_in_the_lock_is_resolved_by_the_runtime(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from dnd.results.run import RunFolder
 from dnd.target.load import load_function
 from dnd.target.preprocess import Preprocess
 
-__all__ = ["Comparison", "Pruning", "Wish", "carry_out", "choose", "compare"]
+__all__ = ["Comparison", "PruneSpec", "Pruning", "carry_out", "choose", "compare"]
 
 LEAST = 0.7
 """Cosine from which a label counts as meaning the concept."""
@@ -33,7 +33,7 @@ _LISTED = "`dnd export` lists the units with their labels and statuses, `dnd gro
 
 
 @dataclass(frozen=True)
-class Wish:
+class PruneSpec:
     """What is to be pruned, and on what that is to be measured."""
 
     concepts: Sequence[str] = ()
@@ -89,51 +89,51 @@ class Pruning:
         return found
 
 
-def carry_out(run: RunFolder, wish: Wish) -> Pruning:
-    """Choose the units, and measure where the wish names a data set."""
-    if not (wish.concepts or wish.ungrouped or wish.uninterpretable):
+def carry_out(run: RunFolder, spec: PruneSpec) -> Pruning:
+    """Choose the units, and measure where the spec names a data set."""
+    if not (spec.concepts or spec.ungrouped or spec.uninterpretable):
         raise UsageError("which units are to go?", "Say --concept TEXT, --ungrouped or --uninterpretable.")
-    if not wish.dataset and (wish.settings or wish.classes):
+    if not spec.dataset and (spec.settings or spec.classes):
         raise UsageError("--set and --classes go with --eval", "Name the data set with --eval.")
-    chosen = choose(run, wish)
-    if not wish.dataset:
+    chosen = choose(run, spec)
+    if not spec.dataset:
         return chosen
     registry = Registry.load()
-    described = _described(run, registry, wish)
+    described = _described(run, registry, spec)
     runtime = Runtime(described.device, Weights.default().resolve)
-    data = labelled(_data(described, registry, runtime), Path(wish.classes) if wish.classes else None)
+    data = labelled(_data(described, registry, runtime), Path(spec.classes) if spec.classes else None)
     module, preprocess = _target(described, registry, runtime)
     found = compare(
-        module, preprocess, chosen.units(), data, seeds=wish.seeds, device=described.device, among=_among(run)
+        module, preprocess, chosen.units(), data, seeds=spec.seeds, device=described.device, among=_among(run)
     )
     return Pruning(chosen.why, chosen.labels, chosen.sizes, found)
 
 
-def choose(run: RunFolder, wish: Wish) -> Pruning:
-    """The units that a wish means. Raises UsageError where there are none."""
+def choose(run: RunFolder, spec: PruneSpec) -> Pruning:
+    """The units that a spec means. Raises UsageError where there are none."""
     from dnd.analysis.find import find_units
     from dnd.analysis.group import group_units
     from dnd.models.encoder import load_encoder
 
-    unknown = [layer for layer in wish.layer if layer not in run.layers]
+    unknown = [layer for layer in spec.layer if layer not in run.layers]
     if unknown:
         raise UsageError(f"the run in {run.folder} has no layer {unknown[0]!r}", f"It has {', '.join(run.layers)}.")
-    encoder = load_encoder(wish.encoder) if wish.concepts or wish.ungrouped else None
-    least = LEAST if wish.least is None else wish.least
+    encoder = load_encoder(spec.encoder) if spec.concepts or spec.ungrouped else None
+    least = LEAST if spec.least is None else spec.least
     why: dict[Unit, str] = {}
     nearest = ""
     if encoder is not None:
-        for text in wish.concepts:
+        for text in spec.concepts:
             hits = find_units(run, text, encoder)
             why |= {hit.unit: f"{hit.nearness:.2f} near {text!r}" for hit in hits if hit.nearness >= least}
             nearest = f" The nearest label to {text!r} is {hits[0].label!r}, {hits[0].nearness:.2f}." if hits else ""
-        if wish.ungrouped:
+        if spec.ungrouped:
             why |= dict.fromkeys(group_units(run, encoder).ungrouped, "like no other unit")
-    if wish.uninterpretable:
+    if spec.uninterpretable:
         why |= {one.unit: "uninterpretable" for one in run.labels if one.status == "uninterpretable"}
-    order = [one.unit for one in run.labels if one.unit in why and (not wish.layer or one.unit.layer in wish.layer)]
+    order = [one.unit for one in run.labels if one.unit in why and (not spec.layer or one.unit.layer in spec.layer)]
     if not order:
-        hint = "`dnd find` shows what is near a text; --least says how near." if wish.concepts else _LISTED
+        hint = "`dnd find` shows what is near a text; --least says how near." if spec.concepts else _LISTED
         raise UsageError(f"no unit of the run in {run.folder} fits.{nearest}", hint)
     labels = {one.unit: one.labels[0][0] if one.labels else f"({one.status})" for one in run.labels}
     return Pruning(
@@ -148,10 +148,10 @@ def _among(run: RunFolder) -> dict[str, list[int]]:
     return found
 
 
-def _described(run: RunFolder, registry: Registry, wish: Wish) -> Run:
+def _described(run: RunFolder, registry: Registry, spec: PruneSpec) -> Run:
     """The run with the data set as its probing set."""
-    name = str(wish.dataset)
-    options: dict[str, Any] = {"probing.sets": [name], **({"device": wish.device} if wish.device else {})}
+    name = str(spec.dataset)
+    options: dict[str, Any] = {"probing.sets": [name], **({"device": spec.device} if spec.device else {})}
     try:
         read_run(run.folder / "run.toml", registry)
     except DndError as error:
@@ -160,7 +160,7 @@ def _described(run: RunFolder, registry: Registry, wish: Wish) -> Run:
             error.hint
             or "For a live module use dnd.analysis.ablate.without, or dnd.analysis.prune.compare, from Python.",
         ) from error
-    settings = [f"probing.{text}" for text in wish.settings]
+    settings = [f"probing.{text}" for text in spec.settings]
     try:
         return read_run(run.folder / "run.toml", registry, options=options, settings=settings)
     except DndError as error:

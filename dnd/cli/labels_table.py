@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dnd.api import Grading, Label
 from dnd.pipeline.result import Result
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 
 _STYLE = {"labelled": "", "uninterpretable": "dim", "failed": "red"}
 _MOST_ROWS = 200
@@ -73,10 +73,10 @@ def show_unreadable(console: Console, unreadable: Sequence[tuple[str, str]]) -> 
         console.print("  ... all of them are in run.json")
 
 
-def show_reused(console: Console, tallies: Sequence[Tally]) -> None:
+def show_reused(console: Console, all_stats: Sequence[StageStats]) -> None:
     """What the run did not have to compute."""
-    stored = {tally.name: tally.items - tally.computed - len(tally.failures) for tally in tallies}
-    told = [f"{tally.name} {stored[tally.name]} of {tally.items}" for tally in tallies if stored[tally.name] > 0]
+    stored = {stats.name: stats.items - stats.computed - len(stats.failures) for stats in all_stats}
+    told = [f"{stats.name} {stored[stats.name]} of {stats.items}" for stats in all_stats if stored[stats.name] > 0]
     if told:
         console.print(f"Found in the store: {', '.join(told)}.", style="dim", highlight=False, soft_wrap=True)
 

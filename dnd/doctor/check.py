@@ -1,7 +1,7 @@
 """What `dnd doctor` looks at: each check on its own, none of them stopped by what another finds.
 
-A check is a generator of `Check` that takes a `Case`. What one of them learns (how many units, how many images)
-it writes into the case for those after it, which do without where it failed.
+A check is a generator of `Check` that takes a `Context`. What one of them learns (how many units, how many images)
+it writes into the context for those after it, which do without where it failed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Check:
 
 
 @dataclass
-class Case:
+class Context:
     """The run in question, and what has been learnt of it."""
 
     run: Run
@@ -60,7 +60,7 @@ class Case:
     """Of a probing image, the mean of a few."""
     units: int | None = None
     width: int | None = None
-    """Units of the watched layers, asked for or not."""
+    """Units of the hooked layers, asked for or not."""
     target_bytes: int | None = None
     bad_models: set[str] = field(default_factory=set)
 
@@ -86,7 +86,7 @@ class Case:
         return {section: choice for section, choice in self.choices().items() if section in (*BACKENDS, "method")}
 
 
-Look = Callable[[Case], Iterator[Check]]
+Look = Callable[[Context], Iterator[Check]]
 
 
 def gigabytes(size: float) -> str:

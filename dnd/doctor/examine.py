@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dnd.config.read import examine_run
-from dnd.doctor.check import Case, Check, Look
+from dnd.doctor.check import Check, Context, Look
 from dnd.errors import DndError
 from dnd.models.weights import Weights
 from dnd.plugin.registry import Registry
@@ -37,10 +37,10 @@ def examine(
     except DndError as error:
         yield Check.of("models.lock", error)
         return
-    case = Case(run, registry, weights, out, store, whole=not problems, fresh=fresh, quick=quick)
+    context = Context(run, registry, weights, out, store, whole=not problems, fresh=fresh, quick=quick)
     for name, look in _looks().items():
         watch(name)
-        yield from _look(name, look, case)
+        yield from _look(name, look, context)
 
 
 def _looks() -> dict[str, Look]:
@@ -67,10 +67,10 @@ def _looks() -> dict[str, Look]:
     }
 
 
-def _look(name: str, look: Look, case: Case) -> Iterator[Check]:
+def _look(name: str, look: Look, context: Context) -> Iterator[Check]:
     """One check; that it breaks is told like anything else that is wrong."""
     try:
-        yield from look(case)
+        yield from look(context)
     except DndError as error:
         yield Check.of(name, error)
     except Exception as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dnd.api import ProbingSet
 from dnd.config.run import Choice
 from dnd.config.units import parse_units
-from dnd.doctor.check import Case, Check
+from dnd.doctor.check import Check, Context
 from dnd.errors import DndError
 from dnd.plugin.requirements import check_packages
 
@@ -21,15 +21,15 @@ _SAMPLE = 8
 """Images that are decoded, spread over a set."""
 
 
-def check_probing(case: Case) -> Iterator[Check]:
+def check_probing(context: Context) -> Iterator[Check]:
     """Each set: there, not empty, and some of its images open."""
-    sections = {name: choice for name, choice in case.choices().items() if name.partition(".")[0] == "probing"}
+    sections = {name: choice for name, choice in context.choices().items() if name.partition(".")[0] == "probing"}
     counts: list[int] = []
     pixels: list[float] = []
     for number, choice in enumerate(sections.values(), 1):
         name = "probing" if len(sections) == 1 else f"probing.{number}"
         try:
-            opened = open_set(case, choice)
+            opened = open_set(context, choice)
             counts.append(len(opened))
             yield _look_at(name, choice.name, opened, pixels)
         except DndError as error:
@@ -38,17 +38,17 @@ def check_probing(case: Case) -> Iterator[Check]:
             remedy = "Mend the set, or choose another with --probe."
             yield Check(name, "fault", f"{choice.name}: {type(error).__name__}: {error}", remedy)
     if len(counts) == len(sections):
-        case.images = sum(counts)
-    case.pixels = fmean(pixels) if pixels else None
+        context.images = sum(counts)
+    context.pixels = fmean(pixels) if pixels else None
 
 
-def open_set(case: Case, choice: Choice) -> ProbingSet:
+def open_set(context: Context, choice: Choice) -> ProbingSet:
     if choice.kind == "folder":
         from dnd.probing.sets import FolderSet
 
         return FolderSet(Path(choice.name))
-    check_packages([case.registry.find(choice.kind, choice.name)])
-    made = case.registry.make(choice.kind, choice.name, choice.config, case.runtime)
+    check_packages([context.registry.find(choice.kind, choice.name)])
+    made = context.registry.make(choice.kind, choice.name, choice.config, context.runtime)
     assert isinstance(made, ProbingSet)
     return made
 
@@ -73,13 +73,13 @@ def _look_at(name: str, label: str, opened: ProbingSet, pixels: list[float]) -> 
     return Check(name, "warning", f"{detail}; {wrong[0]}", "Those are skipped: replace them if they matter.")
 
 
-def check_target(case: Case) -> Iterator[Check]:
+def check_target(context: Context) -> Iterator[Check]:
     """Builds it on the CPU as the run would; then each layer by itself, with its units."""
-    if "target" not in case.choices():
+    if "target" not in context.choices():
         return
-    name = case.run.target.name
+    name = context.run.target.name
     try:
-        module, preprocess = build_target(case)
+        module, preprocess = build_target(context)
         from dnd.target.fingerprint import fingerprint
 
         fingerprint(module, preprocess)
@@ -91,47 +91,47 @@ def check_target(case: Case) -> Iterator[Check]:
         yield Check("target", "fault", f"{name} cannot be built: {type(error).__name__}: {error}", remedy)
         return
     tensors = [*module.parameters(), *module.buffers()]
-    case.target_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    context.target_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     count = sum(parameter.numel() for parameter in module.parameters())
     yield Check("target", "ok", f"{name}: {type(module).__name__}, {count / 1e6:,.1f} million parameters")
-    found = [_layer(case, module, preprocess, layer) for layer in case.run.target.layers]
+    found = [_layer(context, module, preprocess, layer) for layer in context.run.target.layers]
     yield from (check for check, _, _ in found)
     if all(check.state == "ok" for check, _, _ in found):
-        case.units = sum(chosen for _, chosen, _ in found)
-        case.width = sum(size for _, _, size in found)
+        context.units = sum(chosen for _, chosen, _ in found)
+        context.width = sum(size for _, _, size in found)
 
 
-def build_target(case: Case) -> tuple[torch.nn.Module, Any]:
+def build_target(context: Context) -> tuple[torch.nn.Module, Any]:
     """(module, preprocess), as the run would have it."""
     from dnd.api import Target
 
-    choice = case.run.target
+    choice = context.run.target
     if choice.kind != "target":
         from dnd.target.load import load_function
 
         return load_function(choice.name)
-    check_packages([case.registry.find("target", choice.name)])
-    target = case.registry.make("target", choice.name, choice.config, case.runtime)
+    check_packages([context.registry.find("target", choice.name)])
+    target = context.registry.make("target", choice.name, choice.config, context.runtime)
     assert isinstance(target, Target)
     return target.build()
 
 
-def _layer(case: Case, module: torch.nn.Module, preprocess: Any, layer: str) -> tuple[Check, int, int]:
+def _layer(context: Context, module: torch.nn.Module, preprocess: Any, layer: str) -> tuple[Check, int, int]:
     """The check of a layer, how many of its units are wanted, how many it has."""
-    from dnd.target.hooked import Watched
+    from dnd.target.hooked import HookedTarget
 
     name = f"layer.{layer}"
     try:
-        with Watched(module, preprocess, [layer], pooling=case.run.exemplars.pooling) as watched:
-            size = watched.layer_sizes()[layer]
+        with HookedTarget(module, preprocess, [layer], pooling=context.run.exemplars.pooling) as hooked:
+            size = hooked.layer_sizes()[layer]
     except DndError as error:
         return Check.of(name, error), 0, 0
     except Exception as error:
         remedy = "Does preprocess give what the module wants?"
-        detail = f"a forward pass of {case.run.target.name} fails: {type(error).__name__}: {error}"
+        detail = f"a forward pass of {context.run.target.name} fails: {type(error).__name__}: {error}"
         return Check(name, "fault", detail, remedy), 0, 0
     try:
-        chosen = len(parse_units(case.run.target.units, size))
+        chosen = len(parse_units(context.run.target.units, size))
     except DndError as error:
         return Check(name, "fault", str(error), f"Choose within --units 0-{size - 1}, or --units all."), 0, size
     return Check(name, "ok", f"{size:,} units, {chosen:,} of them wanted"), chosen, size

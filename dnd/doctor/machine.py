@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from dnd.doctor.check import Case, Check, gigabytes
+from dnd.doctor.check import Check, Context, gigabytes
 from dnd.errors import UsageError
 from dnd.runtime.memory import device_name, free_memory
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def check_python(case: Case) -> Iterator[Check]:
+def check_python(context: Context) -> Iterator[Check]:
     detail = f"Python {platform.python_version()} in {sys.prefix}, dnd {metadata.version('dnd-describe')}"
     yield Check("python", "ok", detail)
 
 
-def check_torch(case: Case) -> Iterator[Check]:
+def check_torch(context: Context) -> Iterator[Check]:
     """torch fits the driver, where there is one."""
     import torch
 
@@ -44,13 +44,13 @@ def check_torch(case: Case) -> Iterator[Check]:
         yield Check("torch", "warning", f"{detail}; torch cannot use it: {said}", remedy)
 
 
-def check_devices(case: Case) -> Iterator[Check]:
+def check_devices(context: Context) -> Iterator[Check]:
     """The run's devices, then the others."""
     import torch
 
     used: tuple[str, ...] = ()
     try:
-        used = tuple(dict.fromkeys(case.run.devices))
+        used = tuple(dict.fromkeys(context.run.devices))
     except UsageError as error:
         yield Check.of("device", error)
     for device in used:
@@ -94,7 +94,7 @@ def _driver() -> str:
     return found[1] if found else "of an unknown version"
 
 
-def check_network(case: Case) -> Iterator[Check]:
+def check_network(context: Context) -> Iterator[Check]:
     """For information: a run needs no network and is kept from using one."""
     import socket
 

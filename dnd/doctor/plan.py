@@ -60,7 +60,7 @@ def count_units(run: Run, registry: Registry, runtime: Runtime) -> int | str:
 
 
 def _layer_sizes(run: Run, registry: Registry, runtime: Runtime) -> list[int]:
-    from dnd.target.hooked import Watched
+    from dnd.target.hooked import HookedTarget
     from dnd.target.load import load_function
 
     if run.target.kind == "target":
@@ -69,8 +69,8 @@ def _layer_sizes(run: Run, registry: Registry, runtime: Runtime) -> list[int]:
         module, preprocess = target.build()
     else:
         module, preprocess = load_function(run.target.name)
-    with Watched(module, preprocess, run.target.layers, pooling=run.exemplars.pooling) as watched:
-        return list(watched.layer_sizes().values())
+    with HookedTarget(module, preprocess, run.target.layers, pooling=run.exemplars.pooling) as hooked:
+        return list(hooked.layer_sizes().values())
 
 
 # --- stages ------------------------------------------------------------------------------------------

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dnd.doctor.check import Case, Check, gigabytes
+from dnd.doctor.check import Check, Context, gigabytes
 from dnd.errors import DndError, ModelError
 from dnd.models.weights import Weights
 from dnd.plugin.requirements import check_packages, faults_of
 
 
-def check_plugins(case: Case) -> Iterator[Check]:
+def check_plugins(context: Context) -> Iterator[Check]:
     """Plugins that the run does not use count as warnings: the run's own are in their sections."""
-    wrong = [entry for entry in case.registry.entries if entry.state != "ok"]
+    wrong = [entry for entry in context.registry.entries if entry.state != "ok"]
     for entry in wrong:
         what = f"{entry.kind} {entry.name}" if entry.kind else entry.name
         detail = f"{what} ({entry.distribution} {entry.version}) is {entry.state}: {entry.reason}"
         remedy = f"pip uninstall {entry.distribution}, or mend it; `dnd plugins` shows all."
         yield Check(f"plugin.{entry.kind or 'unknown'}.{entry.name}", "warning", detail, remedy)
-    usable = len(case.registry.entries) - len(wrong)
+    usable = len(context.registry.entries) - len(wrong)
     yield Check("plugins", "ok", f"{usable} usable" + (f", {len(wrong)} not" if wrong else ""))
 
 
-def check_backends(case: Case) -> Iterator[Check]:
+def check_backends(context: Context) -> Iterator[Check]:
     """Each backend, and the method where that is a plugin: its packages, then what it says itself."""
-    for section, choice in case.helpers().items():
-        entry = case.registry.find(choice.kind, choice.name)
+    for section, choice in context.helpers().items():
+        entry = context.registry.find(choice.kind, choice.name)
         try:
             check_packages([entry])
-            problems = faults_of(case.registry.make(choice.kind, choice.name, choice.config, case.runtime))
+            problems = faults_of(context.registry.make(choice.kind, choice.name, choice.config, context.runtime))
         except DndError as error:
             problems = [error]
         for number, problem in enumerate(problems, 1):
@@ -37,19 +37,19 @@ def check_backends(case: Case) -> Iterator[Check]:
             yield Check(section, "ok", f"{choice.name} of {entry.distribution} {entry.version}")
 
 
-def check_models(case: Case) -> Iterator[Check]:
+def check_models(context: Context) -> Iterator[Check]:
     """Every model that the run names: in the lock, pinned, here, and what its digests say."""
-    for name, sections in case.run.models().items():
+    for name, sections in context.run.models().items():
         try:
-            if case.quick:
-                looked = _compare_sizes(case.weights, name)
+            if context.quick:
+                looked = _compare_sizes(context.weights, name)
             else:
-                case.weights.resolve(name)
+                context.weights.resolve(name)
                 looked = "every digest is right"
-            size = gigabytes(case.weights.find(name).size)
+            size = gigabytes(context.weights.find(name).size)
             yield Check(f"model.{name}", "ok", f"{size} for {', '.join(sections)}; {looked}")
         except ModelError as error:
-            case.bad_models.add(name)
+            context.bad_models.add(name)
             yield Check.of(f"model.{name}", error)
 
 

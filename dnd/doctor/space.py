@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dnd.api import Backend, Config, Plugin, model_names
-from dnd.doctor.check import Case, Check, State, gigabytes
+from dnd.doctor.check import Check, Context, State, gigabytes
 from dnd.doctor.plan import stage_items
 from dnd.errors import DndError, ModelError
 from dnd.models.weights import Weights, cache_folder, store_folder
@@ -30,16 +30,16 @@ _TIGHT = 0.5
 """Below this share of what a run takes at most, it is not expected to get through."""
 
 
-def check_memory(case: Case) -> Iterator[Check]:
+def check_memory(context: Context) -> Iterator[Check]:
     """Each stage has its devices to itself, so each is held against all that is free on the fullest."""
-    device, free = min(((one, free_memory(one)[0]) for one in set(case.devices)), key=lambda pair: pair[1])
-    copies = case.devices.count(device)  # a device named twice runs two of everything
-    if case.target_bytes is not None:
-        need = Need(case.target_bytes, work_beside(case.target_bytes, device), "its parameters")
+    device, free = min(((one, free_memory(one)[0]) for one in set(context.devices)), key=lambda pair: pair[1])
+    copies = context.devices.count(device)  # a device named twice runs two of everything
+    if context.target_bytes is not None:
+        need = Need(context.target_bytes, work_beside(context.target_bytes, device), "its parameters")
         yield _compare("memory.target", need, free // copies, device)
-    for section in case.helpers():
+    for section in context.helpers():
         try:
-            need_or_none = _need(case, section, device, free // copies)
+            need_or_none = _need(context, section, device, free // copies)
         except DndError as error:
             yield Check(f"memory.{section}", "warning", f"not known: {error}", error.hint)
             continue
@@ -52,14 +52,14 @@ def check_memory(case: Case) -> Iterator[Check]:
             yield _compare(f"memory.{section}", need_or_none, free // copies, device)
 
 
-def _need(case: Case, section: str, device: str, free: int) -> Need | None:
-    choice = case.choices()[section]
-    made = case.registry.make(choice.kind, choice.name, choice.config, case.runtime)
+def _need(context: Context, section: str, device: str, free: int) -> Need | None:
+    choice = context.choices()[section]
+    made = context.registry.make(choice.kind, choice.name, choice.config, context.runtime)
     said = made.memory() if isinstance(made, Backend) else None
     if said is not None:
         return Need(said, 0, "as the backend says")
-    need = estimate(choice.config, case.weights, device, free, _chosen(made))
-    if need and len(set(case.devices)) > 1 and section not in SPREAD:
+    need = estimate(choice.config, context.weights, device, free, _chosen(made))
+    if need and len(set(context.devices)) > 1 and section not in SPREAD:
         return replace(need, sure=False)  # it may divide its weights among them
     return need
 
@@ -92,22 +92,22 @@ def _compare(name: str, need: Need, free: int, device: str) -> Check:
 # --- disk --------------------------------------------------------------------------------------------
 
 
-def check_disk(case: Case) -> Iterator[Check]:
+def check_disk(context: Context) -> Iterator[Check]:
     """What the run may write at most, against what is free where it goes."""
-    units = case.units
+    units = context.units
     if units is None:
         yield Check(
             "disk", "warning", "not known, as the number of units is not", "Mend the faults of the target first."
         )
         return
-    items = stage_items(case.run, units, case.images)
-    drawn, sure = _drawn_pixels(case)
-    kept = items["captions"] + min(case.run.exemplars.sample, case.images or case.run.exemplars.sample)
-    pictures = PNG_BYTES * (kept * (case.pixels or _MEGAPIXEL) + items["images"] * drawn)
+    items = stage_items(context.run, units, context.images)
+    drawn, sure = _drawn_pixels(context)
+    kept = items["captions"] + min(context.run.exemplars.sample, context.images or context.run.exemplars.sample)
+    pictures = PNG_BYTES * (kept * (context.pixels or _MEGAPIXEL) + items["images"] * drawn)
     rows = float(units * UNIT_BYTES)  # in the store and its temporary files much as in labels.jsonl
-    tables = 4.0 * (case.width or units) * items["activations"]
-    sure = sure and case.pixels is not None
-    needs = {"disk.store": (case.store, pictures + tables + rows), "disk.out": (case.out, rows)}
+    tables = 4.0 * (context.width or units) * items["activations"]
+    sure = sure and context.pixels is not None
+    needs = {"disk.store": (context.store, pictures + tables + rows), "disk.out": (context.out, rows)}
     for name, (folder, need) in needs.items():
         free = shutil.disk_usage(existing(folder)).free
         what = f"at most {gigabytes(need)} for {units:,} units" + (
@@ -122,12 +122,12 @@ def check_disk(case: Case) -> Iterator[Check]:
             yield Check(name, state, detail, f"Free space (`du -sh {folder}`), or {move}, or label fewer --units.")
 
 
-def _drawn_pixels(case: Case) -> tuple[float, bool]:
+def _drawn_pixels(context: Context) -> tuple[float, bool]:
     """Pixels of a generated image, and whether that is known: from the settings, or the model's own size."""
-    choice = case.helpers().get("generator")
+    choice = context.helpers().get("generator")
     if choice is None:
         return _MEGAPIXEL, False
-    own = _own_side(choice.config, case.weights)
+    own = _own_side(choice.config, context.weights)
     sides = [getattr(choice.config, key, None) or own for key in ("width", "height")]
     if all(isinstance(side, int) for side in sides):
         return float(math.prod(side for side in sides if side)), True
@@ -150,11 +150,11 @@ def _own_side(config: Config, weights: Weights) -> int | None:
 # --- folders -----------------------------------------------------------------------------------------
 
 
-def check_folders(case: Case) -> Iterator[Check]:
+def check_folders(context: Context) -> Iterator[Check]:
     """The run folder is free and can be written, and so can the store and the cache."""
     for name, folder, move in (
-        ("folder.out", case.out, "choose another folder with --out"),
-        ("folder.store", case.store, "export DND_STORE=FOLDER"),
+        ("folder.out", context.out, "choose another folder with --out"),
+        ("folder.store", context.store, "export DND_STORE=FOLDER"),
         ("folder.cache", cache_folder(), "export DND_CACHE=FOLDER"),
     ):
         above = existing(folder)
@@ -169,23 +169,23 @@ def check_folders(case: Case) -> Iterator[Check]:
     )
 
 
-def check_run_folder(case: Case) -> Iterator[Check]:
+def check_run_folder(context: Context) -> Iterator[Check]:
     """The run folder is no other run's, and no other process is at work in it."""
     from dnd.pipeline.execute import check_folder
     from dnd.store.locks import LOCK, only_here
 
     try:
-        if case.whole:
-            check_folder(case.out, case.run, case.fresh)
-        if (case.out / LOCK).exists():
-            with only_here(case.out):  # left by a run that was killed: it goes
+        if context.whole:
+            check_folder(context.out, context.run, context.fresh)
+        if (context.out / LOCK).exists():
+            with only_here(context.out):  # left by a run that was killed: it goes
                 pass
     except DndError as error:
         yield Check.of("run-folder", error)
         return
-    there = case.whole and (case.out / "run.toml").exists()
+    there = context.whole and (context.out / "run.toml").exists()
     again = " and holds this run: what is finished is kept" if there else ""
-    yield Check("run-folder", "ok", f"{case.out} is free{again}")
+    yield Check("run-folder", "ok", f"{context.out} is free{again}")
 
 
 def existing(folder: Path) -> Path:

@@ -181,8 +181,8 @@ def _on_images(found: Evaluation, opened: Opened, clip: Clip | None) -> list[Fig
     on_images = image_figures(opened, labelled, clip)
     found.notes += on_images.notes
     costs = {
-        tally.name: {"items": tally.items, "computed": tally.computed, "seconds": round(tally.seconds, 3)}
-        for tally in opened.job.tallies
+        stats.name: {"items": stats.items, "computed": stats.computed, "seconds": round(stats.seconds, 3)}
+        for stats in opened.job.all_stats
     }
     found.facts["images"] = {**on_images.facts, "stages": costs}
     place = {row.unit: i for i, row in enumerate(rows)}

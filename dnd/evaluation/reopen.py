@@ -28,7 +28,7 @@ from dnd.runtime.progress import Meter
 from dnd.store.images import Store
 from dnd.store.keys import derive_seed, stage_key
 from dnd.target.fingerprint import fingerprint
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 from dnd.target.load import load_function
 
 VECTORS = pa.schema([("key", pa.string()), ("values", pa.binary())])
@@ -55,7 +55,7 @@ class Opened:
 
     folder: Path
     job: Job
-    watched: Watched
+    hooked: HookedTarget
     identity: str
     probing: ProbingSet
 
@@ -75,12 +75,12 @@ class Opened:
 
     def activations(self, pictures: Sequence[Picture]) -> dict[str, npt.NDArray[np.float32]]:
         """{layer: (n_pictures, units)}, each distinct image computed once and kept in the store."""
-        watched = self.watched
-        parts = {"target": self.identity, "layers": list(watched.layers), "pooling": watched.pooling}
+        hooked = self.hooked
+        parts = {"target": self.identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
 
-        runner = TargetRunner(watched)
+        runner = TargetRunner(hooked)
         found = self.vectors("evaluation-activations", parts, pictures, runner, runner.run)
-        sizes = watched.layer_sizes()
+        sizes = hooked.layer_sizes()
         ends = np.cumsum(list(sizes.values()))
         return dict(zip(sizes, np.split(found, ends[:-1], axis=1), strict=True))
 
@@ -94,15 +94,15 @@ class Opened:
     ) -> npt.NDArray[np.float32]:
         """One vector per picture, (n, d), from the store or from `run`, whose bytes are float32; `parts` are what
         they depend on."""
-        tally = self.job.tally(stage, stage_key(stage, 1, parts))
-        table = self.job.table(tally, VECTORS)
+        stats = self.job.stats(stage, stage_key(stage, 1, parts))
+        table = self.job.table(stats, VECTORS)
         by_digest = {picture.digest: picture for picture in pictures}
         items = self.job.ledger()
         for digest in by_digest:
             items.add(digest, digest)
         known: dict[str, npt.NDArray[np.float32]] = {}
         self.job.map(
-            tally,
+            stats,
             table,
             items,
             runner,
@@ -110,8 +110,8 @@ class Opened:
             lambda done: [{"key": key, "values": values} for key, _, values in done],
             lambda row: known.__setitem__(row["key"], np.frombuffer(row["values"], "<f4")),
         )
-        if tally.failures:
-            raise DndError(f"{len(tally.failures)} images have no answer: {next(iter(tally.failures.values()))}")
+        if stats.failures:
+            raise DndError(f"{len(stats.failures)} images have no answer: {next(iter(stats.failures.values()))}")
         return np.stack([known[picture.digest] for picture in pictures])
 
 
@@ -155,14 +155,14 @@ def open_run(
     runtime = Runtime(run.device, weights.resolve, run.devices)
     store = Store(Path(os.environ.get("DND_STORE") or folder.parent / ".dnd-store"))
     module, preprocess = _target(run, registry, runtime)
-    watched = Watched(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
-    with watched:
+    hooked = HookedTarget(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
+    with hooked:
         identity = fingerprint(module, preprocess)
     # Another seed than the run's: no image that chose a label judges it.
     fresh = run.general.model_copy(update={"seed": derive_seed(run.seed, "evaluation")})
     drawing = replace(run, general=fresh, images=run.images.model_copy(update={"n": images}))
     job = Job(drawing, registry, store, runtime, meter, weights.digest)
-    return Opened(folder, job, watched, identity, _probing(run, registry, runtime, store))
+    return Opened(folder, job, hooked, identity, _probing(run, registry, runtime, store))
 
 
 def _generator(runfile: str, run: Run, registry: Registry) -> Choice:

@@ -14,7 +14,7 @@ from dnd.api import Backend, Picture, Unit
 from dnd.pipeline.job import Job
 from dnd.store.keys import stage_key
 from dnd.store.ledger import Ledger
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 
 ACTIVATIONS = pa.schema([("key", pa.string()), ("values", pa.binary())])
 
@@ -24,28 +24,28 @@ class TargetRunner(Backend):
 
     name = "target"
 
-    def __init__(self, watched: Watched) -> None:
-        self.watched = watched
+    def __init__(self, hooked: HookedTarget) -> None:
+        self.hooked = hooked
 
     def load(self) -> None:
-        self.watched.__enter__()
-        self.batch_size = self.watched.batch_size
+        self.hooked.__enter__()
+        self.batch_size = self.hooked.batch_size
 
     def close(self) -> None:
-        self.watched.__exit__(None, None, None)
+        self.hooked.__exit__(None, None, None)
 
     def run(self, pictures: Sequence[Picture]) -> list[bytes]:
         """Pooled activations of all units of all layers, joined in the layers' order: float32 bytes per image."""
-        pooled = self.watched.pooled_images([picture.open() for picture in pictures])
+        pooled = self.hooked.pooled_images([picture.open() for picture in pictures])
         return [
-            b"".join(pooled[layer][row].astype("<f4", copy=False).tobytes() for layer in self.watched.layers)
+            b"".join(pooled[layer][row].astype("<f4", copy=False).tobytes() for layer in self.hooked.layers)
             for row in range(len(pictures))
         ]
 
 
 def activation_stage(
     job: Job,
-    watched: Watched,
+    hooked: HookedTarget,
     identity: str,
     units: Sequence[Unit],
     concepts_of: Callable[[Unit], Sequence[str]],
@@ -53,10 +53,10 @@ def activation_stage(
 ) -> Callable[[Unit], npt.NDArray[np.float32]]:
     """What gives a unit's activations on the images of its candidates, (n_concepts, n_images); units that lack one are
     marked failed, and so are those that are not finite on one. `drawn` is what the image stage found."""
-    parts = {"target": identity, "layers": list(watched.layers), "pooling": watched.pooling}
-    tally = job.tally("activations", stage_key("activations", 1, parts))
-    runner = TargetRunner(watched)
-    layers = dict(zip(watched.layers, np.cumsum([0, *watched.layer_sizes().values()]).tolist(), strict=False))
+    parts = {"target": identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
+    stats = job.stats("activations", stage_key("activations", 1, parts))
+    runner = TargetRunner(hooked)
+    layers = dict(zip(hooked.layers, np.cumsum([0, *hooked.layer_sizes().values()]).tolist(), strict=False))
     numbers: dict[str, int] = {}
     """Of each distinct concept."""
     places: dict[Unit, slice] = {}
@@ -88,14 +88,14 @@ def activation_stage(
             candidates = by_concept[ends[number] : ends[number + 1]]
             values[candidates, place] = line[column_of[candidates]]
 
-    table = job.table(tally, ACTIVATIONS)
-    job.map(tally, table, items, runner, run, lambda done: [{"key": k, "values": v} for k, _, v in done], put)
-    for unit in units if tally.failures else ():
+    table = job.table(stats, ACTIVATIONS)
+    job.map(stats, table, items, runner, run, lambda done: [{"key": k, "values": v} for k, _, v in done], put)
+    for unit in units if stats.failures else ():
         digests = (digest for concept in concepts_of(unit) for digest in drawn[concept])
-        lost = next((digest for digest in digests if digest in tally.failures), None)
+        lost = next((digest for digest in digests if digest in stats.failures), None)
         if lost is not None:
-            job.failed[unit] = tally.failures[lost]
+            job.failed[unit] = stats.failures[lost]
     for unit in units:
         if unit not in job.failed and not np.isfinite(values[places[unit]]).all():
-            job.failed[unit] = f"{tally.name}: its activations on synthetic images are not finite (NaN or infinite)"
+            job.failed[unit] = f"{stats.name}: its activations on synthetic images are not finite (NaN or infinite)"
     return lambda unit: values[places[unit]]  # without `concepts_of`, which knows who holds this function

@@ -17,7 +17,7 @@ CAPTIONS = pa.schema([("key", pa.string()), ("caption", pa.string())])
 def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> Callable[[Unit], tuple[str, ...]]:
     """What gives a unit's captions, in the order of its exemplars; units that lack one are marked failed."""
     backend, key = job.backend("captioner")
-    tally = job.tally("captions", key)
+    stats = job.stats("captions", key)
     items = job.ledger()
     for unit in units:
         for digest, _ in result.images(unit):
@@ -27,18 +27,18 @@ def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> Ca
         return checked_captions(backend.caption([job.store.picture(one).open() for one in digests]), len(digests))
 
     job.map(
-        tally,
-        job.table(tally, CAPTIONS),
+        stats,
+        job.table(stats, CAPTIONS),
         items,
         backend,
         caption,
         lambda done: [{"key": key, "caption": text} for key, _, text in done],
         lambda row: row["caption"],
     )
-    for unit in units if tally.failures else ():
-        lost = next((digest for digest, _ in result.images(unit) if digest in tally.failures), None)
+    for unit in units if stats.failures else ():
+        lost = next((digest for digest, _ in result.images(unit) if digest in stats.failures), None)
         if lost is not None:
-            job.failed[unit] = tally.failures[lost]
+            job.failed[unit] = stats.failures[lost]
 
     def captions_of(unit: Unit) -> tuple[str, ...]:
         """Empty where one is missing."""

@@ -17,38 +17,38 @@ from dnd.pipeline.activations import ACTIVATIONS, TargetRunner
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
 from dnd.store.keys import stage_key
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 
 
 def cluster_stage(
-    job: Job, watched: Watched, identity: str, result: ExemplarResult, units: Sequence[Unit]
+    job: Job, hooked: HookedTarget, identity: str, result: ExemplarResult, units: Sequence[Unit]
 ) -> Callable[[Unit], tuple[int, ...]]:
     """What gives the group of each of a unit's exemplars, from 0, in the order of their strongest members. Units of
     which an exemplar did not go through the target are marked failed."""
-    parts = {"target": identity, "layers": list(watched.layers), "pooling": watched.pooling}
-    tally = job.tally("groups", stage_key("groups", 1, parts))
-    runner = TargetRunner(watched)
+    parts = {"target": identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
+    stats = job.stats("groups", stage_key("groups", 1, parts))
+    runner = TargetRunner(hooked)
     items, found = job.ledger(), job.ledger()
     for unit in units:
         for digest, _ in result.images(unit):
             items.add(digest, digest)
     job.map(
-        tally,
-        job.table(tally, ACTIVATIONS),
+        stats,
+        job.table(stats, ACTIVATIONS),
         items,
         runner,
         lambda digests: runner.run([job.store.picture(digest) for digest in digests]),
         lambda done: [{"key": key, "values": values} for key, _, values in done],
         lambda row: row["values"],
     )
-    sizes = watched.layer_sizes()
+    sizes = hooked.layer_sizes()
     ends = dict(zip(sizes, np.cumsum(list(sizes.values())).tolist(), strict=True))
     scales = {layer: result.scale(layer) for layer in {unit.layer for unit in units}}
     for unit in units:
         digests = [digest for digest, _ in result.images(unit)]
-        lost = next((digest for digest in digests if digest in tally.failures), None)
+        lost = next((digest for digest in digests if digest in stats.failures), None)
         if lost is not None:
-            job.failed[unit] = tally.failures[lost]
+            job.failed[unit] = stats.failures[lost]
             continue
         part = slice(ends[unit.layer] - sizes[unit.layer], ends[unit.layer])
         points = np.stack([np.frombuffer(items[digest], "<f4")[part] for digest in digests]).astype(np.float64)

@@ -37,7 +37,7 @@ def concept_stage(
     """By unit, its candidate concepts, each with the numbers of the unit's requests that it answers; units without an
     answer are marked failed. And of units with some, why other requests have none, by their numbers."""
     backend, key = job.backend("summarizer")
-    tally = job.tally("concepts", key)
+    stats = job.stats("concepts", key)
     items, found = job.ledger(), job.ledger()
     for unit in units:
         asked = {_key(request): request for request in requests(unit)}
@@ -50,8 +50,8 @@ def concept_stage(
         return [checked_concepts(answer, request.n_concepts) for answer, request in zip(answers, batch, strict=True)]
 
     job.map(
-        tally,
-        job.table(tally, CONCEPTS),
+        stats,
+        job.table(stats, CONCEPTS),
         items,
         backend,
         summarize,
@@ -65,9 +65,9 @@ def concept_stage(
             if any(answers):
                 found.settle(name, merge(answers))
                 if not all(answers):
-                    unanswered[unit] = {i: tally.failures[keys[i]] for i, answer in enumerate(answers) if not answer}
+                    unanswered[unit] = {i: stats.failures[keys[i]] for i, answer in enumerate(answers) if not answer}
             else:
-                job.failed[unit] = tally.failures[keys[0]]
+                job.failed[unit] = stats.failures[keys[0]]
     return found, unanswered
 
 

@@ -33,13 +33,13 @@ from dnd.results.unit import Finding
 from dnd.results.write import write_findings, write_provenance
 from dnd.runtime.heartbeat import Heartbeat
 from dnd.runtime.progress import Meter
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
 from dnd.store.images import Store
 from dnd.store.locks import only_here
 from dnd.store.toml import parse_toml
 from dnd.target.fingerprint import fingerprint
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 from dnd.target.load import Preprocess
 
 if TYPE_CHECKING:
@@ -95,22 +95,22 @@ def _execute(
     store = Store(Path(os.environ.get("DND_STORE") or out.parent / ".dnd-store"))
     probing = make_probing(run, registry, runtime, store.folder / "digests.sqlite")
     module, preprocess = live or build_module(target, run)
-    watched = Watched(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
-    with watched:
-        units = chosen_units(run, watched.layer_sizes())
+    hooked = HookedTarget(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
+    with hooked:
+        units = chosen_units(run, hooked.layer_sizes())
     identity = fingerprint(module, preprocess)
     write_atomic(out / "run.toml", run.to_toml().encode())
     _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
-    meter, tallies = Meter(console, stopped=stopped), list[Tally]()
-    with Heartbeat(out, meter, tallies) as heartbeat:
+    meter, all_stats = Meter(console, stopped=stopped), list[StageStats]()
+    with Heartbeat(out, meter, all_stats) as heartbeat:
 
         def find(store: Store, fresh: bool) -> tuple[ExemplarResult, Sequence[Finding]]:
-            tallies.clear()
-            job = Job(run, registry, store, runtime, meter, weights.digest, fresh, tallies)
-            result = exemplar_stage(job, watched, identity, probing, units)
+            all_stats.clear()
+            job = Job(run, registry, store, runtime, meter, weights.digest, fresh, all_stats)
+            result = exemplar_stage(job, hooked, identity, probing, units)
             if run.method.name == OWN_METHOD:
-                return result, find_labels(job, watched, identity, result, units)
-            return result, tuple(label_by(job, watched, identity, probing, result, units))
+                return result, find_labels(job, hooked, identity, result, units)
+            return result, tuple(label_by(job, hooked, identity, probing, result, units))
 
         with meter:
             try:
@@ -132,10 +132,10 @@ def _execute(
             "no_crops": result.no_crops,
             "units": dict(Counter(label.status for label in labels)),
         }
-        write_provenance(out, tallies, seconds=seconds, facts=facts, grading=grading)
-        record(run, tallies)
+        write_provenance(out, all_stats, seconds=seconds, facts=facts, grading=grading)
+        record(run, all_stats)
         heartbeat.facts = {"units": facts["units"]}
-    return Result(out, findings, grading, labels, result.unreadable, tuple(tallies), seconds)
+    return Result(out, findings, grading, labels, result.unreadable, tuple(all_stats), seconds)
 
 
 def check_folder(out: Path, run: Run, fresh: bool) -> None:

@@ -23,8 +23,8 @@ IMAGES = pa.schema([("key", pa.string()), ("concept", pa.string()), ("seed", pa.
 def image_stage(job: Job, concepts: Iterable[str]) -> tuple[Ledger, dict[str, str]]:
     """By concept, the digests of its images in the store, in the order of their seeds; and why concepts lack some."""
     backend, key = job.backend("generator")
-    tally = job.tally("images", key)
-    table = job.table(tally, IMAGES)
+    stats = job.stats("images", key)
+    table = job.table(stats, IMAGES)
     items, drawn = job.ledger(), job.ledger()
     for concept in concepts:
         if drawn.add(concept):
@@ -43,13 +43,13 @@ def image_stage(job: Job, concepts: Iterable[str]) -> tuple[Ledger, dict[str, st
         def generate(batch: list[ImageRequest]) -> list[Image]:
             return checked_images(backend.generate(batch), len(batch))
 
-        job.map(tally, table, items, backend, generate, rows, lambda row: row["image"])
+        job.map(stats, table, items, backend, generate, rows, lambda row: row["image"])
     lacking = {}
     for concept in drawn:
         keys = [_key(request) for request in _requests(job, concept)]
         digests = [items.get(key) for key in keys]
         if None in digests:
-            lacking[concept] = tally.failures[keys[digests.index(None)]]
+            lacking[concept] = stats.failures[keys[digests.index(None)]]
         else:
             drawn.settle(concept, digests)
     return drawn, lacking

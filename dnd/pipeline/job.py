@@ -13,9 +13,9 @@ from dnd.config.run import Run
 from dnd.pipeline.map import complete
 from dnd.plugin.registry import Registry
 from dnd.runtime.log import log_stage
-from dnd.runtime.pool import Spread
+from dnd.runtime.pool import WorkerPool
 from dnd.runtime.progress import Meter
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 from dnd.store.images import Store
 from dnd.store.keys import stage_key
 from dnd.store.ledger import Ledger
@@ -36,7 +36,7 @@ class Job:
     meter: Meter
     digest_of_model: Callable[[str], str]
     fresh: bool = False
-    tallies: list[Tally] = field(default_factory=list)
+    all_stats: list[StageStats] = field(default_factory=list)
     failed: dict[Unit, str] = field(default_factory=dict)
 
     def backend(self, kind: str) -> tuple[Any, str]:
@@ -63,11 +63,11 @@ class Job:
         devices, timeout = self.run.devices if kind in SPREAD else self.run.devices[:1], self.run.general.timeout
         if len(devices) == 1 and timeout is None:
             return backend
-        return Spread(backend, devices, timeout)
+        return WorkerPool(backend, devices, timeout)
 
-    def table(self, tally: Tally, schema: pa.Schema) -> Table:
+    def table(self, stats: StageStats, schema: pa.Schema) -> Table:
         """The table of a stage's rows."""
-        table = self.store.table(tally.name, tally.key, schema)
+        table = self.store.table(stats.name, stats.key, schema)
         if self.fresh:
             table.clear()
         return table
@@ -76,16 +76,16 @@ class Job:
         """For what a stage asks and gets."""
         return Ledger(self.store.folder)
 
-    def tally(self, name: str, key: str) -> Tally:
+    def stats(self, name: str, key: str) -> StageStats:
         """A new stage's."""
-        self.tallies.append(Tally(name, key))
-        return self.tallies[-1]
+        self.all_stats.append(StageStats(name, key))
+        return self.all_stats[-1]
 
     def map(
-        self, tally: Tally, table: Table, items: Ledger, backend: Backend, work: Any, rows: Any, answer: Any
+        self, stats: StageStats, table: Table, items: Ledger, backend: Backend, work: Any, rows: Any, answer: Any
     ) -> None:
         """`complete` under a progress bar."""
-        with tally.running(), self.meter.stage(tally.name, len(items)) as advance:
-            complete(table, items, backend, work, rows, answer, tally, advance)
-        tally.chosen, tally.used = dict(backend.chosen()), dict(backend.used())
-        log_stage(tally, backend)
+        with stats.running(), self.meter.stage(stats.name, len(items)) as advance:
+            complete(table, items, backend, work, rows, answer, stats, advance)
+        stats.chosen, stats.used = dict(backend.chosen()), dict(backend.used())
+        log_stage(stats, backend)

@@ -23,7 +23,7 @@ from dnd.pipeline.job import Job
 from dnd.pipeline.scores import score_stage
 from dnd.results.unit import Finding, Findings
 from dnd.store.ledger import Ledger
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 
 SILENT = "it responds to no probing image differently from another"
 
@@ -87,31 +87,33 @@ class Known:
         )
 
 
-def find_labels(job: Job, watched: Watched, identity: str, result: ExemplarResult, units: Sequence[Unit]) -> Findings:
+def find_labels(
+    job: Job, hooked: HookedTarget, identity: str, result: ExemplarResult, units: Sequence[Unit]
+) -> Findings:
     """Stages 2 to 5 over the exemplars of all units, then each unit's label, in the order of `units`."""
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
     silent = frozenset(unit for unit in units if result.is_silent(unit))
     known = Known(job, result, silent, tuple(job.store.picture(digest) for digest in result.sample))
     if job.run.concepts.clusters > 1:
-        known.groups_of = cluster_stage(job, watched, identity, result, known.left(units))
+        known.groups_of = cluster_stage(job, hooked, identity, result, known.left(units))
     if job.run.captioner.name != UNUSED:
         known.captions_of = caption_stage(job, result, known.left(units))
     known.candidates, known.unanswered = concept_stage(job, known.left(units), known.requests)
     if job.run.generator.name != UNUSED:
-        _draw(known, watched, identity, units)
+        _draw(known, hooked, identity, units)
     known.scores_of = score_stage(job, known.left(units), known.evidence)
     alike, calibration = _alike(known, known.left(units)), job.run.labels.calibrated
     return Findings(units, lambda unit: _finding(known, alike, calibration, unit))
 
 
-def _draw(known: Known, watched: Watched, identity: str, units: Sequence[Unit]) -> None:
+def _draw(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> None:
     """Images of all candidates, and the target on them; units none of whose candidates has images are marked failed."""
     job, left = known.job, known.left(units)
     known.drawn, known.lacking = image_stage(job, (concept for unit in left for concept in known.answers(unit)))
     for unit in left if known.lacking else ():
         if not known.judged(unit):
             job.failed[unit] = known.lacking[next(iter(known.answers(unit)))]
-    known.activations_of = activation_stage(job, watched, identity, known.left(units), known.judged, known.drawn)
+    known.activations_of = activation_stage(job, hooked, identity, known.left(units), known.judged, known.drawn)
 
 
 def _alike(known: Known, units: Sequence[Unit]) -> Callable[[Unit], dict[int, set[int]] | None]:

@@ -11,7 +11,7 @@ from dnd.api import Backend
 from dnd.errors import DeviceError, DndError, NoAnswerError, PluginError, StoreError
 from dnd.offline.block import raise_if_tried
 from dnd.runtime.devices import free_memory, is_full, is_lost, place_of, reason_of
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 from dnd.store.ledger import Ledger
 from dnd.store.table import Table
 
@@ -36,35 +36,35 @@ def complete(
     work: Callable[[list[Any]], Sequence[R]],
     rows: Callable[[Sequence[tuple[str, Any, R]]], list[dict[str, Any]]],
     answer: Callable[[dict[str, Any]], object],
-    tally: Tally,
+    stats: StageStats,
     advance: Callable[[int], None],
 ) -> None:
-    """See to it that every item has its row, or its reason in `tally.failures`.
+    """See to it that every item has its row, or its reason in `stats.failures`.
 
     Items in the table are not asked for again. `rows` turns (key, item, output) triples into rows of the
     table; each batch of `backend.batch_size` is durable before the next begins. What `answer` makes of a row, old or
     new, is the item's answer in the ledger. The backend is loaded only if there is work.
     """
     table.fill(items, answer)
-    tally.items += len(items)
+    stats.items += len(items)
     advance(len(items) - items.left)
     if not items.left:
         return
     succeeded = False
     try:
-        with tally.inside():
+        with stats.inside():
             _load(backend)
-        tally.load_seconds = tally.backend_seconds
+        stats.load_seconds = stats.backend_seconds
         for batch in items.batches(backend.batch_size):
-            done = _answers(batch, work, tally)
+            done = _answers(batch, work, stats)
             made = rows(done)
             table.append(made)
             for row in made:
                 items.settle(row["key"], answer(row))
-            tally.computed += len(done)
+            stats.computed += len(done)
             succeeded = succeeded or bool(done)
-            if not succeeded and len(tally.failures) >= HOPELESS:
-                reason = next(iter(tally.failures.values()))
+            if not succeeded and len(stats.failures) >= HOPELESS:
+                reason = next(iter(stats.failures.values()))
                 raise PluginError(
                     f"{backend.name} failed on every item it was given, the first time with: {reason}",
                     "Nothing computed so far is lost; mend the backend or choose another, then run the same command.",
@@ -102,14 +102,14 @@ def _close(backend: Backend) -> None:
 
 
 def _answers(
-    asked: Sequence[tuple[str, Any]], work: Callable[[list[Any]], Sequence[R]], tally: Tally
+    asked: Sequence[tuple[str, Any]], work: Callable[[list[Any]], Sequence[R]], stats: StageStats
 ) -> list[tuple[str, Any, R]]:
     """Ask for a batch of (key, item); where that fails, for its halves, so that only the items at fault fail.
 
     Where a process was lost over it, which costs a start each time, for each item alone.
     """
     try:
-        with tally.inside():
+        with stats.inside():
             outputs = work([item for _, item in asked])
         if len(outputs) != len(asked):
             raise PluginError(f"{len(outputs)} answers came back for {len(asked)} items")
@@ -119,12 +119,12 @@ def _answers(
     except Exception as error:
         raise_if_tried()  # nor is this
         if is_lost(error):
-            raise DeviceError(f"the device failed in the stage {tally.name!r}: {reason_of(error)}", _GONE) from error
+            raise DeviceError(f"the device failed in the stage {stats.name!r}: {reason_of(error)}", _GONE) from error
         if len(asked) == 1:
             key = asked[0][0]
-            tally.failures[key] = f"{tally.name}: {reason_of(error)}"
+            stats.failures[key] = f"{stats.name}: {reason_of(error)}"
             where = place_of(error)
-            _LOG.info("%s: no answer for %.80r: %s%s", tally.name, key, reason_of(error), where and f" ({where})")
+            _LOG.info("%s: no answer for %.80r: %s%s", stats.name, key, reason_of(error), where and f" ({where})")
             return []
         cuts = range(1, len(asked)) if isinstance(error, NoAnswerError) else [len(asked) // 2]
         full = is_full(error)
@@ -132,4 +132,4 @@ def _answers(
     if full:
         free_memory()
     parts = pairwise([0, *cuts, len(asked)])
-    return [answer for start, end in parts for answer in _answers(asked[start:end], work, tally)]
+    return [answer for start, end in parts for answer in _answers(asked[start:end], work, stats)]

@@ -23,7 +23,7 @@ from dnd.store.keys import digest_of
 
 if TYPE_CHECKING:
     from dnd.config.run import Run
-    from dnd.runtime.stats import Tally
+    from dnd.runtime.stats import StageStats
 
 BACKEND_OF = {"captions": "captioner", "concepts": "summarizer", "images": "generator", "scores": "scorer"}
 """Stage -> the section of its backend; the target does the others."""
@@ -97,14 +97,14 @@ def devices_of(run: Run) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} x {names[0]}"
 
 
-def record(run: Run, tallies: Iterable[Tally]) -> None:
+def record(run: Run, all_stats: Iterable[StageStats]) -> None:
     """Remember what a run has measured; a cache folder that cannot be written is done without."""
     device, path, new = devices_of(run), rates_path(), []
-    for tally in tallies:
-        for stage, items, seconds in _measured(tally):
+    for stats in all_stats:
+        for stage, items, seconds in _measured(stats):
             key = key_of(run, stage)
             if key and items and seconds > 0:
-                new.append(Rate(stage, *key, device, items / seconds, tally.load_seconds, items))
+                new.append(Rate(stage, *key, device, items / seconds, stats.load_seconds, items))
     if not new:
         return
     kept = {_identity(rate): rate for rate in read_rates(path)}
@@ -117,12 +117,12 @@ def record(run: Run, tallies: Iterable[Tally]) -> None:
         write_atomic(path, (json.dumps({"version": 1, "rates": rows}, indent=1) + "\n").encode())
 
 
-def _measured(tally: Tally) -> Iterable[tuple[str, int, float]]:
+def _measured(stats: StageStats) -> Iterable[tuple[str, int, float]]:
     """(stage, items, seconds) of what was computed and not reused, loading left out."""
-    if tally.name != "exemplars":
-        return [(tally.name, tally.computed, tally.seconds - tally.load_seconds)]
-    images, seconds = tally.passed
-    return [("exemplars", images, seconds), ("crops", tally.computed, tally.seconds - seconds)]
+    if stats.name != "exemplars":
+        return [(stats.name, stats.computed, stats.seconds - stats.load_seconds)]
+    images, seconds = stats.passed
+    return [("exemplars", images, seconds), ("crops", stats.computed, stats.seconds - seconds)]
 
 
 def _identity(rate: Rate) -> tuple[str, str, str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dnd.api import Grading, Label
 from dnd.results.run import RunFolder
 from dnd.results.unit import Finding
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 
 if TYPE_CHECKING:
     from dnd.results.run import Card
@@ -30,7 +30,7 @@ class Result:
     """One per unit, in the order of layers and units."""
     unreadable: Sequence[tuple[str, str]] = ()
     """(name, reason) of each probing image that was skipped."""
-    stages: Sequence[Tally] = ()
+    stages: Sequence[StageStats] = ()
     """What each stage did."""
     seconds: float = 0.0
     """That the run took this time."""

@@ -19,7 +19,7 @@ def score_stage(
 ) -> Callable[[Unit], tuple[float, ...]]:
     """What gives the scores of a unit's candidates; units without are marked failed."""
     backend, key = job.backend("scorer")
-    tally = job.tally("scores", key)
+    stats = job.stats("scores", key)
     items, keys = job.ledger(), job.ledger()
     for unit in units:
         name = _key(evidence_of(unit))
@@ -32,17 +32,17 @@ def score_stage(
         return [checked_scores(answer, len(one.concepts)) for answer, one in zip(answers, whole, strict=True)]
 
     job.map(
-        tally,
-        job.table(tally, SCORES),
+        stats,
+        job.table(stats, SCORES),
         items,
         backend,
         score,
         lambda done: [{"key": key, "scores": scores} for key, _, scores in done],
         lambda row: tuple(row["scores"]),
     )
-    for unit in units if tally.failures else ():
-        if (name := keys.item(str(unit))) in tally.failures:
-            job.failed[unit] = tally.failures[name]
+    for unit in units if stats.failures else ():
+        if (name := keys.item(str(unit))) in stats.failures:
+            job.failed[unit] = stats.failures[name]
     return lambda unit: items[keys.item(str(unit))]
 
 

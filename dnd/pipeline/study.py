@@ -26,7 +26,7 @@ from dnd.target.preprocess import stack
 if TYPE_CHECKING:
     from dnd.api import ProbingSet
     from dnd.pipeline.exemplars.find import ExemplarResult
-    from dnd.target.hooked import Watched
+    from dnd.target.hooked import HookedTarget
 
 _ARRAYS = pa.schema([("key", pa.string()), ("values", pa.binary())])
 T = TypeVar("T")
@@ -36,7 +36,13 @@ class RunStudy(Study):
     """The probing pass of one run, for a method to draw labels from."""
 
     def __init__(
-        self, job: Job, watched: Watched, identity: str, probing: ProbingSet, result: ExemplarResult, units: list[Unit]
+        self,
+        job: Job,
+        hooked: HookedTarget,
+        identity: str,
+        probing: ProbingSet,
+        result: ExemplarResult,
+        units: list[Unit],
     ) -> None:
         self.units = tuple(units)
         self.probing = probing
@@ -47,8 +53,8 @@ class RunStudy(Study):
         """Units without a label, and why."""
         self.captioned: dict[Unit, tuple[str, ...]] = {}
         """Captions that were asked for; they are told with the label."""
-        self._job, self._watched, self._identity, self._result = job, watched, identity, result
-        self._geometry = Geometry(watched.prepare)
+        self._job, self._watched, self._identity, self._result = job, hooked, identity, result
+        self._geometry = Geometry(hooked.prepare)
 
     # --- what stands for a unit ---
 
@@ -67,15 +73,15 @@ class RunStudy(Study):
     # --- the target over the probing set ---
 
     def activations(self, layer: str) -> npt.NDArray[np.float32]:
-        watched, place = self._watched, {image: row for row, image in enumerate(self.images)}
-        parts = {"target": self._identity, "layers": list(watched.layers), "pooling": watched.pooling}
-        runner = TargetRunner(watched)
+        hooked, place = self._watched, {image: row for row, image in enumerate(self.images)}
+        parts = {"target": self._identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
+        runner = TargetRunner(hooked)
 
         def run(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
             return [np.frombuffer(row, "<f4") for row in runner.run([self._picture(index) for index in indices])]
 
-        sizes = watched.layer_sizes()
-        start = sum(sizes[name] for name in list(watched.layers)[: list(watched.layers).index(layer)])
+        sizes = hooked.layer_sizes()
+        start = sum(sizes[name] for name in list(hooked.layers)[: list(hooked.layers).index(layer)])
         with tempfile.TemporaryFile(dir=self._job.store.folder) as file:
             found = np.memmap(file, np.float32, "w+", shape=(len(place), sizes[layer]))
 
@@ -100,17 +106,17 @@ class RunStudy(Study):
 
     def maps(self, units: Sequence[Unit], name: str) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
         layer, indices = units[0].layer, [unit.index for unit in units]
-        tally = self._job.tally(name, "")
-        tally.items = tally.computed = len(self.images)
-        with tally.running(), self._job.meter.stage(name, len(self.images)) as advance, self._watched as watched:
-            began = watched.seconds
+        stats = self._job.stats(name, "")
+        stats.items = stats.computed = len(self.images)
+        with stats.running(), self._job.meter.stage(name, len(self.images)) as advance, self._watched as hooked:
+            began = hooked.seconds
             for batch in self._batches():
                 inputs = stack([one.tensor for one in batch if one.tensor is not None])
                 wanted = [(row, unit) for row in range(len(batch)) for unit in indices]
-                maps = watched.maps(inputs, {layer: wanted})[layer]
+                maps = hooked.maps(inputs, {layer: wanted})[layer]
                 yield [one.index for one in batch], maps.reshape(len(batch), len(indices), *maps.shape[1:])
                 advance(len(batch))
-            tally.backend_seconds += watched.seconds - began
+            stats.backend_seconds += hooked.seconds - began
 
     def _batches(self) -> Iterator[list[Loaded]]:
         batch: list[Loaded] = []
@@ -163,7 +169,7 @@ class RunStudy(Study):
         put: Callable[[str, npt.NDArray[np.float32]], None],
     ) -> None:
         """`put` gets every item's key and vector."""
-        tally = self._job.tally(name, stage_key(name, 1, parts))
+        stats = self._job.stats(name, stage_key(name, 1, parts))
         ledger = self._job.ledger()
         for key in items:
             ledger.add(key, key)
@@ -172,21 +178,21 @@ class RunStudy(Study):
             return [{"key": key, "values": np.asarray(value, "<f4").tobytes()} for key, _, value in done]
 
         self._job.map(
-            tally,
-            self._job.table(tally, _ARRAYS),
+            stats,
+            self._job.table(stats, _ARRAYS),
             ledger,
             backend,
             lambda keys: work([items[key] for key in keys]),
             rows,
             lambda row: put(row["key"], np.frombuffer(row["values"], "<f4")),
         )
-        if tally.failures:
-            key, reason = next(iter(tally.failures.items()))
-            raise PluginError(f"{name} failed for {len(tally.failures)} of {len(items)} items, first {key}: {reason}")
+        if stats.failures:
+            key, reason = next(iter(stats.failures.items()))
+            raise PluginError(f"{name} failed for {len(stats.failures)} of {len(items)} items, first {key}: {reason}")
 
 
 def label_by(
-    job: Job, watched: Watched, identity: str, probing: ProbingSet, result: ExemplarResult, units: Sequence[Unit]
+    job: Job, hooked: HookedTarget, identity: str, probing: ProbingSet, result: ExemplarResult, units: Sequence[Unit]
 ) -> Iterator[Finding]:
     """Labels of all units by the run's method, in the order of `units`."""
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
@@ -194,7 +200,7 @@ def label_by(
     active = [unit for unit in units if unit not in silent and unit not in job.failed]
     choice = job.run.method
     method: Any = job.registry.make("method", choice.name, choice.config, job.runtime)
-    study = RunStudy(job, watched, identity, probing, result, active)
+    study = RunStudy(job, hooked, identity, probing, result, active)
     found = {label.unit: label for label in map(checked_label, method.describe(study))} if active else {}
     for unit in units:
         if unit in silent:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dnd.api import ProbingSet
-    from dnd.target.hooked import Watched
+    from dnd.target.hooked import HookedTarget
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,7 +50,7 @@ class Loaded:
     problem: str = ""
 
 
-def load_ahead(probing: ProbingSet, watched: Watched, indices: Iterable[int], workers: int) -> Iterator[Loaded]:
+def load_ahead(probing: ProbingSet, hooked: HookedTarget, indices: Iterable[int], workers: int) -> Iterator[Loaded]:
     """Each image's input for the target; images that cannot be read come with their problem."""
 
     def load(index: int) -> Loaded:
@@ -65,15 +65,15 @@ def load_ahead(probing: ProbingSet, watched: Watched, indices: Iterable[int], wo
         bands = image.info.get("bands")  # of a multi-band tile, whose RGB may be another's
         seen = image.tobytes() + (b"" if bands is None else bands.tobytes())
         content = int.from_bytes(hashlib.sha256(head + seen).digest()[:8], "little")
-        return Loaded(index, content, prepare(watched, image, probing.image_name(index)))
+        return Loaded(index, content, prepare(hooked, image, probing.image_name(index)))
 
-    return map_ahead(load, indices, workers, watched.batch_size + workers)
+    return map_ahead(load, indices, workers, hooked.batch_size + workers)
 
 
-def prepare(watched: Watched, image: Image, name: str) -> Tensor:
+def prepare(hooked: HookedTarget, image: Image, name: str) -> Tensor:
     """The target's input for one image; an error in the user's preprocess says which image it was."""
     try:
-        return watched.prepare(image)
+        return hooked.prepare(image)
     except Exception as error:
         error.add_note(f"in the target's preprocess, for {name} ({image.width}x{image.height})")
         raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnd.api import N_LABELS, Grading, Label
 from dnd.results.unit import Finding
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
 from dnd.text import csv_lines
 
@@ -121,7 +121,7 @@ def write_findings(out: Path, findings: Iterable[Finding]) -> list[Label]:
 
 
 def write_provenance(
-    out: Path, tallies: Sequence[Tally], *, seconds: float, facts: Mapping[str, Any], grading: Grading | None
+    out: Path, all_stats: Sequence[StageStats], *, seconds: float, facts: Mapping[str, Any], grading: Grading | None
 ) -> None:
     """run.json: with what, on what and how long. `facts` are what the pipeline knows of the run."""
     record: dict[str, Any] = {
@@ -142,7 +142,7 @@ def write_provenance(
                 **({"used": t.used} if t.used else {}),
                 **({"chosen": t.chosen} if t.chosen else {}),
             }
-            for t in tallies
+            for t in all_stats
         },
     }
     if grading is not None:

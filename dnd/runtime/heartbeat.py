@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from dnd.errors import DndError, StoppedError
 from dnd.runtime.progress import Meter
-from dnd.runtime.stats import Tally
+from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
 
 STATUS = "status.json"
@@ -33,8 +33,8 @@ _LOG = logging.getLogger(__name__)
 class Heartbeat:
     """`with Heartbeat(...)` writes the file until the block ends, and then how it ended."""
 
-    def __init__(self, folder: Path, meter: Meter, tallies: Sequence[Tally]) -> None:
-        self._file, self._meter, self._tallies = folder / STATUS, meter, tallies
+    def __init__(self, folder: Path, meter: Meter, all_stats: Sequence[StageStats]) -> None:
+        self._file, self._meter, self._tallies = folder / STATUS, meter, all_stats
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._started, self._clock = _now(), time.monotonic()
@@ -97,7 +97,7 @@ class Heartbeat:
             "total": now.total if now else 0,
             "rate": now.rate and round(now.rate, 3) if now else None,
             "eta": now.left and round(now.left, 1) if now else None,
-            "failures": sum(len(tally.failures) for tally in list(self._tallies)),
+            "failures": sum(len(stats.failures) for stats in list(self._tallies)),
             "stages": [
                 {"name": way.name, "done": way.done, "total": way.total, "seconds": _rounded(way.seconds)}
                 for way in ways

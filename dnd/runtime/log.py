@@ -57,20 +57,20 @@ class _File(logging.FileHandler):
             print(f"the log {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
 
 
-def log_stage(tally: Any, backend: Any) -> None:
+def log_stage(stats: Any, backend: Any) -> None:
     """What a backend did in a stage."""
     config = getattr(backend, "config", None)
     settings = {} if config is None else config.model_dump(mode="json")
     _LOG.info(
         "%s: by %s %s%s: %d items, %d of them new, %d failed, %.1f s, in the backend %.1f s, loading %.1f s",
-        tally.name,
+        stats.name,
         backend.name,
         json.dumps(settings, ensure_ascii=False),
-        f", which chose {json.dumps(tally.chosen, default=str)}" if tally.chosen else "",
-        tally.items,
-        tally.computed,
-        len(tally.failures),
-        tally.seconds,
-        tally.backend_seconds,
-        tally.load_seconds,
+        f", which chose {json.dumps(stats.chosen, default=str)}" if stats.chosen else "",
+        stats.items,
+        stats.computed,
+        len(stats.failures),
+        stats.seconds,
+        stats.backend_seconds,
+        stats.load_seconds,
     )

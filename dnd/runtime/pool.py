@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from dnd.api import Backend, Evidence, ImageRequest, SummaryRequest
 from dnd.errors import PluginError
-from dnd.runtime.worker import Order, Worker
+from dnd.runtime.worker import Worker, WorkerSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Spread(Backend):
+class WorkerPool(Backend):
     """Stands for a backend: the same methods and answers, from as many of it as there are devices.
 
     A batch is dealt in the parts in which a single backend would have got it, so that answers do not depend on how
@@ -29,7 +29,9 @@ class Spread(Backend):
         self._backend = backend
         alone = len(devices) == 1
         self._workers = [
-            Worker(Order(type(backend), backend.config, one, backend.runtime.devices if alone else (one,), timeout))
+            Worker(
+                WorkerSpec(type(backend), backend.config, one, backend.runtime.devices if alone else (one,), timeout)
+            )
             for one in devices
         ]
         self._part = 1

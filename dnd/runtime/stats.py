@@ -21,7 +21,7 @@ class Failures(dict[str, str]):
 
 
 @dataclass
-class Tally:
+class StageStats:
     """What a stage was asked and what it cost; goes into run.json."""
 
     name: str

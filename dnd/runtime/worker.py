@@ -32,7 +32,7 @@ _PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerSpec:
     """What a worker is to make. Everything in it can be pickled."""
 
     cls: type[Backend]
@@ -46,8 +46,8 @@ class Order:
 class Worker:
     """The parent's end: starts the process, asks it, and replaces it once it is lost."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
         self.chosen: Mapping[str, Any] = {}
         """What the backend said of itself when it was closed."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +69,7 @@ class Worker:
 
     def _start(self) -> int:
         try:
-            pickle.dumps(self.order)
+            pickle.dumps(self.spec)
         except Exception as error:
             raise PluginError(
                 f"{self._name()} cannot run in a process of its own: {error}",
@@ -89,7 +89,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is ours to handle; and its own children are killed with it
             )
-        size: int = self._exchange(self.order, None)
+        size: int = self._exchange(self.spec, None)
         return size
 
     def ask(self, method: str, items: Sequence[Any]) -> list[Any]:
@@ -105,7 +105,7 @@ class Worker:
         if self._process is None and not self._closed:
             self._start_again()
         try:
-            answers: list[Any] = self._exchange((method, list(items)), self.order.timeout)
+            answers: list[Any] = self._exchange((method, list(items)), self.spec.timeout)
         except NoAnswerError as error:
             self.kill()
             self._losses.append(str(error))
@@ -145,7 +145,7 @@ class Worker:
         return value
 
     def _name(self) -> str:
-        return f"{self.order.cls.name} on {self.order.device}"
+        return f"{self.spec.cls.name} on {self.spec.device}"
 
     def close(self) -> None:
         """End the process: by its backend's `close`, or by force where it is at work or takes too long to close."""
@@ -200,7 +200,7 @@ def serve(descriptor: int) -> None:
         full = False
         try:
             message = pickle.loads(inbox.get())
-            if isinstance(message, Order):
+            if isinstance(message, WorkerSpec):
                 backend = _load(message)
                 answer: Any = backend.batch_size
             elif message is None:
@@ -230,16 +230,16 @@ def _listen(pipe: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
         os._exit(1)
 
 
-def _load(order: Order) -> Backend:
+def _load(spec: WorkerSpec) -> Backend:
     from dnd.models.weights import Weights
     from dnd.offline.environment import set_switches
 
     set_switches()
-    if order.device.startswith("cuda:"):
+    if spec.device.startswith("cuda:"):
         import torch
 
-        torch.cuda.set_device(order.device)
-    backend = order.cls(order.config, Runtime(order.device, Weights.default().resolve, order.devices))
+        torch.cuda.set_device(spec.device)
+    backend = spec.cls(spec.config, Runtime(spec.device, Weights.default().resolve, spec.devices))
     backend.load()
     return backend
 

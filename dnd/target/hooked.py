@@ -1,8 +1,8 @@
 """A target under watch: its layers' activations for batches of images, nothing about it changed for good.
 
-    with Watched(module, preprocess, ["layer4", "fc"], device="cuda") as watched:
-        watched.layer_sizes()                    # {"layer4": 2048, "fc": 1000}
-        watched.pooled_images(images)["layer4"]  # float32 (n_images, 2048)
+    with HookedTarget(module, preprocess, ["layer4", "fc"], device="cuda") as hooked:
+        hooked.layer_sizes()                    # {"layer4": 2048, "fc": 1000}
+        hooked.pooled_images(images)["layer4"]  # float32 (n_images, 2048)
 
 The network always runs on the same number of images, the last few padded: on a CPU on 16, whatever the batch size,
 on a GPU on `batch_size`. With that, a ResNet, a ViT, an MLP and a plain CNN gave the same bits for an image in any
@@ -47,7 +47,7 @@ Wanted = Mapping[str, Sequence[tuple[int, int]]]
 """Layer -> (row of the batch, unit) pairs."""
 
 
-class Watched:
+class HookedTarget:
     """Hooks on some layers of a module in eval mode; leaving it restores mode, device and hooks.
 
     `preprocess` turns an RGB image into the module's input, (C, H, W) of one size; it is called from several threads.

@@ -1,4 +1,4 @@
-"""The network under study: had from a function of the user's own, named by a digest, watched at work."""
+"""The network under study: had from a function of the user's own, named by a digest, hooked at work."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 
 from dnd.errors import UsageError
 from dnd.target.fingerprint import fingerprint
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 from dnd.target.preprocess import Preprocess
 
-__all__ = ["Preprocess", "Watched", "fingerprint", "load_function"]
+__all__ = ["HookedTarget", "Preprocess", "fingerprint", "load_function"]
 
 
 def load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:

@@ -1,4 +1,4 @@
-"""What a plugin must leave alone: the folder it is run from, the global random numbers. The network is watched by
+"""What a plugin must leave alone: the folder it is run from, the global random numbers. The network is hooked by
 `dnd.offline.block`."""
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dnd.store.ledger import Ledger
 from dnd.store.table import Table
 from dnd.target.attention import Attention, packed
 from dnd.target.geometry import Geometry, cut, to_source
-from dnd.target.hooked import Maps, Watched
+from dnd.target.hooked import HookedTarget, Maps
 from dnd.target.preprocess import stack
 
 if TYPE_CHECKING:
@@ -104,11 +104,18 @@ class Cropper:
     """Finds the crops of (unit, image) pairs; what is found is durable batch by batch."""
 
     def __init__(
-        self, watched: Watched, probing: ProbingSet, table: Table, *, max_crops: int, features: Features, workers: int
+        self,
+        hooked: HookedTarget,
+        probing: ProbingSet,
+        table: Table,
+        *,
+        max_crops: int,
+        features: Features,
+        workers: int,
     ) -> None:
         """`max_crops` per image. With `features`, candidates also get their place in the activation space."""
-        self.watched, self.probing, self.table = watched, probing, table
-        self.geometry = Geometry(watched.prepare)
+        self.hooked, self.probing, self.table = hooked, probing, table
+        self.geometry = Geometry(hooked.prepare)
         self.max_crops, self.features, self.workers = max_crops, features, workers
 
     def run(
@@ -119,7 +126,7 @@ class Cropper:
 
         def pairs() -> Iterator[tuple[Unit, int, bool]]:
             for unit in units:
-                may_crop = self.max_crops > 0 and self.watched.has_maps(unit.layer)
+                may_crop = self.max_crops > 0 and self.hooked.has_maps(unit.layer)
                 for rank, image in enumerate(images_of(unit)):
                     if self.features or (may_crop and rank < cropped):
                         yield unit, image, may_crop and rank < cropped
@@ -134,13 +141,13 @@ class Cropper:
                 wanted.setdefault(image, []).append((unit, crop))
 
         def load(index: int) -> tuple[int, torch.Tensor]:
-            return index, prepare(self.watched, open_again(self.probing, index), self.probing.image_name(index))
+            return index, prepare(self.hooked, open_again(self.probing, index), self.probing.image_name(index))
 
         if not wanted:
             return found
-        loaded = map_ahead(load, sorted(wanted), self.workers, self.watched.batch_size + self.workers)
+        loaded = map_ahead(load, sorted(wanted), self.workers, self.hooked.batch_size + self.workers)
         with stage("crops", len(wanted)) as advance:
-            for batch in _batches(loaded, self.watched.batch_size, lambda one: len(wanted[one[0]])):
+            for batch in _batches(loaded, self.hooked.batch_size, lambda one: len(wanted[one[0]])):
                 for row in self._rows(batch, wanted):
                     found.settle(row["key"], row)
                 advance(len(batch))
@@ -157,9 +164,9 @@ class Cropper:
         cropped = [{unit for unit, crop in wanted[index] if crop} for index, _ in batch]
         asked: dict[str, list[tuple[int, int]]] = {}
         for row, unit in lines:
-            if self.max_crops and self.watched.has_maps(unit.layer):
+            if self.max_crops and self.hooked.has_maps(unit.layer):
                 asked.setdefault(unit.layer, []).append((row, unit.index))
-        pooled, maps = self.watched.observe(stack([tensor for _, tensor in batch]), asked)
+        pooled, maps = self.hooked.observe(stack([tensor for _, tensor in batch]), asked)
         for (row, unit), line in lines.items():
             self._place(line, unit, pooled[unit.layer][row])
         by_row = _by_row(asked, maps)
@@ -180,9 +187,9 @@ class Cropper:
                         lines[source.row, unit].frame = list(source.frame)
                 yield from ((source, box) for box in source.units)
 
-        cuts = map_ahead(lambda one: self._cut(*one), boxes(), self.workers, self.watched.batch_size)
-        for crops in _batches(cuts, self.watched.batch_size):
-            pooled = self.watched.pooled(stack([crop.tensor for crop in crops]))
+        cuts = map_ahead(lambda one: self._cut(*one), boxes(), self.workers, self.hooked.batch_size)
+        for crops in _batches(cuts, self.hooked.batch_size):
+            pooled = self.hooked.pooled(stack([crop.tensor for crop in crops]))
             for place, crop in enumerate(crops):
                 for unit in crop.units:
                     line, values = lines[crop.row, unit], pooled[unit.layer][place]
@@ -217,7 +224,7 @@ class Cropper:
         return _Source(row, index, image, view, units)
 
     def _cut(self, source: _Source, box: Box) -> _Crop:
-        tensor = prepare(self.watched, cut(source.image, box), self.probing.image_name(source.index))
+        tensor = prepare(self.hooked, cut(source.image, box), self.probing.image_name(source.index))
         return _Crop(source.row, box, tensor, source.units[box])
 
 

@@ -21,7 +21,7 @@ from dnd.pipeline.exemplars.crop import CANDIDATES, Cropper, Stage, candidates_o
 from dnd.pipeline.exemplars.keep import EXEMPLARS, exemplar_of, keep_exemplars
 from dnd.pipeline.exemplars.sample import SampleActivations, projection
 from dnd.pipeline.exemplars.select import choose
-from dnd.pipeline.exemplars.topk import Survey, run_survey
+from dnd.pipeline.exemplars.topk import TopKPass, run_pass
 from dnd.probing.prefetch import open_again
 from dnd.results.unit import Exemplar, Ordinary, ordinary
 from dnd.store.images import Store
@@ -29,7 +29,7 @@ from dnd.store.keys import digest_of
 from dnd.store.ledger import Ledger
 from dnd.store.matrix import Scratch
 from dnd.store.table import Table
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 
 SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
 _UNITS_AT_ONCE = 128
@@ -56,20 +56,20 @@ class ExemplarResult:
     """What stage 1 found."""
 
     def __init__(
-        self, surveys: Mapping[str, Survey], sample: Sequence[str], activations: SampleActivations, rows: Ledger
+        self, passes: Mapping[str, TopKPass], sample: Sequence[str], activations: SampleActivations, rows: Ledger
     ) -> None:
         """`rows` has the row of each unit."""
         self._rows, self._activations = rows, activations
-        survey = next(iter(surveys.values()))
-        tops = {layer: one.layers[layer] for layer, one in surveys.items()}
+        topk_pass = next(iter(passes.values()))
+        tops = {layer: one.layers[layer] for layer, one in passes.items()}
         self._silent = {layer: (top.values[0] <= top.lowest).numpy() for layer, top in tops.items()}
         self.sample = tuple(sample)
         """Digests of a random sample of the probing set, in a random order that does not depend on the units."""
-        self.unreadable = tuple(survey.unreadable.items())
+        self.unreadable = tuple(topk_pass.unreadable.items())
         """(name, reason) of each image that was skipped."""
-        self.n_images = survey.n_images - len(survey.unreadable) - survey.duplicates
+        self.n_images = topk_pass.n_images - len(topk_pass.unreadable) - topk_pass.duplicates
         """Distinct images that were seen."""
-        self.duplicates = survey.duplicates
+        self.duplicates = topk_pass.duplicates
         self.failed: dict[Unit, str] = {}
         """Units without exemplars, and why."""
         self.computed = 0
@@ -108,7 +108,7 @@ class ExemplarResult:
 
 
 def find_exemplars(
-    watched: Watched,
+    hooked: HookedTarget,
     probing: ProbingSet,
     units: Sequence[Unit],
     settings: Settings,
@@ -123,49 +123,47 @@ def find_exemplars(
     fresh: bool = False,
     stage: Stage = unseen,
 ) -> ExemplarResult:
-    """Exemplars of some units of the watched layers, in the store under `key`.
+    """Exemplars of some units of the hooked layers, in the store under `key`.
 
     `key` stands for the target, the probing set, settings and `pool`, not for the choice of layers and units:
     what is in the store of earlier choices is reused. `progress` is called with the number of images newly seen.
     With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`; crops are taken of
     the k strongest images in either case. `stage` shows how far what follows the pass is: `Meter.stage`.
     """
-    watched.use_batches_of(batch_size)
-    watched.check_units(units)
+    hooked.use_batches_of(batch_size)
+    hooked.check_units(units)
     tables = [
         store.table(*one)
         for one in (("exemplars", key, EXEMPLARS), ("crops", key, CANDIDATES), ("sample", key, SAMPLE))
     ]
-    folder = store.folder / f"survey-{key[:24]}"
+    folder = store.folder / f"topk-{key[:24]}"
     if fresh:
         for table in tables:
             table.clear()
         for file in folder.glob("*.npz"):
             file.unlink(missing_ok=True)
     table, candidates, sample = tables
-    began = watched.seconds
+    began = hooked.seconds
     scratch = Scratch(store.folder)
-    surveys = _surveys(
-        watched, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, scratch
-    )
-    pictures = _keep_sample(store, sample, probing, next(iter(surveys.values())).sample_images(), workers)
-    activations = SampleActivations(surveys, scratch)
+    passes = _surveys(hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, scratch)
+    pictures = _keep_sample(store, sample, probing, next(iter(passes.values())).sample_images(), workers)
+    activations = SampleActivations(passes, scratch)
     rows = Ledger(store.folder)
     for unit in units:
         rows.add(str(unit), unit)
     store.mend(table, rows, ["images", "views"])
     table.fill(rows, lambda row: row)
     todo = rows.left
-    features = {layer: projection(activations, layer, seed) for layer in surveys} if pool > settings.k else {}
+    features = {layer: projection(activations, layer, seed) for layer in passes} if pool > settings.k else {}
     max_crops = settings.max_crops if settings.crops else 0
-    cropper = Cropper(watched, probing, candidates, max_crops=max_crops, features=features, workers=workers)
+    cropper = Cropper(hooked, probing, candidates, max_crops=max_crops, features=features, workers=workers)
     for batch in rows.batches(max(1, _IMAGES_A_PASS // max(settings.k, pool))):
         some: list[Unit] = [unit for _, unit in batch]
-        found = cropper.run(some, lambda unit: [image for image, _ in _strongest(surveys, unit)], settings.k, stage)
+        found = cropper.run(some, lambda unit: [image for image, _ in _strongest(passes, unit)], settings.k, stage)
         with stage("exemplars kept", len(some)) as advance:
             for first in range(0, len(some), _UNITS_AT_ONCE):
                 group = some[first : first + _UNITS_AT_ONCE]
-                everything = {unit: candidates_of(unit, _strongest(surveys, unit), found) for unit in group}
+                everything = {unit: candidates_of(unit, _strongest(passes, unit), found) for unit in group}
                 best = {
                     unit: choose(those, settings.k, pool, float(np.nanmedian(activations.of(unit)))) if those else []
                     for unit, those in everything.items()
@@ -176,15 +174,15 @@ def find_exemplars(
                     rows.settle(row["key"], row)
                 advance(len(group))
     table.compact()
-    result = ExemplarResult(surveys, pictures, activations, rows)
+    result = ExemplarResult(passes, pictures, activations, rows)
     result.failed = {unit: reason for unit in units if (reason := rows[str(unit)]["reason"])}
     result.computed, result.no_crops = todo, cropper.geometry.problem
-    result.target_seconds = watched.seconds - began
+    result.target_seconds = hooked.seconds - began
     return result
 
 
 def _surveys(
-    watched: Watched,
+    hooked: HookedTarget,
     probing: ProbingSet,
     folder: Path,
     keep: int,
@@ -193,27 +191,27 @@ def _surveys(
     workers: int,
     progress: Callable[[int], None],
     scratch: Scratch,
-) -> dict[str, Survey]:
-    """A finished survey of each layer, from the store or from one pass for all that are missing."""
-    sizes = watched.layer_sizes()
+) -> dict[str, TopKPass]:
+    """A finished topk_pass of each layer, from the store or from one pass for all that are missing."""
+    sizes = hooked.layer_sizes()
     files = {layer: folder / f"{digest_of(layer)[:16]}.npz" for layer in sizes}
 
-    def survey(layers: Iterable[str]) -> Survey:
-        return Survey({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed, scratch)
+    def topk_pass(layers: Iterable[str]) -> TopKPass:
+        return TopKPass({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed, scratch)
 
     def agree() -> bool:
-        """Whether the layers have the same sample: an image may have become readable between their surveys."""
+        """Whether the layers have the same sample: an image may have become readable between their passes."""
         return len({tuple(one.sample_images()) for one in found.values()}) < 2
 
-    stored = {layer: survey([layer]).restore(file) for layer, file in files.items() if file.exists()}
+    stored = {layer: topk_pass([layer]).restore(file) for layer, file in files.items() if file.exists()}
     found = {layer: one for layer, one in stored.items() if one.done}
     if len(found) == len(sizes) and agree():
         progress(len(probing))
     while len(found) < len(sizes) or not agree():
         missing = [layer for layer in sizes if layer not in found] or list(sizes)
         meanwhile = folder / f"partial-{digest_of(missing)[:16]}.npz"
-        shared = survey(missing).restore(meanwhile)
-        run_survey(shared, watched, probing, meanwhile, workers, progress)
+        shared = topk_pass(missing).restore(meanwhile)
+        run_pass(shared, hooked, probing, meanwhile, workers, progress)
         for layer in missing:
             shared.save(files[layer], [layer])
             found[layer] = shared
@@ -234,9 +232,9 @@ def _keep_sample(store: Store, table: Table, probing: ProbingSet, images: Sequen
     return [done[str(image)] for image in images]
 
 
-def _strongest(surveys: Mapping[str, Survey], unit: Unit) -> list[tuple[int, float]]:
+def _strongest(passes: Mapping[str, TopKPass], unit: Unit) -> list[tuple[int, float]]:
     """A unit's (image, activation), strongest first; none for a unit that is broken."""
-    top = surveys[unit.layer].layers[unit.layer]
+    top = passes[unit.layer].layers[unit.layer]
     if top.broken[unit.index] >= 0:
         return []
     pairs = zip(top.images[:, unit.index].tolist(), top.values[:, unit.index].tolist(), strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnd.api import Unit
-from dnd.pipeline.exemplars.topk import Survey
+from dnd.pipeline.exemplars.topk import TopKPass
 from dnd.store.keys import derive_seed
 from dnd.store.matrix import Scratch
 
@@ -22,14 +22,14 @@ _FEATURES = 32
 class SampleActivations:
     """Each unit's pooled activations on the random sample, on disk."""
 
-    def __init__(self, surveys: Mapping[str, Survey], scratch: Scratch) -> None:
-        orders = {layer: survey.sample_order() for layer, survey in surveys.items()}
-        sizes = {layer: survey.sample[layer].shape[1] for layer, survey in surveys.items()}
+    def __init__(self, passes: Mapping[str, TopKPass], scratch: Scratch) -> None:
+        orders = {layer: topk_pass.sample_order() for layer, topk_pass in passes.items()}
+        sizes = {layer: topk_pass.sample[layer].shape[1] for layer, topk_pass in passes.items()}
         ends = np.cumsum([0, *sizes.values()]).tolist()
         self.layers = {layer: (start, start + size) for (layer, size), start in zip(sizes.items(), ends, strict=False)}
         self._by_unit = scratch.matrix(ends[-1], len(next(iter(orders.values()))))
         for layer, (start, _) in self.layers.items():
-            surveys[layer].sample[layer].turn(orders[layer], self._by_unit, start)
+            passes[layer].sample[layer].turn(orders[layer], self._by_unit, start)
 
     def of(self, unit: Unit) -> npt.NDArray[np.float32]:
         """(n_sample,)."""

@@ -10,13 +10,13 @@ from dnd.pipeline.exemplars.find import ExemplarResult, find_exemplars
 from dnd.pipeline.job import Job
 from dnd.pipeline.rates import Passed
 from dnd.store.keys import stage_key
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 
 _LOG = logging.getLogger(__name__)
 
 
 def exemplar_stage(
-    job: Job, watched: Watched, identity: str, probing: ProbingSet, units: Sequence[Unit]
+    job: Job, hooked: HookedTarget, identity: str, probing: ProbingSet, units: Sequence[Unit]
 ) -> ExemplarResult:
     settings = job.run.exemplars
     key = stage_key(
@@ -29,11 +29,11 @@ def exemplar_stage(
             "seed": job.run.seed,
         },
     )
-    tally = job.tally("exemplars", key)
-    with tally.running(), job.meter.stage(tally.name, len(probing)) as advance, watched:
+    stats = job.stats("exemplars", key)
+    with stats.running(), job.meter.stage(stats.name, len(probing)) as advance, hooked:
         passed = Passed(advance)
         result = find_exemplars(
-            watched,
+            hooked,
             probing,
             units,
             settings,
@@ -47,15 +47,15 @@ def exemplar_stage(
             fresh=job.fresh,
             stage=job.meter.stage,
         )
-    tally.items, tally.computed, tally.backend_seconds = len(units), result.computed, result.target_seconds
-    tally.passed = passed.items, passed.seconds
+    stats.items, stats.computed, stats.backend_seconds = len(units), result.computed, result.target_seconds
+    stats.passed = passed.items, passed.seconds
     _LOG.info(
         "exemplars: %d units, %d of them new; %d images, %d unreadable; %.1f s, in the target %.1f s",
-        tally.items,
-        tally.computed,
+        stats.items,
+        stats.computed,
         result.n_images,
         len(result.unreadable),
-        tally.seconds,
-        tally.backend_seconds,
+        stats.seconds,
+        stats.backend_seconds,
     )
     return result

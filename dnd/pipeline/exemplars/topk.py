@@ -24,7 +24,7 @@ from dnd.probing.prefetch import Loaded, load_ahead
 from dnd.store.files import write_atomic
 from dnd.store.keys import derive_seed
 from dnd.store.matrix import Matrix, Scratch
-from dnd.target.hooked import Watched
+from dnd.target.hooked import HookedTarget
 from dnd.target.preprocess import stack
 
 _SAVE_SHARE = 0.05
@@ -73,7 +73,7 @@ class LayerTop:
         return {name: getattr(self, name) for name in ("values", "images", "lowest", "broken")}
 
 
-class Survey:
+class TopKPass:
     """Where the pass is, and what it found for some layers. What a damaged file leaves in a sample is written over."""
 
     def __init__(
@@ -183,43 +183,48 @@ def _fill(matrix: Matrix, member: IO[bytes]) -> None:
     with member:
         np.lib.format.read_magic(member)
         if np.lib.format.read_array_header_1_0(member)[0] != matrix.shape:
-            raise ValueError("not the sample of this survey")
+            raise ValueError("not the sample of this topk_pass")
         for row in range(matrix.shape[0]):
             matrix[row] = np.frombuffer(member.read(4 * matrix.shape[1]), "<f4")
         if member.read(1):  # to the end, where the checksum is looked at
             raise ValueError("more than the sample")
 
 
-def run_survey(
-    survey: Survey, watched: Watched, probing: ProbingSet, file: Path, workers: int, progress: Callable[[int], None]
+def run_pass(
+    topk_pass: TopKPass,
+    hooked: HookedTarget,
+    probing: ProbingSet,
+    file: Path,
+    workers: int,
+    progress: Callable[[int], None],
 ) -> None:
-    """Bring a survey to its end; `file` holds what is done meanwhile."""
+    """Bring a topk_pass to its end; `file` holds what is done meanwhile."""
     saved, cost = time.monotonic(), 0.0
-    progress(survey.position)
+    progress(topk_pass.position)
     batch: list[Loaded] = []
-    for loaded in load_ahead(probing, watched, range(survey.position, len(probing)), workers):
-        if survey.is_new(loaded, probing.image_name(loaded.index)):
+    for loaded in load_ahead(probing, hooked, range(topk_pass.position, len(probing)), workers):
+        if topk_pass.is_new(loaded, probing.image_name(loaded.index)):
             batch.append(loaded)
         last = loaded.index + 1 == len(probing)
-        if not last and len(batch) < watched.batch_size:
+        if not last and len(batch) < hooked.batch_size:
             continue
         if batch:
             inputs = stack([one.tensor for one in batch if one.tensor is not None])
-            survey.add([one.index for one in batch], watched.pooled(inputs))
-        new, survey.position = loaded.index + 1 - survey.position, loaded.index + 1
+            topk_pass.add([one.index for one in batch], hooked.pooled(inputs))
+        new, topk_pass.position = loaded.index + 1 - topk_pass.position, loaded.index + 1
         batch = []
         try:
             progress(new)
         except StoppedError:
-            survey.save(file, survey.layers)
+            topk_pass.save(file, topk_pass.layers)
             raise
         if time.monotonic() - saved > max(_LEAST_SECONDS, cost / _SAVE_SHARE) and not last:
             began = time.monotonic()
-            survey.save(file, survey.layers)
+            topk_pass.save(file, topk_pass.layers)
             saved = time.monotonic()
             cost = saved - began
-    if not survey.sample_images():
-        name, reason = next(iter(survey.unreadable.items()))
+    if not topk_pass.sample_images():
+        name, reason = next(iter(topk_pass.unreadable.items()))
         raise UsageError(
             f"none of the {len(probing)} probing images can be read; the first, {name}: {reason}",
             "Give --probe a folder of images that open.",
