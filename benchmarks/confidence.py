@@ -25,6 +25,7 @@ from rich.console import Console
 from scipy.optimize import minimize
 
 import dnd_microworld
+from dnd import api
 from dnd.api import Label
 from dnd.config.calibration import Calibration, read_off
 from dnd.config.read import read_run
@@ -136,7 +137,7 @@ def rules(calibration: Calibration) -> dict[str, Any]:
 
 def decisions(one: Tried, calibration: Calibration) -> dict[str, Any]:
     """What each rule does with the units of a run, by the world's own grading of all their labels."""
-    truth = grade.read_truth(one.truth)
+    truth = api.read_truth(one.truth)
     found = {}
     for name, gives in rules(calibration).items():
         right = given = given_right = noise_given = meaning_silent = 0

@@ -39,9 +39,9 @@ from random_weights import LOCK, lent
 from rich.console import Console
 
 from dnd import api
+from dnd.api import is_device_lost
 from dnd.models.weights import Weights
 from dnd.runtime import memory
-from dnd.runtime.devices import is_lost
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.conversation import Ask
@@ -362,7 +362,7 @@ def examine(architecture: str, options: argparse.Namespace, out: Path) -> None:
                 row = {"backend": architecture, "batch_size_set": batch, "settings": settings, "error": repr(error)}
                 failures.append(error)
                 console.print(f"{architecture}, batch {batch}: {error!r}", style="red")
-                if is_lost(error):
+                if is_device_lost(error):
                     break
             finally:
                 gc.collect()

@@ -22,12 +22,11 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from dnd.api import Label
+from dnd.api import Label, read_image
 from dnd.config.read import read_run
 from dnd.pipeline.execute import execute
 from dnd.pipeline.result import Result
 from dnd.plugin.registry import Registry
-from dnd.probing.images import read_image
 from dnd_lite.classes import N_CLASSES, class_name, class_names, names_class, words
 from dnd_lite.networks import Variant
 from dnd_lite.tagger import Recogniser

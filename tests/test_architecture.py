@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import entry_points
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "dnd"
@@ -71,3 +72,26 @@ def test_no_import_goes_round_in_a_circle() -> None:
         TopologicalSorter(arrows()).prepare()
     except CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+PLUGINS = ROOT.parent / "plugins"
+
+
+def test_bundled_plugins_import_what_an_outside_one_may() -> None:
+    """`dnd.api` alone, as docs/plugins.md asks of every plugin: in functions and for type hints too."""
+    past_it = []
+    for file in sorted(PLUGINS.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            reached = [name for name in names if name.split(".")[0] == "dnd"]
+            past_it += [f"{file.relative_to(PLUGINS)}: {name}" for name in reached if not name.startswith("dnd.api")]
+    assert past_it == []
+
+
+def test_a_plugin_at_the_top_of_site_packages_is_one() -> None:
+    """Each folder or module of plugins/ is named by an entry point, but for what several of them share."""
+    points = {point.value.partition(".")[0] for group in ("dnd", "dnd.runfiles") for point in entry_points(group=group)}
+    there = {path.stem for path in PLUGINS.iterdir() if path.name.startswith("dnd_")}
+    assert there - points == {"dnd_hf"}

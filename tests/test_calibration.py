@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dnd import api
 from dnd.api import Unit
 from dnd.cli.main import cli
 from dnd.config.calibration import Calibration, CalibrationFile, Fitted, absolute, read_off
@@ -25,7 +26,7 @@ from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
 from dnd.results.run import open_run
 from dnd.results.write import CSV_COLUMNS
-from dnd_microworld import grade, planted
+from dnd_microworld import planted
 
 UNIT = Unit("l", 0)
 FITTED = Fitted(kind="platt", version="0", date="2026-01-01", sources=())
@@ -291,8 +292,8 @@ def test_too_little_to_fit_is_said(tmp_path: Path) -> None:
 
 def test_planted_targets_share_no_concept_but_single_attributes() -> None:
     here = Path(planted.__file__).parent
-    truths = [grade.read_truth(here / "truth.csv")]
-    truths += [grade.read_truth(planted.truth_file(seed)) for seed in range(1, planted.LAST_SEED + 1)]
+    truths = [api.read_truth(here / "truth.csv")]
+    truths += [api.read_truth(planted.truth_file(seed)) for seed in range(1, planted.LAST_SEED + 1)]
     kinds = [[known.kind for known in truth.values()] for truth in truths]
     assert all(sorted(one) == sorted(kinds[0]) for one in kinds)
     for kind in ("conjunction", "union"):
@@ -308,7 +309,7 @@ def test_a_planted_target_is_wired_as_its_truth_says() -> None:
     from dnd_microworld.target import preprocess
 
     weights = Path(planted.__file__).parent / "weights" / "microworld-target"
-    truth = grade.read_truth(planted.truth_file(2))
+    truth = api.read_truth(planted.truth_file(2))
     net = planted.build(weights, 2)
     scenes = world.draw_scenes("test", 0, 150)
     pictures = [preprocess(Image.fromarray(image)) for image in world.render(scenes).images]

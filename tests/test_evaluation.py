@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnd import api
+from dnd.api import Truth, read_truth
 from dnd.errors import UsageError
 from dnd.evaluation import metrics as binary
 from dnd.evaluation.estimates import Pairs, bootstrap, spread, summarise
@@ -19,7 +20,7 @@ from dnd.evaluation.planted import graded
 from dnd.evaluation.sanity import run_checks
 from dnd.evaluation.tables import Row, read_labels
 from dnd.evaluation.text import Texts, discrimination, exact_figure, exact_figures_of_all, plain, retrieval
-from dnd.evaluation.truth import Case, Truth, join, read_truth
+from dnd.evaluation.truth import Case, join
 
 Unit = api.Unit
 

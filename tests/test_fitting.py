@@ -21,6 +21,7 @@ from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Entry, Registry
 from dnd_blip2 import Blip2Captioner, Blip2Config
 from dnd_hf import fitting
+from dnd_hf.sizes import weight_bytes
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_microworld import world
 from dnd_sdxl import SdxlConfig, SdxlGenerator
@@ -38,17 +39,17 @@ LLAMA = [WEIGHTS / "microworld-llama" / "model.safetensors"]
 def test_weights_take_what_their_headers_say(dtype: str) -> None:
     model = Blip2ForConditionalGeneration.from_pretrained(BLIP2[0].parent, dtype=fitting.torch_dtype(dtype))
     real = sum(parameter.nbytes for parameter in model.parameters())
-    assert fitting.weight_bytes(BLIP2, dtype) == real
+    assert weight_bytes(BLIP2, dtype) == real
 
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
 def test_packed_weights_take_about_what_is_estimated(kind: str) -> None:
     packed = fitting.packing(kind, "float16", BitsAndBytesConfig)
     model = AutoModelForCausalLM.from_pretrained(LLAMA[0].parent, dtype=torch.float16, quantization_config=packed)
-    estimate = fitting.weight_bytes(LLAMA, "float16", kind)
+    estimate = weight_bytes(LLAMA, "float16", kind)
     scales = sum(m.weight.quant_state.absmax.nbytes for m in model.modules() if hasattr(m, "quant_state"))
     assert estimate == pytest.approx(model.get_memory_footprint() + scales, rel=0.02)
-    assert estimate < 0.75 * fitting.weight_bytes(LLAMA, "float16")
+    assert estimate < 0.75 * weight_bytes(LLAMA, "float16")
 
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
@@ -56,7 +57,7 @@ def free(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
 
 
 def test_the_least_packing_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = [fitting.needed(fitting.weight_bytes(BLIP2, "float16", kind)) for kind in ("none", "8bit", "4bit")]
+    sizes = [fitting.needed(weight_bytes(BLIP2, "float16", kind)) for kind in ("none", "8bit", "4bit")]
     assert sizes == sorted(sizes, reverse=True)
 
     def chosen(count: int, setting: str = "auto", device: str = "cuda") -> str:
@@ -77,7 +78,7 @@ def test_the_least_packing_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) 
 def test_plugins_say_what_auto_comes_to_before_they_load(monkeypatch: pytest.MonkeyPatch) -> None:
     blip2 = Blip2Captioner(Blip2Config(model="microworld-blip2", dtype="float16"), GPU)
     llama = LlamaSummarizer(LlamaConfig(model="microworld-llama", dtype="float16"), GPU)
-    free(monkeypatch, fitting.needed(fitting.weight_bytes(BLIP2, "float16", "8bit")))
+    free(monkeypatch, fitting.needed(weight_bytes(BLIP2, "float16", "8bit")))
     assert blip2.chosen() == {"dtype": "float16", "quantization": "8bit", "batch_size": 64}
     free(monkeypatch, 0)
     assert blip2.chosen()["quantization"] == "8bit", "kept: after loading there is less free memory"
@@ -89,7 +90,7 @@ def test_plugins_say_what_auto_comes_to_before_they_load(monkeypatch: pytest.Mon
 def test_the_generator_moves_and_tiles_by_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = WEIGHTS / "microworld-sdxl"
     parts = {
-        part.name: fitting.weight_bytes(part.glob("*.safetensors"), "float16")
+        part.name: weight_bytes(part.glob("*.safetensors"), "float16")
         for part in folder.iterdir()
         if list(part.glob("*.safetensors"))
     }

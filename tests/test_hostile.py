@@ -24,13 +24,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dnd.api import read_truth
 from dnd.bench.matrix import read_matrix
 from dnd.cli.main import cli
 from dnd.config.read import build_run
 from dnd.config.tables import parse_setting, read_tables
 from dnd.errors import DndError, ModelError, UsageError
 from dnd.evaluation.tables import read_labels
-from dnd.evaluation.truth import read_truth
 from dnd.models.lockfile import parse_lock
 from dnd.pipeline.execute import execute
 from dnd.probing.sets import FolderSet

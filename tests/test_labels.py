@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnd.api import Label, Unit
+from dnd.api import Label, Unit, auc
 from dnd.config.calibration import Calibration
 from dnd.errors import PluginError
-from dnd.pipeline.choose import choose, drive
+from dnd.pipeline.choose import choose
 from dnd.plugin.validate import checked_label
 from dnd.results.write import labels_csv
 from dnd.text import csv_lines
@@ -25,13 +25,13 @@ numbers = st.lists(st.integers(-50, 50), min_size=1, max_size=20)
 @given(numbers, numbers)
 def test_drive_is_the_chance_of_being_stronger(synthetic: list[int], ordinary: list[int]) -> None:
     pairs = [(s > o) + 0.5 * (s == o) for s in synthetic for o in ordinary]
-    got = drive(np.array(synthetic, np.float32), np.array(ordinary, np.float32))
+    got = auc(np.array(synthetic, np.float32), np.array(ordinary, np.float32))
     assert abs(got - np.mean(pairs)) < 1e-9
 
 
 def test_drive_knows_nothing_where_there_is_nothing_to_compare() -> None:
     some, none = np.ones(3, np.float32), np.zeros(0, np.float32)
-    assert drive(none, some) == drive(some, none) == drive(none, none) == 0.5
+    assert auc(none, some) == auc(some, none) == auc(none, none) == 0.5
 
 
 def test_the_best_score_wins_and_ties_go_to_the_earlier_candidate() -> None:

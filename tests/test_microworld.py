@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dnd_microworld
+from dnd import api
 from dnd.api import Label, Runtime, Unit
 from dnd_microworld import grade, world
 
 HERE = Path(dnd_microworld.__file__).parent
 RUNTIME = Runtime("cpu", lambda name: HERE / "weights" / name)
-TRUTH = grade.read_truth(HERE / "truth.csv")
+TRUTH = api.read_truth(HERE / "truth.csv")
 
 
 # --- pictures ----------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def said(*labels: str, status: str = "labelled") -> Label:
     ],
 )
 def test_the_rule(label, truth, right):
-    assert grade.is_right(label, grade.Truth(truth[0], tuple(truth[1:]))) is right
+    assert grade.is_right(label, api.Truth(tuple((text,) for text in truth[1:]), truth[0])) is right
 
 
 def perfect() -> list[Label]:

@@ -21,6 +21,7 @@ import pytest
 import toys
 
 from dnd import api
+from dnd.api import is_device_lost, is_out_of_memory
 from dnd.config.read import build_run
 from dnd.errors import DeviceError, ItemError, NoAnswerError, PluginError, UsageError
 from dnd.pipeline.execute import execute
@@ -28,7 +29,7 @@ from dnd.pipeline.images import IMAGES
 from dnd.pipeline.map import complete
 from dnd.pipeline.result import Result
 from dnd.plugin.registry import Entry, Registry
-from dnd.runtime.devices import find_devices, is_full, is_lost
+from dnd.runtime.devices import find_devices
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.stats import StageStats
 from dnd.store.images import Store
@@ -296,13 +297,13 @@ def test_out_of_memory_at_load_is_a_clear_error(tmp_path: Path) -> None:
 def test_errors_of_devices_are_told_apart() -> None:
     lost = RuntimeError("CUDA error: device-side assert triggered")
     full = RuntimeError("CUDA error: out of memory")
-    assert (is_lost(lost), is_full(lost)) == (True, False)
-    assert (is_lost(full), is_full(full)) == (False, True)
+    assert (is_device_lost(lost), is_out_of_memory(lost)) == (True, False)
+    assert (is_device_lost(full), is_out_of_memory(full)) == (False, True)
     wrapped = ItemError("it failed")
     wrapped.__cause__ = lost
-    assert is_lost(wrapped)
-    assert not is_lost(RuntimeError("shape mismatch"))
-    assert not is_full(ValueError("CUDA"))
+    assert is_device_lost(wrapped)
+    assert not is_device_lost(RuntimeError("shape mismatch"))
+    assert not is_out_of_memory(ValueError("CUDA"))
 
 
 # --- whole runs --------------------------------------------------------------------------------------

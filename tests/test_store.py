@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dnd.store.table
+from dnd.api import derive_seed
 from dnd.errors import DamagedError, StoreError
 from dnd.store.files import write_atomic
 from dnd.store.images import Store
-from dnd.store.keys import derive_seed, digest_of, stage_key
+from dnd.store.keys import digest_of, stage_key
 from dnd.store.ledger import Ledger
 from dnd.store.table import Table
 

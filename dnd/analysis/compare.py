@@ -10,7 +10,7 @@ import torch
 
 from dnd.analysis.ablate import Units
 from dnd.analysis.accuracy import Labelled, answers, by_class, find_active
-from dnd.store.keys import derive_seed
+from dnd.api import derive_seed
 from dnd.target.preprocess import Preprocess
 from dnd.target.replica import evaluating
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import cast
 
 from dnd.analysis.group import Groups
-from dnd.api import ItemError, Runtime, Summarizer, SummaryRequest
+from dnd.api import ItemError, Runtime, Summarizer, SummaryRequest, derive_seed
 from dnd.config.read import read_run
 from dnd.config.run import UNUSED
 from dnd.errors import UsageError
@@ -16,7 +16,6 @@ from dnd.models.weights import Weights
 from dnd.plugin.registry import Registry
 from dnd.plugin.validate import checked_concepts, counted
 from dnd.results.run import RunFolder
-from dnd.store.keys import derive_seed
 
 
 def name_groups(run: RunFolder, groups: Groups, *, categories: bool) -> tuple[Groups, dict[str, str]]:

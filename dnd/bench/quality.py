@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dnd.api import read_truth
 from dnd.errors import UsageError
 from dnd.evaluation.tables import read_labels
-from dnd.evaluation.truth import join, read_truth
+from dnd.evaluation.truth import join
 
 if TYPE_CHECKING:
     from dnd.models.encoder import Encoder

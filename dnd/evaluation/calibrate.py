@@ -19,14 +19,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api import Unit
+from dnd.api import Truth, Unit, read_truth
 from dnd.config.calibration import Calibration, Fitted, Knots, Source, scorer_settings
 from dnd.config.read import read_run
 from dnd.config.run import UNUSED, Run
 from dnd.errors import UsageError
 from dnd.evaluation.tables import Row
 from dnd.evaluation.text import plain
-from dnd.evaluation.truth import Truth, join, read_truth
+from dnd.evaluation.truth import join
 from dnd.plugin.registry import Registry
 from dnd.results.run import RunFolder
 

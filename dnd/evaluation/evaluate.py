@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dnd.api import model_names
+from dnd.api import model_names, read_truth
 from dnd.config.run import Run
 from dnd.errors import DndError, UsageError
 from dnd.evaluation.bertscore import unrelated_f1
@@ -29,7 +29,7 @@ from dnd.evaluation.text import (
     exact_figures_of_all,
     retrieval_figures,
 )
-from dnd.evaluation.truth import Case, join, read_truth
+from dnd.evaluation.truth import Case, join
 from dnd.models.encoder import Encoder
 from dnd.models.weights import Weights
 from dnd.runtime.progress import Meter

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api import Backend, Picture
+from dnd.api import Backend, Picture, derive_seed
 from dnd.evaluation import metrics as binary
 from dnd.evaluation.clip import BATCH, Clip
 from dnd.evaluation.estimates import Pairs
 from dnd.evaluation.reopen import Opened
 from dnd.evaluation.tables import Row
 from dnd.pipeline.images import image_stage
-from dnd.store.keys import derive_seed
 
 Floats = npt.NDArray[np.float64]
 HELD_OUT = 512

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dnd.api import Backend, Grading, Label, Picture, ProbingSet, Runtime, Target
+from dnd.api import Backend, Grading, Label, Picture, ProbingSet, Runtime, Target, derive_seed
 from dnd.config.read import build_run, read_run
 from dnd.config.run import BACKENDS, Choice, Run
 from dnd.config.tables import read_tables
@@ -26,7 +26,7 @@ from dnd.probing.sets import FolderSet, UnionSet
 from dnd.results.run import RunFolder
 from dnd.runtime.progress import Meter
 from dnd.store.images import Store
-from dnd.store.keys import derive_seed, stage_key
+from dnd.store.keys import stage_key
 from dnd.target.fingerprint import fingerprint
 from dnd.target.hooked import HookedTarget
 from dnd.target.load import load_function

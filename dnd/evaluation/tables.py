@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from dnd.api import Unit
 from dnd.errors import UsageError
+from dnd.text import read_csv, whole_number
 
 _LAYOUTS = (
     "layer,unit,description; Neuron ID,label; Neuron ID,Label 1..3; Network Dissection's unit,category,label,score"
@@ -57,35 +57,6 @@ def read_labels(source: Path) -> list[Row]:
     if twice:
         raise UsageError(f"{source} has several rows for unit {twice[0].index}", "One row per unit and layer.")
     return rows
-
-
-def read_csv(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of each row; columns in lower case, cells stripped."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.reader(opened)
-            columns = [column.strip().lower() for column in next(reader, [])]
-            lines = []
-            for cells in reader:
-                if len(cells) > len(columns):
-                    raise UsageError(
-                        f"{file}, line {reader.line_num}: {len(cells)} cells, but {len(columns)} columns",
-                        'Put a text with commas in quotes: "a, b".',
-                    )
-                if any(cell.strip() for cell in cells):
-                    cells += [""] * (len(columns) - len(cells))
-                    stripped = (cell.strip() for cell in cells)
-                    lines.append((reader.line_num, dict(zip(columns, stripped, strict=True))))
-            return lines
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def whole_number(text: str) -> int:
-    """A unit's number; ValueError for anything else."""
-    if not re.fullmatch(r"\d+(\.0+)?", text):
-        raise ValueError(f"{text!r} is not the number of a unit")
-    return int(text.partition(".")[0])
 
 
 def _layout(columns: list[str]) -> Callable[[Mapping[str, str]], Row] | None:

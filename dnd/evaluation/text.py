@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
+from dnd.api import Truth
 from dnd.evaluation.bertscore import bertscore_f1, rescale
 from dnd.evaluation.estimates import Figure, Numbers, Pairs
-from dnd.evaluation.truth import Case, Truth
+from dnd.evaluation.truth import Case
 from dnd.models.encoder import Encoder, Floats
 
 

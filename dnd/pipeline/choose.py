@@ -1,7 +1,7 @@
 """From scores to labels: which candidates explain a unit, and whether any of them does.
 
 A unit is called uninterpretable unless the synthetic images of its best candidate drive it clearly more
-than ordinary probing images do. The measure is `drive`, the area under the ROC curve: the chance that a
+than ordinary probing images do. The measure is `dnd.api.auc`, the area under the ROC curve: the chance that a
 synthetic image of the candidate moves the unit more than a random probing image, 0.5 where there is no
 difference. A run file may ask for a least score too, or for a least confidence (dnd/config/calibration.py).
 docs/method.md and docs/confidence.md say how the thresholds were found.
@@ -11,23 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from dnd.api import N_LABELS, Label, Unit
 from dnd.config.calibration import Calibration
-
-
-def drive(synthetic: npt.NDArray[np.float32], ordinary: npt.NDArray[np.float32]) -> float:
-    """AUC of a unit's activations on synthetic images (n,) against those on random probing images (m,): 0..1.
-
-    Ties count half. 0.5 where either is empty.
-    """
-    if not synthetic.size or not ordinary.size:
-        return 0.5
-    ordered = np.sort(ordinary)
-    below = np.searchsorted(ordered, synthetic, "left") + np.searchsorted(ordered, synthetic, "right")
-    return float(below.mean() / (2 * ordered.size))
 
 
 def choose(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from dnd.api import Picture, SummaryRequest, Unit
+from dnd.api import Picture, SummaryRequest, Unit, derive_seed
 from dnd.pipeline.job import Job
 from dnd.plugin.validate import checked_concepts, counted
-from dnd.store.keys import derive_seed, digest_of
+from dnd.store.keys import digest_of
 from dnd.store.ledger import Ledger
 
 CONCEPTS = pa.schema([("key", pa.string()), ("concepts", pa.list_(pa.string()))])

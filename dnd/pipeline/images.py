@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dnd.api import ImageRequest
+from dnd.api import ImageRequest, derive_seed
 from dnd.pipeline.job import Job
 from dnd.plugin.validate import checked_images
-from dnd.store.keys import derive_seed
 from dnd.store.ledger import Ledger
 
 if TYPE_CHECKING:

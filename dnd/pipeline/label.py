@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api import Evidence, Label, Picture, SummaryRequest, Unit
+from dnd.api import Evidence, Label, Picture, SummaryRequest, Unit, auc
 from dnd.config.calibration import Calibration
 from dnd.config.run import UNUSED
 from dnd.pipeline.activations import activation_stage
 from dnd.pipeline.captions import caption_stage
-from dnd.pipeline.choose import choose, drive
+from dnd.pipeline.choose import choose
 from dnd.pipeline.clusters import cluster_stage
 from dnd.pipeline.concepts import concept_stage, summary_requests
 from dnd.pipeline.exemplars.find import ExemplarResult
@@ -155,7 +155,7 @@ def _finding(
             unanswered=known.unanswered.get(unit, {}),
         )
     one, scores, least = known.evidence(unit), known.scores_of(unit), job.run.labels
-    drives = tuple(drive(row, one.sample_activations) for row in one.activations if row.size)
+    drives = tuple(auc(row, one.sample_activations) for row in one.activations if row.size)
     groups_of_concepts = tuple(answers[concept] for concept in one.concepts) if groups else ()
     label = choose(
         unit,

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from dnd.api import Backend
+from dnd.api import Backend, is_device_lost, is_out_of_memory
 from dnd.errors import DeviceError, DndError, NoAnswerError, PluginError, StoreError
 from dnd.offline.block import raise_if_tried
-from dnd.runtime.devices import free_memory, is_full, is_lost, place_of, reason_of
+from dnd.runtime.devices import free_memory, place_of, reason_of
 from dnd.runtime.stats import StageStats
 from dnd.store.ledger import Ledger
 from dnd.store.table import Table
@@ -81,11 +81,11 @@ def _load(backend: Backend) -> None:
     except DndError:
         raise
     except Exception as error:
-        if not is_full(error) and not is_lost(error):
+        if not is_out_of_memory(error) and not is_device_lost(error):
             error.add_note(f"in {backend.name}, while it was loaded")
             raise
         where = getattr(getattr(backend, "runtime", None), "device", "the device")
-        what = "does not fit into the memory of" if is_full(error) else "cannot use"
+        what = "does not fit into the memory of" if is_out_of_memory(error) else "cannot use"
         raise DeviceError(
             f"{backend.name} {what} {where}: {reason_of(error)}",
             "Choose another --device, or what needs less: a smaller model or a dtype or quantization of fewer bits.",
@@ -96,7 +96,7 @@ def _close(backend: Backend) -> None:
     try:
         backend.close()
     except Exception as error:
-        if not is_lost(error):  # what was said when the device went tells more
+        if not is_device_lost(error):  # what was said when the device went tells more
             error.add_note(f"in {backend.name}, while it was closed")
             raise
 
@@ -118,7 +118,7 @@ def _answers(
         raise
     except Exception as error:
         raise_if_tried()  # nor is this
-        if is_lost(error):
+        if is_device_lost(error):
             raise DeviceError(f"the device failed in the stage {stats.name!r}: {reason_of(error)}", _GONE) from error
         if len(asked) == 1:
             key = asked[0][0]
@@ -127,7 +127,7 @@ def _answers(
             _LOG.info("%s: no answer for %.80r: %s%s", stats.name, key, reason_of(error), where and f" ({where})")
             return []
         cuts = range(1, len(asked)) if isinstance(error, NoAnswerError) else [len(asked) // 2]
-        full = is_full(error)
+        full = is_out_of_memory(error)
     # Past the handler: an error holds on to the tensors of the call that it came from.
     if full:
         free_memory()

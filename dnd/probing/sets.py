@@ -13,69 +13,36 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from dnd.api import ProbingSet
-from dnd.config.tables import is_folder
-from dnd.errors import UsageError
-from dnd.probing.images import read_image
+from dnd.api import ImageFolder, ProbingSet, file_digest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CHUNK = 512
 """Files hashed between two writes to the memory."""
-_NOT_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""What Pillow knows by name but cannot decode by itself."""
 _JUST_NOW = 2.0
 """Seconds: a file changed this lately may change again within its timestamp, so its digest is not remembered."""
 
 
-class FolderSet(ProbingSet):
-    """The images below a folder, whatever the depth, sorted by their path.
+class FolderSet(ImageFolder):
+    """A folder of images whose digests are remembered."""
 
-    Files count by their extension (any that Pillow reads); hidden ones do not. Links to folders are followed.
-    """
-
-    name = "folder"
+    hint = "Give --probe a folder of images: JPEG, PNG, WebP, ..."
 
     def __init__(self, folder: Path, memory: Path | None = None) -> None:
         """`memory` is a file where digests are kept by (path, size, time of change), so that a second run reads
         no image only to hash it. Raises UsageError for a folder that is missing or has no images."""
-        self.folder = folder
+        super().__init__(folder)
         self.memory = memory
-        if not is_folder(folder):
-            what = "is a file, not a folder" if os.path.lexists(folder) else "does not exist"
-            raise UsageError(f"the probing folder {folder} {what}", "Give --probe a folder of images.")
-        self._paths, others = _images_below(folder)
-        if not self._paths:
-            seen = f"its {others} files are of other kinds" if others else "it has no files"
-            raise UsageError(f"no images in {folder}: {seen}", "Give --probe a folder of images: JPEG, PNG, WebP, ...")
 
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def image_name(self, index: int) -> str:
-        return os.fsencode(self._paths[index]).decode("utf-8", "replace")
-
-    def open(self, index: int) -> Image:
-        return read_image(self.folder / self._paths[index])
-
-    def label(self, index: int) -> str | None:
-        """The first folder on the way to the image."""
-        return self.image_name(index).split("/")[0] if "/" in self._paths[index] else None
-
-    def digest(self) -> str:
-        """sha256 over every file's path and sha256; a file that cannot be read counts as such."""
-        total = hashlib.sha256()
+    def contents(self) -> Iterator[bytes]:
         with _Memory(self.memory) as memory, ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-            for start in range(0, len(self._paths), _CHUNK):
-                paths = self._paths[start : start + _CHUNK]
-                full = [f"{os.path.abspath(self.folder)}/{path}" for path in paths]
+            for start in range(0, len(self.paths), _CHUNK):
+                full = [f"{os.path.abspath(self.folder)}/{path}" for path in self.paths[start : start + _CHUNK]]
                 known = memory.recall(full)
                 digests = list(pool.map(lambda path: _file_digest(Path(path), known.get(path)), full))  # noqa: B023
-                for path, (content, _) in zip(paths, digests, strict=True):
-                    total.update(os.fsencode(path) + b"\0" + content)
                 memory.keep({p: (stamp, content) for p, (content, stamp) in zip(full, digests, strict=True) if stamp})
-        return total.hexdigest()
+                yield from (content for content, _ in digests)
 
 
 class UnionSet(ProbingSet):
@@ -86,7 +53,7 @@ class UnionSet(ProbingSet):
     def __init__(self, sets: Iterable[ProbingSet]) -> None:
         self.sets: dict[str, ProbingSet] = {}
         for part in sets:
-            label = first = part.folder.resolve().name if isinstance(part, FolderSet) else part.name
+            label = first = part.folder.resolve().name if isinstance(part, ImageFolder) else part.name
             again = 1
             while label in self.sets:
                 again += 1
@@ -120,45 +87,6 @@ class UnionSet(ProbingSet):
         return hashlib.sha256("".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _images_below(folder: Path) -> tuple[list[str], int]:
-    """Relative POSIX paths of the image files, sorted, and how many files there are besides."""
-    from PIL import Image
-
-    Image.init()
-    kinds = Image.OPEN.keys() - _NOT_PHOTOS
-    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds}
-    found, others = [], 0
-    for path in _files_below(folder, set()):
-        if "." + path.rpartition(".")[2].lower() in readable:
-            found.append(os.path.relpath(path, folder).replace(os.sep, "/"))
-        else:
-            others += 1
-    return sorted(found), others
-
-
-def _files_below(folder: Path | str, above: set[str]) -> Iterator[str]:
-    """Files at any depth; `above` are the real folders on the way here: a link to one of them is a loop. Pipes and
-    devices are no files: they could be read without end."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UsageError(f"cannot list {folder}: {error.strerror or error}", "Check its permissions.") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        try:
-            deeper, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a link to itself
-            deeper, is_file = False, True
-        if deeper:
-            yield from _files_below(entry.path, above | {real})
-        elif is_file or not Path(entry.path).exists():
-            yield entry.path
-
-
 _Stamp = tuple[int, int]
 """Size and mtime_ns."""
 
@@ -167,14 +95,14 @@ def _file_digest(path: Path, remembered: tuple[_Stamp, bytes] | None) -> tuple[b
     """sha256 of a file, and its stamp if the digest is new and worth remembering."""
     try:
         status = path.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
-        if remembered is not None and remembered[0] == stamp:
-            return remembered[1], None
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return b"unreadable", None
-    return content, stamp if time.time() - status.st_mtime > _JUST_NOW else None
+    stamp = (status.st_size, status.st_mtime_ns)
+    if remembered is not None and remembered[0] == stamp:
+        return remembered[1], None
+    content = file_digest(path)
+    lasting = content != b"unreadable" and time.time() - status.st_mtime > _JUST_NOW
+    return content, stamp if lasting else None
 
 
 class _Memory:

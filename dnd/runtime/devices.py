@@ -9,23 +9,13 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
+from dnd.api import is_out_of_memory
 from dnd.errors import DndError, UsageError
 
 PATTERN = r"^(auto|mps|cuda|cpu(,cpu)*|cuda:\d+(,cuda:\d+)*)$"
 """Of the setting `device`."""
-
-_LOST = ("CUDA error", "HIP error", "device-side assert", "driver shutting down")
-"""After one of these, nothing works on that device in the same process."""
-_FULL = (
-    "out of memory",
-    "can't allocate memory",
-    "CUDA_ERROR_OUT_OF_MEMORY",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
 
 
 def find_devices(wanted: str) -> tuple[str, ...]:
@@ -47,28 +37,6 @@ def find_devices(wanted: str) -> tuple[str, ...]:
     return devices
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether memory ran out, the device's or the machine's."""
-    return any(
-        isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError" or any(t in str(one) for t in _FULL)
-        for one in _with_causes(error)
-    )
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether the device can no longer be used by the process that got this error."""
-    return not is_full(error) and any(
-        isinstance(one, RuntimeError) and any(text in str(one) for text in _LOST) for one in _with_causes(error)
-    )
-
-
-def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
-
-
 def free_memory() -> None:
     """Give back what is no longer referred to."""
     gc.collect()
@@ -79,7 +47,7 @@ def free_memory() -> None:
 
 def reason_of(error: BaseException) -> str:
     """One line that says what went wrong; of errors whose text seldom does ("'colour'"), with their type."""
-    text = " ".join(str(error).split()) or ("out of memory" if is_full(error) else type(error).__name__)
+    text = " ".join(str(error).split()) or ("out of memory" if is_out_of_memory(error) else type(error).__name__)
     if isinstance(error, ArithmeticError | AssertionError | AttributeError | LookupError | NameError | TypeError):
         text = f"{type(error).__name__}: {text}" if str(error) else text
     return text if len(text) <= 400 else f"{text[:397]}..."

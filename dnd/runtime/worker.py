@@ -21,9 +21,9 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dnd.api import Backend, Config, Runtime
+from dnd.api import Backend, Config, Runtime, is_device_lost, is_out_of_memory
 from dnd.errors import DeviceError, NoAnswerError, PluginError, TooSlowError
-from dnd.runtime.devices import free_memory, is_full, is_lost, reason_of
+from dnd.runtime.devices import free_memory, reason_of
 
 _LOSSES = 16
 """So many losses in a row mean that the device or the backend is at fault, not the items."""
@@ -213,7 +213,7 @@ def serve(descriptor: int) -> None:
                 answer = getattr(backend, method)(items)
             reply = pickle.dumps(("ok", answer))
         except Exception as error:
-            reply, full = _failure(error), is_full(error)
+            reply, full = _failure(error), is_out_of_memory(error)
         if full:  # past the handler, as in dnd.pipeline.map
             free_memory()
         pipe.send_bytes(reply)
@@ -246,7 +246,7 @@ def _load(spec: WorkerSpec) -> Backend:
 
 def _failure(error: Exception) -> bytes:
     """The error itself where the other end can have it, with its traceback as a note."""
-    if is_lost(error):
+    if is_device_lost(error):
         return pickle.dumps(("lost", reason_of(error)))
     error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
     try:

@@ -14,11 +14,6 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def derive_seed(*parts: object) -> int:
-    """A seed, 0 to 2**63 - 1, from what identifies an item: the same parts, the same seed, anywhere."""
-    return int(digest_of([str(p) for p in parts])[:16], 16) >> 1
-
-
 def stage_key(stage: str, version: int, parts: Mapping[str, Any]) -> str:
     """sha256 over all that changes a stage's answers, its items aside. Same key, same results: reuse."""
     return digest_of({"stage": stage, "version": version, **parts})

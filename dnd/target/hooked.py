@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dnd.api import Unit
+from dnd.api import Unit, is_device_lost, is_out_of_memory
 from dnd.errors import DeviceError, UsageError
-from dnd.runtime.devices import free_memory, is_full, is_lost, reason_of
+from dnd.runtime.devices import free_memory, reason_of
 from dnd.target.layout import Pooling, pool
 from dnd.target.preprocess import Preprocess, probe_image, stack
 from dnd.target.replica import Replica
@@ -112,7 +112,7 @@ class HookedTarget:
             if self.device.type == "cuda":
                 free_memory()  # worker processes cannot have what this one only keeps for later
         except RuntimeError as error:
-            if not is_lost(error):  # from a device that is gone nothing can be had back
+            if not is_device_lost(error):  # from a device that is gone nothing can be had back
                 raise
 
     def use_batches_of(self, batch_size: int) -> None:
@@ -144,7 +144,7 @@ class HookedTarget:
         except torch.OutOfMemoryError:
             return False
         except RuntimeError as error:
-            if is_full(error) or is_lost(error):
+            if is_out_of_memory(error) or is_device_lost(error):
                 raise
             raise UsageError(
                 f"the target cannot take what its preprocess gives, {tuple(batch.shape[1:])}: {reason_of(error)}",
@@ -215,7 +215,7 @@ class HookedTarget:
         try:
             parts = list(deal(run, range(0, len(batch), rows)))
         except (RuntimeError, MemoryError) as error:
-            if not is_full(error) and not is_lost(error):
+            if not is_out_of_memory(error) and not is_device_lost(error):
                 raise
             raise DeviceError(
                 f"the target cannot go on: {reason_of(error)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dnd import api
-from dnd.runtime import memory
-from dnd.runtime.devices import is_full, is_lost, reason_of
+from dnd_hf import sizes
 
 if TYPE_CHECKING:
     import torch
@@ -71,18 +70,13 @@ def free_memory(device: str) -> int | None:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def weight_bytes(files: Iterable[Path], dtype: str, quantization: str = "none") -> int:
-    """What the tensors of safetensors files take in a GPU's memory, from the files' headers alone."""
-    return int(sum(memory.weight_bytes(memory.read_tensors(file), dtype, quantization, "cuda") for file in files))
-
-
 def choose_quantization(setting: str, files: Callable[[], list[Path]], dtype: str, device: str) -> str:
     """ "auto" is the least packing whose weights fit the free memory of a GPU, and "none" on a CPU."""
     if setting != "auto":
         return setting
     free = free_memory(device)
     for kind in ("none", "8bit"):
-        if free is None or needed(weight_bytes(files(), dtype, kind)) <= free:
+        if free is None or needed(sizes.weight_bytes(files(), dtype, kind)) <= free:
             return kind
     return "4bit"
 
@@ -102,7 +96,7 @@ def precision(config: Any, runtime: api.Runtime) -> tuple[str, str]:
 
 def needed(weights: int) -> int:
     """Bytes on a GPU, with what the work takes for one item at a time: an estimate."""
-    return weights + memory.work_beside(weights, "cuda")
+    return weights + sizes.work_beside(weights, "cuda")
 
 
 def packing(kind: str, dtype: str, settings: Any) -> Any:
@@ -139,7 +133,7 @@ def spread(device: str) -> dict[str, Any]:
     if free is None:
         return {"device_map": {"": device}}
     index = torch.device(device).index
-    room = {torch.cuda.current_device() if index is None else index: max(0, free - memory.work_beside(0, device))}
+    room = {torch.cuda.current_device() if index is None else index: max(0, free - sizes.work_beside(0, device))}
     return {"device_map": "auto", "max_memory": {**room, "cpu": psutil.virtual_memory().available}}
 
 
@@ -211,7 +205,7 @@ def _runs_out(trial: Callable[[int], object], size: int) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and is_full(error)
+    return isinstance(error, RuntimeError) and api.is_out_of_memory(error)
 
 
 @contextmanager
@@ -224,9 +218,9 @@ def device_errors(model: str, device: str, advice: str) -> Iterator[None]:
             free = free_memory_or_none(device)
             left = "" if free is None else f"; {free / 1e9:.1f} GB are free"
             raise api.DeviceError(f"{model} does not fit into the memory of {device}{left}", advice) from error
-        if is_lost(error):
+        if api.is_device_lost(error):
             raise api.DeviceError(
-                f"{device} stopped working under {model}: {reason_of(error)}",
+                f"{device} stopped working under {model}: {' '.join(str(error).split())[:400]}",
                 "Nothing computed so far is lost: see that `nvidia-smi` shows the GPU, then run the same command.",
             ) from error
         raise
@@ -249,7 +243,7 @@ def release(device: str) -> None:
         try:
             torch.cuda.empty_cache()
         except RuntimeError as error:  # a GPU that is gone: its memory is too, and the cause has been raised
-            if not is_lost(error):
+            if not api.is_device_lost(error):
                 raise
 
 

@@ -15,8 +15,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from dnd.api import DndError
-from dnd.probing.sets import FolderSet
+from dnd.api import DndError, ImageFolder
 from dnd_lite.classes import N_CLASSES, class_name, short_names
 from dnd_lite.networks import Variant
 from dnd_lite.tagger import Recogniser
@@ -24,7 +23,7 @@ from dnd_lite.tagger import Recogniser
 
 def shown_classes(folder: Path, variant: Variant, probability: float) -> dict[int, list[str]]:
     """class -> names of the photos for which the network's first answer it is, by at least this probability."""
-    photos, recogniser = FolderSet(folder), Recogniser(variant, "cpu")
+    photos, recogniser = ImageFolder(folder), Recogniser(variant, "cpu")
     shown = defaultdict(list)
     for number in range(len(photos)):
         try:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api import UsageError
-from dnd.probing.sets import FolderSet
+from dnd.api import ImageFolder, UsageError
 from dnd_lite import look
 from dnd_lite.classes import N_CLASSES, class_names, words
 from dnd_lite.tagger import Recogniser
@@ -60,7 +59,7 @@ class Vocabulary:
 class Index:
     """What each photo of a folder shows."""
 
-    photos: FolderSet
+    photos: ImageFolder
     readable: npt.NDArray[np.int64]
     """(n,) numbers in `photos`."""
     classes: npt.NDArray[np.float32]
@@ -85,7 +84,7 @@ class Index:
 
 def build_index(folder: Path, recogniser: Recogniser) -> Index:
     """Look once at every photo that can be read."""
-    photos = FolderSet(folder)
+    photos = ImageFolder(folder)
     readable, classes, looks = [], [], []
     for number in range(len(photos)):
         try:
@@ -104,7 +103,7 @@ def build_index(folder: Path, recogniser: Recogniser) -> Index:
 
 def listing_digest(folder: Path) -> str:
     """Names the content of a folder by the relative paths and sizes of its photos, which are not read."""
-    photos = FolderSet(folder)
+    photos = ImageFolder(folder)
     names = [photos.image_name(number) for number in range(len(photos))]
     lines = [f"{name}\0{(folder / name).stat().st_size}\n" for name in names]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnd import api
-from dnd.probing.images import read_image
+from dnd.api import read_image
 
 if TYPE_CHECKING:
     import numpy as np

@@ -43,7 +43,7 @@ class MicroworldTarget(api.Target):
         from dnd_microworld import grade, planted
 
         seed = self.config.planted_seed
-        truth = grade.read_truth(planted.truth_file(seed) if seed else HERE / "truth.csv")
+        truth = api.read_truth(planted.truth_file(seed) if seed else HERE / "truth.csv")
         return grade.grade(labels, truth, grade.read_figures(HERE / "figures.json"))
 
 

@@ -8,14 +8,12 @@ are among the first three labels, each as a label of its own. Noise is right whe
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from dnd import api
 from dnd_microworld import world
@@ -76,12 +74,6 @@ HEADLINES = {
 """What of figures.json is shown beside a run's labels."""
 
 
-class Truth(NamedTuple):
-    kind: str
-    concepts: tuple[str, ...]
-    """One; a union's two; none for noise."""
-
-
 @cache
 def _rewriting() -> tuple[re.Pattern[str], dict[str, str]]:
     words = {other: word for word, others in SYNONYMS.items() for other in others}
@@ -99,7 +91,7 @@ def attributes(label: str) -> frozenset[str]:
     return frozenset(found | rest)
 
 
-def is_right(label: api.Label, truth: Truth) -> bool:
+def is_right(label: api.Label, truth: api.Truth) -> bool:
     if truth.kind == "noise":
         return label.status == "uninterpretable"
     if label.status != "labelled":
@@ -109,17 +101,6 @@ def is_right(label: api.Label, truth: Truth) -> bool:
     if truth.kind == "union":
         return all(half in said for half in wanted)
     return said[:1] == wanted
-
-
-def read_truth(path: Path) -> dict[api.Unit, Truth]:
-    """truth.csv: layer,unit,kind,concept, a union's concepts joined by " | "."""
-    with path.open(newline="") as file:
-        return {
-            api.Unit(row["layer"], int(row["unit"])): Truth(
-                row["kind"], tuple(c for c in row["concept"].split(" | ") if c)
-            )
-            for row in csv.DictReader(file)
-        }
 
 
 def read_figures(path: Path) -> dict[str, dict[str, float]]:
@@ -133,7 +114,7 @@ def read_figures(path: Path) -> dict[str, dict[str, float]]:
 
 
 def grade(
-    labels: Sequence[api.Label], truth: Mapping[api.Unit, Truth], figures: Mapping[str, Mapping[str, float]]
+    labels: Sequence[api.Label], truth: Mapping[api.Unit, api.Truth], figures: Mapping[str, Mapping[str, float]]
 ) -> api.Grading | None:
     """None where no label is of a planted unit."""
     judged = [(label, truth[label.unit]) for label in labels if label.unit in truth]
@@ -156,7 +137,7 @@ def grade(
     return api.Grading(tuple(g for g in grades if g.total), _controls(judged), figures, wrong)
 
 
-def _controls(judged: Sequence[tuple[api.Label, Truth]], shuffles: int = 100) -> dict[str, float]:
+def _controls(judged: Sequence[tuple[api.Label, api.Truth]], shuffles: int = 100) -> dict[str, float]:
     """What is right by chance, as shares of all units, and the meaningful units that got no label."""
     known = [truth for _, truth in judged]
     given = [label for label, _ in judged]

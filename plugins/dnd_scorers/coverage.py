@@ -8,7 +8,7 @@ import numpy as np
 import pydantic
 
 from dnd import api
-from dnd.pipeline.choose import drive
+from dnd.api import auc
 from dnd_hf.clip import Floats
 from dnd_scorers.clip import ClipScorer, ClipScorerConfig
 
@@ -47,7 +47,7 @@ class Coverage(ClipScorer):
         points = self.images([*one.sample, *one.exemplars])
         texts = self.texts(self.config.prompt.replace("{concept}", one.concepts[i]) for i in order)
         activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
-        drives = np.array([drive(one.activations[i], one.sample_activations) for i in order])
+        drives = np.array([auc(one.activations[i], one.sample_activations) for i in order])
         found = coverage(
             likeness(texts @ points.T, len(one.sample)), activations, np.minimum(drives / self.config.enough_drive, 1)
         )

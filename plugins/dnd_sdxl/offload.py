@@ -9,6 +9,7 @@ from typing import Any
 
 from dnd import api
 from dnd_hf import fitting
+from dnd_hf.sizes import weight_bytes
 from dnd_sdxl.build import weight_files
 from dnd_sdxl.config import SdxlConfig
 
@@ -50,7 +51,7 @@ def choose(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> Placement:
 def part_bytes(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> dict[str, int]:
     """What the weights of each part take on a GPU, by the headers of their files."""
     return {
-        part: fitting.weight_bytes(files, dtype, config.quantization if part == "unet" else "none")
+        part: weight_bytes(files, dtype, config.quantization if part == "unet" else "none")
         for part, files in weight_files(config, runtime.weights).items()
     }
 

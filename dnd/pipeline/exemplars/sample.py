@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api import Unit
+from dnd.api import Unit, derive_seed
 from dnd.pipeline.exemplars.topk import TopKPass
-from dnd.store.keys import derive_seed
 from dnd.store.matrix import Scratch
 
 _UNITS_A_BLOCK = 4096

@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dnd.api import ProbingSet
+from dnd.api import ProbingSet, derive_seed
 from dnd.errors import StoppedError, StoreError, UsageError
 from dnd.probing.prefetch import Loaded, load_ahead
 from dnd.store.files import write_atomic
-from dnd.store.keys import derive_seed
 from dnd.store.matrix import Matrix, Scratch
 from dnd.target.hooked import HookedTarget
 from dnd.target.preprocess import stack

@@ -1,0 +1,172 @@
+"""Any image file as RGB, upright, 8 bits a channel; and folders of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dnd.api.plugins import ProbingSet
+from dnd.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_NOT_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""What Pillow knows by name but cannot decode by itself."""
+
+
+def read_image(path: Path) -> Image:
+    """The first frame of an image file; raises OSError or ValueError where it cannot be read.
+
+    Transparent parts become white, 16-bit and float greys are scaled to 8 bits, EXIF rotation is applied.
+    A picture above Pillow's decompression-bomb limit (89 million pixels) counts as unreadable.
+    """
+    from PIL import Image as images
+    from PIL import ImageOps
+
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")  # to open a pipe would wait for ever
+    try:
+        with images.open(path) as image:
+            limit = images.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise ValueError(f"{image.width}x{image.height} is more than {limit} pixels")
+            image.load()
+            upright: Image = image
+            with suppress(Exception):  # A broken EXIF block is no reason to do without the image.
+                upright = ImageOps.exif_transpose(image)
+            return to_rgb(upright)
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:  # Decoders raise anything: SyntaxError, struct.error, IndexError, ...
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def to_rgb(image: Image) -> Image:
+    """RGB of an image of any mode, on white."""
+    from PIL import Image as images
+
+    if image.mode.startswith("I") or image.mode == "F":
+        image = images.fromarray(_grey(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return images.alpha_composite(images.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Greys of 16 or 32 bits or floats as 0..255.
+
+    Floats: 0..1 or 0..255 as they stand; integers: 0..65535; anything else from its smallest to its largest.
+    """
+    wide = values.astype(np.float64)
+    low, high = float(wide.min()), float(wide.max())
+    if not np.isfinite(high - low):
+        raise ValueError("holds values that are not finite")
+    tops = (1.0, 255.0) if values.dtype.kind == "f" else (65535.0,)
+    top = next((top for top in tops if high <= top), None)
+    if low < 0 or top is None:
+        wide, top = wide - low, (high - low) or 1.0
+    return (wide * (255 / top)).round().astype(np.uint8)
+
+
+class ImageFolder(ProbingSet):
+    """The images below a folder, whatever the depth, sorted by their path.
+
+    Files count by their extension (any that Pillow reads); hidden ones do not. Links to folders are followed.
+    """
+
+    name = "folder"
+    hint: ClassVar[str] = "Give a folder of images: JPEG, PNG, WebP, ..."
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UsageError for a folder that is missing or has no images."""
+        self.folder = folder
+        if not os.path.isdir(folder):  # noqa: PTH112, Path.is_dir raises for a name that is too long
+            what = "is a file, not a folder" if os.path.lexists(folder) else "does not exist"
+            raise UsageError(f"the folder of images {folder} {what}", self.hint)
+        self.paths, others = _images_below(folder)
+        """Relative to the folder, POSIX."""
+        if not self.paths:
+            seen = f"its {others} files are of other kinds" if others else "it has no files"
+            raise UsageError(f"no images in {folder}: {seen}", self.hint)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image_name(self, index: int) -> str:
+        return os.fsencode(self.paths[index]).decode("utf-8", "replace")
+
+    def open(self, index: int) -> Image:
+        return read_image(self.folder / self.paths[index])
+
+    def label(self, index: int) -> str | None:
+        """The first folder on the way to the image."""
+        return self.image_name(index).split("/")[0] if "/" in self.paths[index] else None
+
+    def digest(self) -> str:
+        """sha256 over every file's path and sha256; a file that cannot be read counts as such."""
+        total = hashlib.sha256()
+        for path, content in zip(self.paths, self.contents(), strict=True):
+            total.update(os.fsencode(path) + b"\0" + content)
+        return total.hexdigest()
+
+    def contents(self) -> Iterator[bytes]:
+        """Each file's sha256."""
+        for path in self.paths:
+            yield file_digest(self.folder / path)
+
+
+def file_digest(path: Path) -> bytes:
+    """sha256 of a file; "unreadable" of one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b"unreadable"
+
+
+def _images_below(folder: Path) -> tuple[list[str], int]:
+    """Relative POSIX paths of the image files, sorted, and how many files there are besides."""
+    from PIL import Image as images
+
+    images.init()
+    kinds = images.OPEN.keys() - _NOT_PHOTOS
+    readable = {suffix for suffix, kind in images.registered_extensions().items() if kind in kinds}
+    found, others = [], 0
+    for path in _files_below(folder, set()):
+        if "." + path.rpartition(".")[2].lower() in readable:
+            found.append(os.path.relpath(path, folder).replace(os.sep, "/"))
+        else:
+            others += 1
+    return sorted(found), others
+
+
+def _files_below(folder: Path | str, above: set[str]) -> Iterator[str]:
+    """Files at any depth; `above` are the real folders on the way here: a link to one of them is a loop. Pipes and
+    devices are no files: they could be read without end."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise UsageError(f"cannot list {folder}: {error.strerror or error}", "Check its permissions.") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            deeper, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            deeper, is_file = False, True
+        if deeper:
+            yield from _files_below(entry.path, above | {real})
+        elif is_file or not Path(entry.path).exists():
+            yield entry.path

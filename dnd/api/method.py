@@ -1,0 +1,97 @@
+"""A method of its own, and the probing pass as it sees it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dnd.api.plugins import Backend, Plugin, ProbingSet
+from dnd.api.records import Box, Label, Picture, Unit
+
+T = TypeVar("T")
+
+
+class Study(ABC):
+    """The probing pass of one run, for a `Method` to find labels in."""
+
+    units: tuple[Unit, ...]
+    """Those to be labelled: neither silent nor broken."""
+    probing: ProbingSet
+    images: Sequence[int]
+    """Indices of the probing images that can be read."""
+    seed: int
+    failed: dict[Unit, str]
+    """Units without a label, and why: a method may add to it."""
+
+    @property
+    @abstractmethod
+    def sample(self) -> tuple[Picture, ...]:
+        """A random sample of the probing set, in a random order; `exemplars.sample` says how many."""
+
+    @abstractmethod
+    def exemplars(self, unit: Unit) -> tuple[tuple[Picture, float], ...]:
+        """Its exemplars with their pooled activations, strongest first."""
+
+    @abstractmethod
+    def captions(self) -> dict[Unit, tuple[str, ...]]:
+        """Captions of every unit's exemplars, by the run's captioner; shared with other methods."""
+
+    @abstractmethod
+    def activations(self, layer: str) -> npt.NDArray[np.float32]:
+        """Pooled activations of all units of a layer: (n_images, n_units), rows as in `images`; mapped from disk."""
+
+    @abstractmethod
+    def map_shape(self, layer: str) -> tuple[int, ...]:
+        """(h, w) of its units' activation maps, or () where they have none."""
+
+    @abstractmethod
+    def maps(self, units: Sequence[Unit], name: str) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
+        """Activation maps of some units of one layer over all images, in order: batches of image indices with
+        (n_images of the batch, n_units, h, w). `name` is what the progress bar says. Nothing of it is stored."""
+
+    @abstractmethod
+    def frame(self, index: int) -> Box | None:
+        """What the target sees of a probing image, in fractions of its width and height; None where that is not a
+        rectangle."""
+
+    @abstractmethod
+    def backend(self, kind: str) -> tuple[Any, str]:
+        """The run's backend of a kind named in the method's `uses`, not yet loaded, and the key of its answers."""
+
+    @abstractmethod
+    def digest_of_model(self, name: str) -> str:
+        """Names the weights behind a name in models.lock."""
+
+    @abstractmethod
+    def key_of(self, *parts: str) -> str:
+        """A key for an item that consists of several texts."""
+
+    @abstractmethod
+    def arrays(
+        self,
+        name: str,
+        parts: Mapping[str, object],
+        items: Mapping[str, T],
+        backend: Backend,
+        work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Computes a float32 vector per item, once and for all: batches are kept in the store, under progress.
+
+        `parts` are what the answers depend on besides an item's key. The backend is loaded only if there is work,
+        and closed after. Raises DndError where an item fails.
+        """
+
+
+class Method(Plugin):
+    """A way from the probing pass to labels, in place of the core's own, `dnd`."""
+
+    uses: ClassVar[tuple[str, ...]] = ()
+    """Kinds of backend that it asks its study for: a run needs no others."""
+
+    @abstractmethod
+    def describe(self, study: Study) -> Iterable[Label]:
+        """A label of every unit in `study.units`, in their order."""
