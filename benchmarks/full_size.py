@@ -43,6 +43,7 @@ from dnd.api import is_device_lost
 from dnd.models.weights import Weights
 from dnd.runtime import memory
 from dnd_blip2 import Blip2Captioner, Blip2Config
+from dnd_hf.sizes import weight_bytes
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.conversation import Ask
 from dnd_llama.prompts import concept_messages, simplify_messages
@@ -327,11 +328,13 @@ def files_of(name: str, like: str) -> dict[str, Any]:
 
 def expected(architecture: str, size: str, device: str) -> dict[str, int]:
     """What `dnd doctor` says of one item at a time."""
-    backend = Subject(architecture, size, 1, device, {}).backend
-    free, _ = memory.free_memory(device)
-    need = memory.estimate(backend.config, Weights.default(), device, free, backend.chosen())
-    assert need is not None
-    return {"weights": need.weights, "total": backend.memory() or need.total}
+    subject = Subject(architecture, size, 1, device, {})
+    chosen = subject.backend.chosen()
+    files = Weights.default().resolve(subject.backend.config.model).rglob("*.safetensors")
+    weights = weight_bytes(files, chosen.get("dtype", "float32"), chosen.get("quantization", "none"))
+    total = subject.backend.memory()
+    assert total is not None
+    return {"weights": weights, "total": total}
 
 
 def examine(architecture: str, options: argparse.Namespace, out: Path) -> None:

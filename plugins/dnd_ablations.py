@@ -11,7 +11,7 @@ import numpy as np
 import pydantic
 
 from dnd import api
-from dnd_hf.clip import Clip, ClipConfig, Floats
+from dnd_hf.clip import Clip, ClipConfig, Floats, memory
 from dnd_methods.concepts import concept_set
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class ConceptSet(api.Captioner):
         """The set's content, so that captions from another one are not taken for these."""
         content = "\n".join(concept_set(self.config.concepts))
         return {"content": hashlib.sha256(content.encode()).hexdigest()}
+
+    def memory(self) -> int:
+        return memory(self.config, self.runtime)
 
     def load(self) -> None:
         if self._clip is not None:

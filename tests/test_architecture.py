@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import entry_points
@@ -95,3 +96,21 @@ def test_a_plugin_at_the_top_of_site_packages_is_one() -> None:
     points = {point.value.partition(".")[0] for group in ("dnd", "dnd.runfiles") for point in entry_points(group=group)}
     there = {path.stem for path in PLUGINS.iterdir() if path.name.startswith("dnd_")}
     assert there - points == {"dnd_hf"}
+
+
+BACKENDS = r"microworld|blip|llama|vllm|sdxl|efficientnet|broden|diffusers|bitsandbytes|\bunet\b|\bvae\b"
+
+
+def test_the_core_names_no_backend() -> None:
+    """What a plugin knows it says through `dnd.api`."""
+    files = [
+        file for file in ROOT.rglob("*") if file.is_file() and file.suffix in (".py", ".in", ".js", ".css", ".html")
+    ]
+    assert len(files) > 100
+    named = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in files
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
+        if re.search(BACKENDS, line, re.IGNORECASE)
+    ]
+    assert named == []

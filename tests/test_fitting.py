@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Blip2ForConditionalGeneration
 
 from dnd import api
@@ -134,7 +135,8 @@ def test_sdxl_expects_more_for_larger_images_and_less_where_parts_visit(monkeypa
     assert expected(width=4096, height=4096, vae_tiling="on") == pytest.approx(large / 4, rel=0.01)
     assert expected(offload="model") < usual
     missing = api.Runtime("cuda", lambda name: (_ for _ in ()).throw(api.ModelError("not here")))
-    assert SdxlGenerator(SdxlConfig(model="microworld-sdxl"), missing).memory() is None
+    with pytest.raises(api.ModelError, match="not here"):
+        SdxlGenerator(SdxlConfig(model="microworld-sdxl"), missing).memory()
 
 
 # --- the batch size -----------------------------------------------------------------------------------
@@ -329,3 +331,23 @@ def test_a_lost_device_ends_the_stage_and_fails_no_item(photos: Path, monkeypatc
         captions(photos)
     monkeypatch.undo()
     assert captions(photos)["failed"] == 0
+
+
+def test_weights_are_counted_as_they_will_be(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file(
+        {
+            "embed.weight": torch.zeros(100, 64),
+            "layer.weight": torch.zeros(64, 64, dtype=torch.float16),
+            "ids": torch.zeros(10, dtype=torch.int64),
+        },
+        file,
+    )
+    assert weight_bytes([file], None) == 6400 * 4 + 4096 * 2 + 80
+    assert weight_bytes([file], "float16") == (6400 + 4096) * 2 + 80
+    assert weight_bytes([file], "float32") == (6400 + 4096) * 4 + 80
+    assert weight_bytes([file], "float16", "8bit") == 6400 * 2 + 4096 + 80
+    assert weight_bytes([file], "float16", "4bit") == 6400 * 2 + 4096 * 0.5625 + 80
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(api.ModelError, match="not a whole safetensors file"):
+        weight_bytes([file], None)

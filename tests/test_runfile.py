@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnd.api import Captioner, Config, Generator, ModelName, ProbingSet, Scorer, Summarizer, Target, model_names
+from dnd.api import (
+    Captioner,
+    Config,
+    Generator,
+    ModelName,
+    ProbingFolder,
+    ProbingSet,
+    Scorer,
+    Summarizer,
+    Target,
+    model_names,
+)
 from dnd.config.read import build_run, read_run
 from dnd.config.run import Run
 from dnd.config.tables import RUNFILES, parse_setting, read_tables
@@ -26,6 +37,10 @@ class Words(Config):
     beams: int = 1
     prompt: str | None = None
     rates: tuple[float, ...] = (0.5, 1.0)
+
+
+class Shows(Config):
+    folder: ProbingFolder
 
 
 class Net(Config):
@@ -43,6 +58,7 @@ REGISTRY = Registry(
         entry("captioner", Captioner, "plain"),
         entry("summarizer", Summarizer, "joiner"),
         entry("generator", Generator, "painter"),
+        entry("generator", Generator, "shows", Shows),
         entry("scorer", Scorer, "judge"),
         entry("target", Target, "net", Net),
         entry("probing-set", ProbingSet, "world", Net),
@@ -167,10 +183,14 @@ def test_one_problem_is_one_clear_message(changes: dict[str, Any], words: list[s
 
 
 def test_a_backend_can_take_the_probing_folder() -> None:
-    captioner = {"backend": "words", "prompt": "{probing}"}
-    run = build_run(tables(captioner=captioner, probing={"set": "tests"}), REGISTRY)
-    assert run.captioner.config.prompt == str(Path("tests").absolute())
-    assert "captioner.prompt: {probing} wants one folder" in complaint(captioner=captioner)
+    """Where the run file names no other; `{probing}` is how those of earlier versions say the same."""
+    for named in ({}, {"folder": "{probing}"}):
+        generator = {"backend": "shows", **named}
+        run = build_run(tables(generator=generator, probing={"set": "tests"}), REGISTRY)
+        assert run.generator.config.folder == Path("tests").absolute()
+        assert "generator.folder: name a folder, as the run has no folder" in complaint(generator=generator)
+    run = build_run(tables(generator={"backend": "shows", "folder": "docs"}), REGISTRY)
+    assert run.generator.config.folder == Path("docs")
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -36,7 +36,7 @@ from dnd.api.records import (
     SummaryRequest,
     Unit,
 )
-from dnd.api.settings import Config, ModelName, model_names
+from dnd.api.settings import Config, ModelName, ProbingFolder, model_names, probing_folders
 from dnd.api.truth import Truth, read_truth
 from dnd.errors import DeviceError, DndError, ItemError, ModelError, PluginError, UsageError
 
@@ -64,6 +64,7 @@ __all__ = [
     "Picture",
     "Plugin",
     "PluginError",
+    "ProbingFolder",
     "ProbingSet",
     "Runtime",
     "Scorer",
@@ -81,6 +82,7 @@ __all__ = [
     "is_device_lost",
     "is_out_of_memory",
     "model_names",
+    "probing_folders",
     "read_image",
     "read_truth",
 ]

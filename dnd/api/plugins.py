@@ -47,7 +47,11 @@ class Plugin(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     """Modules that it imports when it is used, beyond dnd's own: looked for before any work starts."""
     Config: ClassVar[type[pydantic.BaseModel]] = Config
-    """Settings, a subclass of `dnd.api.Config`. A field of type `ModelName` names a model in models.lock."""
+    """Settings, a subclass of `dnd.api.Config`. A field of type `ModelName` names a model in models.lock, one of type
+    `ProbingFolder` is the run's probing folder unless the run file says another."""
+    environment: ClassVar[Mapping[str, str]] = {}
+    """Environment variables that its libraries read as they are imported: set before it is made, where the user has not
+    set them."""
 
     def __init__(self, config: Any, runtime: Runtime) -> None:
         self.config = config
@@ -66,8 +70,8 @@ class Backend(Plugin):
     """How many items the core hands over in one call; each call's answers are durable before the next."""
 
     def memory(self) -> int | None:
-        """Bytes that it expects to need on its device, weights and work; None lets the core estimate it from the
-        weights of its models and settings named `dtype`, `quantization` and `offload` (dnd/runtime/memory.py)."""
+        """Bytes that it needs on its device, weights and work; None lets the core guess it from the sizes of its
+        models' files. Raises ModelError where a model is not here."""
         return None
 
     def chosen(self) -> Mapping[str, Any]:
@@ -117,6 +121,10 @@ class Generator(Backend):
     @abstractmethod
     def generate(self, requests: Sequence[ImageRequest]) -> list[Image]:
         """One RGB image per request, which depends on nothing but the request."""
+
+    def image_size(self) -> tuple[int, int] | None:
+        """(width, height) in pixels of its images, at most, for `dnd doctor`; None where that is not known."""
+        return None
 
 
 class Scorer(Backend):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, get_args, get_origin
 
 import pydantic
@@ -16,31 +17,37 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespac
 
 
 @dataclass(frozen=True)
-class _NamesModel:
-    """Marks a setting whose value is a name in models.lock."""
+class _Marker:
+    """What a setting's value means to the core."""
+
+    meaning: str
 
 
-ModelName = Annotated[str, _NamesModel()]
+ModelName = Annotated[str, _Marker("model")]
 """Type of a setting that names a model: the core then verifies it, plans for it and keys results by its digest."""
+ProbingFolder = Annotated[Path, _Marker("probing folder")]
+"""Type of a setting that is the run's probing folder where the run file does not say another."""
 
 
 def model_names(config: pydantic.BaseModel) -> list[str]:
-    """The models that a plugin's settings name: values of type `dnd.ModelName`, optional or not."""
-    found = []
-    for key, info in type(config).model_fields.items():
-        value = getattr(config, key)
-        marked = any(_is_marker(part) for part in info.metadata) or _names_model(info.annotation)
-        if isinstance(value, str) and marked:
-            found.append(value)
-    return found
+    """The models that a plugin's settings name: values of type `dnd.api.ModelName`, optional or not."""
+    found = [getattr(config, key) for key in _marked(type(config), "model")]
+    return [value for value in found if isinstance(value, str)]
 
 
-def _is_marker(value: object) -> bool:
-    return value in get_args(ModelName)[1:]
+def probing_folders(config: type[pydantic.BaseModel]) -> list[str]:
+    """The settings of type `dnd.api.ProbingFolder`, optional or not."""
+    return _marked(config, "probing folder")
 
 
-def _names_model(annotation: object) -> bool:
-    """Whether ModelName is this type, or a part of it."""
-    if get_origin(annotation) is Annotated and any(_is_marker(part) for part in get_args(annotation)[1:]):
+def _marked(config: type[pydantic.BaseModel], meaning: str) -> list[str]:
+    marker = _Marker(meaning)
+    fields = config.model_fields.items()
+    return [key for key, info in fields if marker in info.metadata or _has(info.annotation, marker)]
+
+
+def _has(annotation: object, marker: _Marker) -> bool:
+    """Whether the marker is at this type, or at a part of it."""
+    if get_origin(annotation) is Annotated and marker in get_args(annotation)[1:]:
         return True
-    return any(_names_model(part) for part in get_args(annotation))
+    return any(_has(part, marker) for part in get_args(annotation))

@@ -165,7 +165,7 @@ def _tell(fetched: Fetched, folder: str) -> None:
 @click.argument("place", metavar="FOLDER|REPO@REV")
 @click.option("--role", help="What it is for: captioner, summarizer, generator, scorer, target or encoder.")
 @click.option("--licence", help="SPDX name.  [default: the repository's, Apache-2.0 of a folder]")
-@click.option("--include", metavar="PATTERN", multiple=True, help="Only these files of REPO: 'unet/*'.")
+@click.option("--include", metavar="PATTERN", multiple=True, help="Only these files of REPO: 'encoder/*'.")
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Not these files of REPO: '*.fp16.safetensors'.")
 def models_lock(
     name: str, place: str, role: str | None, licence: str | None, include: tuple[str, ...], exclude: tuple[str, ...]

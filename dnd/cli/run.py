@@ -39,8 +39,8 @@ def run(
 ) -> int:
     """Label units. RUNFILE is a path or the name of a run file that is installed.
 
-    With no arguments: the microworld, a small network whose units' meaning is known. A killed run goes on
-    where it was when the same command is given again.
+    With no arguments it is the run file `default`. A killed run goes on where it was when the same command is
+    given again.
     """
     from dnd.config.read import read_run
     from dnd.plugin.registry import Registry

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dnd.api import Config, Method, Scorer, Summarizer
+from dnd.api import Config, Method, Plugin, Scorer, Summarizer, probing_folders
 from dnd.config.calibration import CalibrationFile
 from dnd.config.problems import Problems
 from dnd.config.run import BACKENDS, CORE_SECTIONS, OWN_METHOD, UNUSED, Choice, General, Labels, Run, TargetChoice
@@ -22,8 +22,8 @@ from dnd.errors import DndError, UsageError
 from dnd.plugin.registry import Registry
 from dnd.text import suggest
 
-PROBING = "{probing}"
-"""As a backend's setting: the folder of probing images."""
+_PROBING = "{probing}"
+"""How run files of earlier versions name the probing folder in a setting that takes it when left out."""
 
 
 def build_run(tables: Mapping[str, Any], registry: Registry, *, live_target: bool = False) -> Run:
@@ -119,7 +119,7 @@ class _Reader:
         if scorer and issubclass(scorer, Scorer) and not scorer.needs_images:
             self.uses = tuple(kind for kind in self.uses if kind != "generator")
 
-    def _class(self, section: str) -> type | None:
+    def _class(self, section: str) -> type[Plugin] | None:
         name = self.tables[section].get("backend")
         entries = self.registry.entries
         return next((e.cls for e in entries if (e.kind, e.name, e.state) == (section, name, "ok")), None)
@@ -133,12 +133,24 @@ class _Reader:
             known = ", ".join(self.registry.names(section))
             self.problems.add(f"{section}.backend: none chosen. There are: {known}")
             return None
-        for key in [key for key, value in settings.items() if value == PROBING]:
-            if len(self.folders) != 1:
-                self.problems.add(f"{section}.{key}: {PROBING} wants one folder (--probe), not {len(self.folders)}")
-                return None
-            settings[key] = self.folders[0]
+        if not self._fill_folders(section, settings):
+            return None
         return self.plugin(section, section, name, settings)
+
+    def _fill_folders(self, section: str, settings: dict[str, Any]) -> bool:
+        """The probing folder for settings of type `ProbingFolder` that name no other; False where one is missing."""
+        cls = self._class(section)
+        for key in probing_folders(cls.Config) if cls else ():
+            if settings.get(key, _PROBING) != _PROBING:
+                continue
+            settings.pop(key, None)
+            if len(self.folders) == 1:
+                settings[key] = self.folders[0]
+            elif cls and cls.Config.model_fields[key].is_required():
+                have = f"{len(self.folders)} folders" if self.folders else "no folder"
+                self.problems.add(f"{section}.{key}: name a folder, as the run has {have} of probing images (--probe)")
+                return False
+        return True
 
     def target(self, live: bool) -> TargetChoice | None:
         settings = dict(self.tables["target"])

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from dnd.api import Backend, Config, Plugin, model_names
+from dnd.api import Backend, Generator
 from dnd.doctor.check import Check, Context, State, gigabytes
 from dnd.doctor.plan import stage_items
 from dnd.errors import DndError, ModelError
-from dnd.models.weights import Weights, cache_folder, store_folder
-from dnd.pipeline.job import SPREAD
+from dnd.models.weights import cache_folder, store_folder
 from dnd.runtime.memory import Need, estimate, free_memory, work_beside
 
 PNG_BYTES = 2.2
@@ -39,7 +36,7 @@ def check_memory(context: Context) -> Iterator[Check]:
         yield _compare("memory.target", need, free // copies, device)
     for section in context.helpers():
         try:
-            need_or_none = _need(context, section, device, free // copies)
+            need_or_none = _need(context, section, device)
         except DndError as error:
             yield Check(f"memory.{section}", "warning", f"not known: {error}", error.hint)
             continue
@@ -52,29 +49,22 @@ def check_memory(context: Context) -> Iterator[Check]:
             yield _compare(f"memory.{section}", need_or_none, free // copies, device)
 
 
-def _need(context: Context, section: str, device: str, free: int) -> Need | None:
+def _need(context: Context, section: str, device: str) -> Need | None:
     choice = context.choices()[section]
     made = context.registry.make(choice.kind, choice.name, choice.config, context.runtime)
-    said = made.memory() if isinstance(made, Backend) else None
+    try:
+        said = made.memory() if isinstance(made, Backend) else None
+    except ModelError:  # a model is not here: its size in models.lock must do
+        said = None
     if said is not None:
         return Need(said, 0, "as the backend says")
-    need = estimate(choice.config, context.weights, device, free, _chosen(made))
-    if need and len(set(context.devices)) > 1 and section not in SPREAD:
-        return replace(need, sure=False)  # it may divide its weights among them
-    return need
-
-
-def _chosen(made: Plugin) -> Mapping[str, Any]:
-    """What its automatic settings come to, which it may not know while a model is missing."""
-    try:
-        return made.chosen() if isinstance(made, Backend) else {}
-    except Exception:
-        return {}
+    return estimate(choice.config, context.weights, device)
 
 
 def _compare(name: str, need: Need, free: int, device: str) -> Check:
-    work = f" + {gigabytes(need.work)} for the work, by rule of thumb" if need.work else ""
-    detail = f"{gigabytes(need.weights)} of weights ({need.how}){work}; {gigabytes(free)} free on {device}"
+    parts = f"{gigabytes(need.weights)} of weights, {need.how}, + {gigabytes(need.work)} for the work, by rule of thumb"
+    what = parts if need.work else f"{gigabytes(need.weights)}, {need.how}"
+    detail = f"{what}; {gigabytes(free)} free on {device}"
     if need.total <= free:
         return Check(name, "ok", detail)
     section = name.partition(".")[2]
@@ -123,28 +113,14 @@ def check_disk(context: Context) -> Iterator[Check]:
 
 
 def _drawn_pixels(context: Context) -> tuple[float, bool]:
-    """Pixels of a generated image, and whether that is known: from the settings, or the model's own size."""
+    """Pixels of a generated image, and whether its generator knows that."""
     choice = context.helpers().get("generator")
-    if choice is None:
-        return _MEGAPIXEL, False
-    own = _own_side(choice.config, context.weights)
-    sides = [getattr(choice.config, key, None) or own for key in ("width", "height")]
-    if all(isinstance(side, int) for side in sides):
-        return float(math.prod(side for side in sides if side)), True
-    return _MEGAPIXEL, False
-
-
-def _own_side(config: Config, weights: Weights) -> int | None:
-    """Pixels of a side that a diffusers pipeline was trained on; None where that cannot be read."""
-    for name in model_names(config)[:1]:
-        try:
-            folder = weights.folder(name)
-            latents = json.loads((folder / "unet" / "config.json").read_text("utf-8"))["sample_size"]
-            blocks = json.loads((folder / "vae" / "config.json").read_text("utf-8"))["block_out_channels"]
-            return int(latents * 2 ** (len(blocks) - 1))
-        except (ModelError, OSError, ValueError, KeyError, TypeError):
-            return None
-    return None
+    size = None
+    if choice is not None:
+        made = context.registry.make(choice.kind, choice.name, choice.config, context.runtime)
+        with suppress(ModelError):  # whose settings would tell
+            size = made.image_size() if isinstance(made, Generator) else None
+    return (float(math.prod(size)), True) if size else (_MEGAPIXEL, False)
 
 
 # --- folders -----------------------------------------------------------------------------------------

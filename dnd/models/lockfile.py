@@ -61,7 +61,7 @@ class LockedFile(_Strict):
 
 
 class LockedPart(_Strict):
-    """Files of another repository that belong into the same folder, such as an SDXL's repaired VAE."""
+    """Files of another repository that belong into the same folder, such as the repaired part of a pipeline."""
 
     source: Revised
     under: Annotated[str, pydantic.Field(max_length=200), pydantic.AfterValidator(_inside)]

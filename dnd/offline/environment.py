@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_XET": "1",  # its native downloader would pass by `dnd.offline.block`
-    "DO_NOT_TRACK": "1",  # the hub, vLLM
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_DO_NOT_TRACK": "1",
-    "VLLM_HOST_IP": "127.0.0.1",  # or it asks which of the machine's addresses leads to a public one
+    "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """What libraries read before they reach out. These win over what the user has set."""
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
@@ -38,9 +30,6 @@ instead of 0.6); and pyarrow gives memory back (writing activations of 100,000 u
 def set_switches() -> None:
     """Tell the libraries to stay offline and quiet; must run before they are imported. What the user set stays,
     but for the offline switches."""
-    import logging
-
     os.environ.update(OFFLINE)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells every CPU which kernels it lacks

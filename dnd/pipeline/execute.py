@@ -132,7 +132,10 @@ def _execute(
             "no_crops": result.no_crops,
             "units": dict(Counter(label.status for label in labels)),
         }
-        write_provenance(out, all_stats, seconds=seconds, facts=facts, grading=grading)
+        chosen = [(choice.kind, choice.name) for choice in run.choices().values() if choice is not None]
+        used = [entry.cls for entry in registry.entries if (entry.kind, entry.name) in chosen and entry.cls]
+        packages = {module for cls in used for module in cls.requires}
+        write_provenance(out, all_stats, packages=packages, seconds=seconds, facts=facts, grading=grading)
         record(run, all_stats)
         heartbeat.facts = {"units": facts["units"]}
     return Result(out, findings, grading, labels, result.unreadable, tuple(all_stats), seconds)

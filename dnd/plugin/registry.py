@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator
@@ -105,6 +106,8 @@ class Registry:
         """An instance, not yet loaded, of the interface that belongs to `kind`."""
         cls = self.find(kind, name).cls
         assert cls is not None
+        for variable, value in cls.environment.items():
+            os.environ.setdefault(variable, value)
         try:
             return cls(config, runtime)
         except Exception as error:

@@ -121,11 +121,18 @@ def write_findings(out: Path, findings: Iterable[Finding]) -> list[Label]:
 
 
 def write_provenance(
-    out: Path, all_stats: Sequence[StageStats], *, seconds: float, facts: Mapping[str, Any], grading: Grading | None
+    out: Path,
+    all_stats: Sequence[StageStats],
+    *,
+    packages: Iterable[str],
+    seconds: float,
+    facts: Mapping[str, Any],
+    grading: Grading | None,
 ) -> None:
-    """run.json: with what, on what and how long. `facts` are what the pipeline knows of the run."""
+    """run.json: with what, on what and how long. `packages` are what the run's plugins require, `facts` what the
+    pipeline knows of the run."""
     record: dict[str, Any] = {
-        "versions": _versions(),
+        "versions": _versions(packages),
         "hardware": _hardware(),
         **facts,
         "seconds": round(seconds, 3),
@@ -150,9 +157,9 @@ def write_provenance(
     write_atomic(out / "run.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("dnd-describe", "torch", "transformers", "diffusers", "numpy", "pillow", "pyarrow"):
+    for name in dict.fromkeys(("dnd-describe", "torch", "numpy", "pillow", "pyarrow", *sorted(packages))):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -1,17 +1,15 @@
-"""What a model needs in memory, from the headers of its safetensors files; and what there is.
+"""What a model may need in memory, and what there is.
 
-The weights are what they are on the device: `dtype`, `quantization` and `offload` of a backend's settings count where
-it has settings of these names. The work on top is a rule of thumb for one item at a time: a quarter of the weights,
-at least 2 GB on a GPU and 512 MB on a CPU; backends take fewer items at once where memory is short.
+A backend knows best what it needs (`dnd.api.Backend.memory`). For one that does not say, its weights are taken to be as
+large as their files, and the work on top follows a rule of thumb for one item at a time: a quarter of the weights, at
+least 2 GB on a GPU and 512 MB on a CPU.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +21,6 @@ from dnd.models.lockfile import LockedModel
 from dnd.models.weights import Weights
 
 WORK_SHARE, LEAST_WORK, LEAST_WORK_ON_CPU = 0.25, 2 * 2**30, 512 * 2**20
-_NOT_PACKED = re.compile(r"embed|lm_head|norm|shared|position|wte|wpe")
-"""Matrices that quantization leaves as they are."""
-_FOUR_BITS = 0.5 + 4 / 64
-_PACKED = {"8bit": 1.0, "fp8": 1.0, "4bit": _FOUR_BITS, "bitsandbytes": _FOUR_BITS}
-"""Bytes of a packed weight; 4-bit weights come with a float32 for every 64. The second name of each is vLLM's."""
-_SETTINGS = ("dtype", "quantization", "offload")
-_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "half": 2.0}
 
 
 @dataclass(frozen=True)
@@ -40,21 +31,11 @@ class Need:
     work: int
     how: str
     sure: bool = True
-    """False where the weights could not be looked at, or the backend can do with less."""
+    """False for a guess."""
 
     @property
     def total(self) -> int:
         return self.weights + self.work
-
-
-@dataclass(frozen=True)
-class Tensor:
-    name: str
-    count: int
-    """Elements."""
-    dims: int
-    bytes_each: float
-    is_float: bool
 
 
 def work_beside(weights: float, device: str) -> int:
@@ -62,106 +43,24 @@ def work_beside(weights: float, device: str) -> int:
     return max(int(weights * WORK_SHARE), LEAST_WORK_ON_CPU if device == "cpu" else LEAST_WORK)
 
 
-def estimate(
-    config: Config, weights: Weights, device: str, free: int, chosen: Mapping[str, Any] | None = None
-) -> Need | None:
-    """What a backend with these settings needs on a device; None where it has no models; ModelError if nothing tells.
-
-    `chosen` is what its automatic settings came to; while that is not known, "auto" is the first that fits into `free`.
-    """
-    parts: dict[str, list[Tensor]] = {}
-    stored, unseen = 0, []
-    for name in model_names(config):
-        model = weights.find(name)
-        try:
-            parts |= _parts(model, weights.folder(name))
-        except (ModelError, OSError):
-            unseen.append(name)
-            stored += _stored_bytes(model)
-    if not parts and not unseen:
+def estimate(config: Config, weights: Weights, device: str) -> Need | None:
+    """What a backend with these settings may need on a device; None where it names no models; ModelError if models.lock
+    knows no sizes."""
+    names = model_names(config)
+    if not names:
         return None
-    settings = {key: (chosen or {}).get(key, getattr(config, key, None)) for key in _SETTINGS}
-    need = Need(0, 0, "")
-    for how, packed, offload in _ways(settings, device):
-        sizes = [weight_bytes(tensors, settings["dtype"], packed, device) for tensors in parts.values()]
-        total = (max(sizes, default=0) if offload else math.fsum(sizes)) + stored
-        words = f"sizes in models.lock, as {', '.join(unseen)} is not whole here" if unseen else "from their headers"
-        sure = not unseen and not offload
-        need = Need(int(total), work_beside(total, device), f"{words}, {how}" if how else words, sure)
-        if need.total <= free:
-            break
-    return need
-
-
-def _ways(settings: Mapping[str, Any], device: str) -> Iterable[tuple[str, str, bool]]:
-    """(in words, packing, one part at a time) in the order in which a backend would choose."""
-    quantization, offload = settings["quantization"], settings["offload"]
-    if quantization == "auto" and device != "cpu":
-        packings = ["", "8bit", "4bit"]
-    else:
-        packings = [quantization if quantization in _PACKED else ""]
-    ways = [(f"in {packing}" if packing else "", packing, False) for packing in packings]
-    if offload in (None, False, "none", "never", "off"):
-        return ways
-    moved = [(f"{how} with offload".strip(), packing, True) for how, packing, _ in ways]
-    return [*ways, moved[-1]] if offload == "auto" else moved
-
-
-def weight_bytes(tensors: Iterable[Tensor], dtype: str | None, packing: str, device: str) -> float:
-    """What tensors of a model take on a device. `dtype` "auto" is half precision on a GPU, None as they are stored;
-    `packing` is "8bit", "4bit", or anything else for none."""
-    return math.fsum(_bytes_of(tensor, dtype, _PACKED.get(packing), device) for tensor in tensors)
-
-
-def _bytes_of(tensor: Tensor, dtype: str | None, packed: float | None, device: str) -> float:
-    if not tensor.is_float:
-        return tensor.count * tensor.bytes_each
-    if packed is not None and tensor.dims == 2 and not _NOT_PACKED.search(tensor.name):
-        return tensor.count * packed
-    each = tensor.bytes_each
-    if dtype == "auto":
-        each = 4.0 if device == "cpu" else min(each, 2.0)
-    elif dtype in _BYTES:
-        each = _BYTES[dtype]
-    return tensor.count * each
+    stored = sum(_stored_bytes(weights.find(name)) for name in names)
+    return Need(stored, work_beside(stored, device), "as large as their files", sure=False)
 
 
 def _stored_bytes(model: LockedModel) -> int:
-    """Size of the files of weights, which are not here."""
-    sizes = [file.size for file in model.files if file.path.endswith(".safetensors")]
+    """Size of the files of weights; of two copies in different precision the wider one counts."""
+    files = {file.path: file.size for file in model.files if file.path.endswith(".safetensors")}
+    copies = {path for path in files if ".fp16." in path and path.replace(".fp16.", ".") in files}
+    sizes = [size for path, size in files.items() if path not in copies]
     if None in sizes:
-        raise ModelError(f"the model {model.name!r} is not here and models.lock does not know its size")
+        raise ModelError(f"models.lock does not know the size of the model {model.name!r}")
     return sum(size for size in sizes if size is not None)
-
-
-def _parts(model: LockedModel, folder: Path) -> dict[str, list[Tensor]]:
-    """The tensors of a model's parts: of a pipeline its subfolders', of other models all in one."""
-    files = [file.path for file in model.files if file.path.endswith(".safetensors")]
-    plain = {path for path in files if ".fp16." not in path}
-    parts: dict[str, list[Tensor]] = {}
-    for path in files:
-        if path.replace(".fp16.", ".") in plain - {path}:
-            continue  # the same weights twice: the wider ones count
-        parts.setdefault(f"{model.name}/{path.rpartition('/')[0]}", []).extend(read_tensors(folder / path))
-    return parts
-
-
-def read_tensors(file: Path) -> list[Tensor]:
-    """What is in a safetensors file, of which only the header is read; ModelError where it is not one."""
-    from safetensors import SafetensorError, safe_open
-
-    found = []
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                part = opened.get_slice(name)
-                shape, dtype = part.get_shape(), part.get_dtype()
-                bits = re.search(r"\d+", dtype)
-                each = int(bits[0]) / 8 if bits else 1.0
-                found.append(Tensor(name, math.prod(shape), len(shape), each, dtype.startswith(("F", "BF"))))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} is not a whole safetensors file: {error}") from error
-    return found
 
 
 # --- what there is -----------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from dnd.testing.fakes import runtime
 HEAVY = frozenset(
     re.findall(
         r"\w+",
-        "accelerate cv2 diffusers jax keras matplotlib onnxruntime pandas pyarrow scipy skimage sklearn tensorflow "
-        "timm torch torchvision transformers vllm",
+        "accelerate cv2 jax keras matplotlib onnxruntime pandas pyarrow scipy skimage sklearn tensorflow timm torch "
+        "torchvision transformers",
     )
 )
 """Libraries that have no place at the top of a plugin's module, as `dnd plugins` imports it."""

@@ -52,6 +52,9 @@ class Blip2Captioner(api.Captioner):
         dtype, quantization = self._precision
         return {"dtype": dtype, "quantization": quantization, "batch_size": self._batches.size}
 
+    def memory(self) -> int:
+        return fitting.memory(self.config, self.runtime, *self._precision)
+
     @cached_property
     def _precision(self) -> tuple[str, str]:
         """dtype and quantization. Kept, because the free memory that decides them changes."""

@@ -52,6 +52,9 @@ class Blip2Exemplars(api.Summarizer):
     def chosen(self) -> Mapping[str, Any]:
         return self._blip2.chosen()
 
+    def memory(self) -> int:
+        return self._blip2.memory()
+
     def load(self) -> None:
         self._blip2.load()
 

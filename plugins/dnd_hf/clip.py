@@ -15,6 +15,7 @@ from dnd import api
 from dnd_hf import fitting
 from dnd_hf.batches import Batches
 from dnd_hf.loading import LOCAL, load_errors, load_whole
+from dnd_hf.sizes import weight_bytes, work_beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +31,12 @@ class ClipConfig(api.Config):
     """A `CLIPModel` with its processor."""
     batch_size: int = pydantic.Field(64, ge=1)
     """Images at a time; fewer once the device's memory has run out."""
+
+
+def memory(config: ClipConfig, runtime: api.Runtime) -> int:
+    """Bytes that a `Clip` needs on its device: an estimate."""
+    weights = weight_bytes(runtime.weights(config.model).glob("*.safetensors"), "float32")
+    return weights + work_beside(weights, runtime.device)
 
 
 class Clip:

@@ -94,6 +94,15 @@ def precision(config: Any, runtime: api.Runtime) -> tuple[str, str]:
     return dtype, choose_quantization(config.quantization, files, dtype, runtime.device)
 
 
+def memory(config: Any, runtime: api.Runtime, dtype: str, quantization: str) -> int:
+    """Bytes that a backend with these settings needs on its device for one item at a time: an estimate. Weights that
+    are offloaded need no more than there is."""
+    files = sorted(runtime.weights(config.model).glob("*.safetensors"))
+    moved = config.offload != "none" and runtime.device != "cpu"
+    weights = 0 if moved else sizes.weight_bytes(files, dtype, quantization)
+    return weights + sizes.work_beside(weights, runtime.device)
+
+
 def needed(weights: int) -> int:
     """Bytes on a GPU, with what the work takes for one item at a time: an estimate."""
     return weights + sizes.work_beside(weights, "cuda")
@@ -139,7 +148,9 @@ def spread(device: str) -> dict[str, Any]:
 
 @contextmanager
 def quiet(*packages: str) -> Iterator[None]:
-    """No progress bars of transformers or diffusers while they load."""
+    """No progress bars of transformers or diffusers while they load, and no word of bitsandbytes, which tells every CPU
+    which kernels it lacks as diffusers imports it."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logs = [import_module(f"{package}.utils.logging") for package in packages]
     shown = [log for log in logs if log.is_progress_bar_enabled()]
     for log in shown:

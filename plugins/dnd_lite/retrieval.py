@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydantic
 
-from dnd.api import Config, Generator, ImageRequest, Runtime
+from dnd.api import Config, Generator, ImageRequest, ProbingFolder, Runtime
 from dnd_lite.index import Index, Vocabulary, build_index, listing_digest
 from dnd_lite.networks import Variant
 from dnd_lite.tagger import Recogniser
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 class RetrievalConfig(Config):
-    folder: Path
-    """Where the photos are: those of the probing set, or better others."""
+    folder: ProbingFolder
+    """Where the photos are: those of the probing set unless others are named, which is better."""
     listing: str = ""
     """Digest of the photos' names and sizes; filled in, so that a change of the folder is noticed."""
     variant: Variant = 2
@@ -66,6 +66,9 @@ class Retrieval(Generator):
 
     def close(self) -> None:
         self._index = self._vocabulary = None
+
+    def image_size(self) -> tuple[int, int]:
+        return self.config.longest, self.config.longest
 
     def generate(self, requests: Sequence[ImageRequest]) -> list[Image]:
         return [self._show(request) for request in requests]

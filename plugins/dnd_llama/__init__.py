@@ -54,6 +54,9 @@ class LlamaSummarizer(AskingSummarizer):
         dtype, quantization = self._precision
         return {"dtype": dtype, "quantization": quantization, "batch_size": self._batches.size}
 
+    def memory(self) -> int:
+        return fitting.memory(self.config, self.runtime, *self._precision)
+
     @cached_property
     def _precision(self) -> tuple[str, str]:
         """dtype and quantization. Kept, because the free memory that decides them changes."""

@@ -8,7 +8,7 @@ import numpy as np
 import pydantic
 
 from dnd import api
-from dnd_hf.clip import Clip, ClipConfig, ClipMemory, Floats
+from dnd_hf.clip import Clip, ClipConfig, ClipMemory, Floats, memory
 from dnd_scorers.ranks import topk_squared
 
 
@@ -32,6 +32,9 @@ class ClipScorer(api.Scorer):
         super().__init__(config, runtime)
         self._clip: Clip | None = None
         self._seen, self._read = ClipMemory(config.cache), ClipMemory(config.cache)
+
+    def memory(self) -> int:
+        return memory(self.config, self.runtime)
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable CLIP."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dnd import api
 from dnd_hf import fitting
 from dnd_hf.batches import Batches
 from dnd_sdxl.build import build
 from dnd_sdxl.config import SdxlConfig
-from dnd_sdxl.offload import Placement, choose, expected, place
+from dnd_sdxl.offload import Placement, choose, expected, image_size, place
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ ADVICE = (
 class SdxlGenerator(api.Generator):
     name = "sdxl"
     requires = ("diffusers", "transformers", "accelerate")
+    environment: ClassVar[dict[str, str]] = {"DIFFUSERS_VERBOSITY": "error"}
     Config = SdxlConfig
     config: SdxlConfig
 
@@ -53,13 +54,11 @@ class SdxlGenerator(api.Generator):
             "batch_size": self._batches.size,
         }
 
-    def memory(self) -> int | None:
-        if not self.runtime.device.startswith("cuda"):
-            return None
-        try:
-            return expected(self.config, self.runtime, self._dtype, self._placement)
-        except api.ModelError:  # not here yet: models.lock knows the sizes
-            return None
+    def memory(self) -> int:
+        return expected(self.config, self.runtime, self._dtype, self._placement)
+
+    def image_size(self) -> tuple[int, int]:
+        return image_size(self.config, self.runtime)
 
     @property
     def _dtype(self) -> str:

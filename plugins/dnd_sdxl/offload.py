@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dnd import api
 from dnd_hf import fitting
-from dnd_hf.sizes import weight_bytes
+from dnd_hf.sizes import weight_bytes, work_beside
 from dnd_sdxl.build import weight_files
 from dnd_sdxl.config import SdxlConfig
 
@@ -57,21 +58,31 @@ def part_bytes(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> dict[str
 
 
 def expected(config: SdxlConfig, runtime: api.Runtime, dtype: str, placement: Placement) -> int:
-    """Bytes on a GPU at the peak of one image: decoding it takes more than is usual for weights of that size."""
+    """Bytes at the peak of one image: decoding it takes more than is usual for weights of that size."""
     sizes = part_bytes(config, runtime, dtype)
     held = {"none": sum(sizes.values()), "model": max(sizes.values())}.get(placement.offload, 0)
     work = decoding(config, runtime, dtype) // (4 if placement.tiling else 1)
-    return max(held + work, fitting.needed(held))
+    return held + max(work, work_beside(held, runtime.device))
+
+
+def image_size(config: SdxlConfig, runtime: api.Runtime) -> tuple[int, int]:
+    """(width, height): the settings, or what the checkpoint was trained on."""
+    if config.width and config.height:
+        return config.width, config.height
+    side = _trained_side(config, runtime)
+    return config.width or side, config.height or side
+
+
+def _trained_side(config: SdxlConfig, runtime: api.Runtime) -> int:
+    vae = _settings(runtime.weights(config.vae) if config.vae else runtime.weights(config.model) / "vae")
+    unet = _settings(runtime.weights(config.model) / "unet")
+    return int(unet.get("sample_size") or 128) * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def decoding(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> int:
     """Bytes at the peak of decoding one image as a whole: an estimate."""
-    folder = runtime.weights(config.vae) if config.vae else runtime.weights(config.model) / "vae"
-    vae = _settings(folder)
-    unet = _settings(runtime.weights(config.model) / "unet")
-    scale = 2 ** (len(vae["block_out_channels"]) - 1)
-    side = int(unet.get("sample_size") or 128) * scale
-    pixels = (config.width or side) * (config.height or side)
+    vae = _settings(runtime.weights(config.vae) if config.vae else runtime.weights(config.model) / "vae")
+    pixels = math.prod(image_size(config, runtime))
     upcast = dtype == "float16" and vae.get("force_upcast", True)
     width = max(vae["block_out_channels"][:2])  # of the maps at full size
     return _MAPS * width * pixels * (4 if upcast or dtype == "float32" else 2)

@@ -72,6 +72,15 @@ class VllmSummarizer(AskingSummarizer):
         except ModelError:
             pass  # the core looks at models itself
 
+    def memory(self) -> int:
+        """Of each GPU that shares the model; nothing for a server that is running already."""
+        from dnd_vllm import launch
+
+        if self.config.url is not None:
+            return 0
+        folder = self.runtime.weights(self.config.model)
+        return launch.memory(self.config, self.runtime, folder)
+
     def load(self) -> None:
         """PluginError tells why vLLM did not start, with its last lines."""
         if self._client is not None:

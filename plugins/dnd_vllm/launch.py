@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dnd.api import ModelError, Runtime, UsageError
+from dnd_hf.sizes import weight_bytes, work_beside
 from dnd_vllm.config import VllmConfig
 from dnd_vllm.interpreter import MODULE, Interpreter
 from dnd_vllm.server import HOST
@@ -52,6 +53,18 @@ def make_plan(config: VllmConfig, runtime: Runtime, folder: Path) -> Plan:
         raise UsageError(f"summarizer.context_length = {config.context_length}, and {config.model} reaches {reach}")
     context = config.context_length or min(_CONTEXT, reach if isinstance(reach, int) else _CONTEXT)
     return Plan(context, tuple(numbers[:wanted]))
+
+
+_PACKED = {"fp8": "8bit", "bitsandbytes": "4bit"}
+"""vLLM's names for weights of eight and of four bits."""
+
+
+def memory(config: VllmConfig, runtime: Runtime, folder: Path) -> int:
+    """Bytes on each device for one chat at a time: an estimate. UsageError as in `make_plan`."""
+    shared_by = max(1, len(make_plan(config, runtime, folder).gpus))
+    dtype = None if config.dtype == "auto" else config.dtype
+    weights = weight_bytes(folder.glob("*.safetensors"), dtype, _PACKED.get(config.quantization or "", "none"))
+    return weights // shared_by + work_beside(weights // shared_by, runtime.device)
 
 
 def _shape(config: VllmConfig, folder: Path) -> dict[str, Any]:
