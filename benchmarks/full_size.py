@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,13 @@ BATCHES: dict[str, tuple[int | str, ...]] = {
 """On a GPU. One first: it says what loading and one item take, before larger batches are tried."""
 CAPTIONS, CONCEPTS, IMAGES = 14, 5, 10
 """Of a standard unit: 10 exemplars and 4 crops, 5 concepts, 10 images of each. None is shared with another unit."""
+MODULES = {
+    "blip2": "transformers.models.blip_2.modeling_blip_2",
+    "llama": "transformers.models.llama.modeling_llama",
+    "sdxl": "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "clip": "transformers.models.clip.modeling_clip",
+}
+"""Imported before loading is timed."""
 SLACK = 256 << 20
 """Bytes that a CUDA library may keep."""
 PACKAGES = ("dnd-describe", "torch", "transformers", "tokenizers", "diffusers", "accelerate", "bitsandbytes", "numpy")
@@ -235,6 +242,7 @@ def measure(
     stays behind. An automatic batch has been tried while the model was loaded, and is warm."""
     subject = Subject(architecture, size, batch, device, settings)
     backend, peaks = subject.backend, Peaks(device)
+    import_module(MODULES[architecture])
     before = held(device)
     peaks.restart()
     began = time.perf_counter()
@@ -341,16 +349,16 @@ def examine(architecture: str, options: argparse.Namespace, out: Path) -> None:
     """Everything about one model, into `out` as it goes; a batch size that fails is told there, and raised at the
     end."""
     console, size, device = Console(width=160), options.size, options.device
-    began = time.perf_counter()
     with lent(architecture, size, device, options.work, options.keep) as variables:
         os.environ |= variables
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
         name = arch.model_name(architecture, size)
-        head = about(size, device) | {"model": name, "draw_seconds": round(time.perf_counter() - began, 1)}
+        head = about(size, device) | {"model": name}
         began = time.perf_counter()
         Weights.default().resolve(name)
-        head["verify_seconds"] = round(time.perf_counter() - began, 1)
+        if not options.keep:  # else its files may have been verified before
+            head["verify_seconds"] = round(time.perf_counter() - began, 1)
         head["expected"] = expected(architecture, size, device)
         if size == "full":
             head |= files_of(name, arch.MODELS[architecture])

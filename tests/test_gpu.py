@@ -204,11 +204,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay(drawn: np.ndarr
         at_work = torch.cuda.max_memory_reserved(DEVICE) - before
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(DEVICE).total_memory
-        torch.cuda.set_per_process_memory_fraction((before + 0.7 * at_work) / total, DEVICE)
+        torch.cuda.set_per_process_memory_fraction((before + 0.7 * at_work) / total)
         try:
             made = pixels(backend.generate(REQUESTS))
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
+            torch.cuda.set_per_process_memory_fraction(1.0)
         assert 8 <= backend.chosen()["batch_size"] < 64
     assert np.abs(made - drawn).mean() <= 2.0
 
