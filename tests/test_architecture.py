@@ -91,11 +91,11 @@ def test_bundled_plugins_import_what_an_outside_one_may() -> None:
     assert past_it == []
 
 
-def test_a_plugin_at_the_top_of_site_packages_is_one() -> None:
-    """Each folder or module of plugins/ is named by an entry point, but for what several of them share."""
+def test_what_stands_at_the_top_of_site_packages_is_a_plugin() -> None:
+    """Each folder or module of plugins/ is named by an entry point."""
     points = {point.value.partition(".")[0] for group in ("dnd", "dnd.runfiles") for point in entry_points(group=group)}
     there = {path.stem for path in PLUGINS.iterdir() if path.name.startswith("dnd_")}
-    assert there - points == {"dnd_hf"}
+    assert there == points
 
 
 BACKENDS = r"microworld|blip|llama|vllm|sdxl|efficientnet|broden|diffusers|bitsandbytes|\bunet\b|\bvae\b"

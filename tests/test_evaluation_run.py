@@ -17,6 +17,7 @@ from dnd.config.read import build_run
 from dnd.evaluation.images import _held_out
 from dnd.evaluation.reopen import open_run
 from dnd.pipeline.execute import execute
+from dnd.plugin.registry import Registry
 from dnd.runtime.progress import Meter
 
 
@@ -33,7 +34,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def toy_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run of the toys, 80 photos, of which 12 are its sample."""
-    monkeypatch.setattr("dnd.evaluation.reopen.Registry.load", toys.registry)
+    known = Registry([*toys.registry().entries, Registry.load().find("encoder", "clip")])
+    monkeypatch.setattr("dnd.evaluation.reopen.Registry.load", lambda: known)
     toys.MOOD.__init__()  # type: ignore[misc]
     toys.make_photos(tmp_path / "photos", 80)
     tables = toys.toy_run(tmp_path / "photos").to_dict()

@@ -308,4 +308,4 @@ def test_a_method_alone_starts_from_the_run_file_of_its_name(name: str) -> None:
 def test_kinds_and_sections_agree() -> None:
     from dnd.config.run import BACKENDS
 
-    assert set(KINDS) == {*BACKENDS, "target", "probing-set", "method"}
+    assert set(KINDS) == {*BACKENDS, "encoder", "target", "probing-set", "method"}

@@ -15,6 +15,7 @@ from dnd.plugin.registry import KINDS, Registry
 from dnd.testing import (
     CONTRACTS,
     CaptionerContract,
+    EncoderContract,
     GeneratorContract,
     ProbingSetContract,
     ScorerContract,
@@ -33,6 +34,7 @@ RIGHT = {
     "summarizer": wrong.Summarizer,
     "generator": wrong.Generator,
     "scorer": wrong.Scorer,
+    "encoder": wrong.Encoder,
     "target": wrong.Target,
     "probing-set": wrong.Images,
     "method": wrong.Method,
@@ -69,6 +71,11 @@ class TestBlip2(CaptionerContract):
 
     def items(self) -> list[Image.Image]:
         return images(2)
+
+
+class TestClip(EncoderContract):
+    backend = bundled("encoder", "clip")
+    config = {"model": "microworld-clip"}  # noqa: RUF012
 
 
 class TestMicroworldTarget(TargetContract):
@@ -128,6 +135,8 @@ def test_a_right_plugin_keeps_every_rule(kind: str, tmp_path: Path, monkeypatch:
         ("scorer", wrong.DividesBySpread, "a unit that never varies is scored", "not a finite float"),
         ("scorer", wrong.NeedsTwo, "a lone candidate is scored", "wrong_backends.py, line"),
         ("scorer", wrong.SortsInPlace, "what it is given stays as it was", "was changed"),
+        ("encoder", wrong.NotOfLengthOne, "there is one good answer per item", "of length 2, not 1"),
+        ("encoder", wrong.TwoSpaces, "images and texts are of one space", "different shapes"),
         ("captioner", wrong.ClosesOnce, "close is safe at any time", "AttributeError"),
         ("captioner", wrong.NeedsItsModelToClose, "close is safe after a load that failed", "AttributeError"),
         ("captioner", wrong.LoadsOnlyOnce, "it works again after close", "AssertionError"),

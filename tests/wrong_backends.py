@@ -62,6 +62,31 @@ class Scorer(api.Scorer):
         return one.activations.mean(axis=1).tolist()
 
 
+class Encoder(api.Encoder):
+    """Of an image its mean colour, of a text its first letters; as directions."""
+
+    name = "right"
+
+    def encode(self, items: Sequence[Image.Image | str]) -> list[np.ndarray]:
+        return [self.direction(item) for item in items]
+
+    def direction(self, item: Image.Image | str) -> np.ndarray:
+        numbers = (
+            [ord(letter) for letter in f"{item}   "[:3]] if isinstance(item, str) else np.asarray(item).mean((0, 1))
+        )
+        return np.asarray(numbers / np.linalg.norm(numbers), np.float32)
+
+
+class NotOfLengthOne(Encoder):
+    def direction(self, item: Image.Image | str) -> np.ndarray:
+        return super().direction(item) * 2
+
+
+class TwoSpaces(Encoder):
+    def direction(self, item: Image.Image | str) -> np.ndarray:
+        return super().direction(item) if isinstance(item, str) else np.ones(1, np.float32)
+
+
 class Target(api.Target):
     name = "right"
 

@@ -137,6 +137,12 @@ class Scorer(Backend):
         """A finite score per candidate of each unit; higher is better."""
 
 
+class Encoder(Backend):
+    @abstractmethod
+    def encode(self, items: Sequence[Image | str]) -> list[npt.NDArray[np.float32]]:
+        """A vector (d,) of length 1 per RGB image or text, all in one space: their cosine says how alike two are."""
+
+
 class Target(Plugin):
     """A network under study. The core runs it; no backend does."""
 

@@ -55,7 +55,9 @@ def plugins_new(name: str, kind: str, parent: str) -> None:
 
 @plugins.command("check")
 @click.argument("name")
-@click.option("--kind", type=click.Choice((*KINDS, "method")), help="Where plugins of several kinds share the name.")
+@click.option(
+    "--kind", type=click.Choice((*KINDS, "encoder", "method")), help="Where plugins of several kinds share the name."
+)
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting: model=NAME.")
 @click.option("--device", metavar="D", default="cpu", help="cpu, cuda or cuda:1.  [default: cpu]")
 def plugins_check(name: str, kind: str | None, settings: tuple[str, ...], device: str) -> int:

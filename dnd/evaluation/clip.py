@@ -1,22 +1,26 @@
-"""CLIP's two towers from a local folder, loaded when first used."""
+"""CLIP, by the encoder that the plugins offer, loaded when first used."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from dnd.errors import ModelError
+from dnd.api import Encoder, Runtime
 from dnd.models.encoder import find_model
+from dnd.plugin.registry import Registry
+from dnd.plugin.requirements import check_packages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Floats = npt.NDArray[np.float32]
 BATCH = 64
+_ENCODER = "clip"
+"""The name of the encoder that reads what `--clip` names."""
 
 
 class Clip:
@@ -28,47 +32,24 @@ class Clip:
         self.digest = digest or str(self._folder.resolve())
 
     @cached_property
-    def _parts(self) -> tuple[Any, Any]:
-        from transformers import CLIPModel, CLIPProcessor
-
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            processor = CLIPProcessor.from_pretrained(self._folder, backend="pil", **local)
-            model: Any = CLIPModel.from_pretrained(self._folder, use_safetensors=True, **local)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"{self._folder} does not load as a CLIP: {error}",
-                "It needs config.json, the processor's files and safetensors weights.",
-            ) from error
-        return processor, model.float().to(self._device).eval()
+    def _encoder(self) -> Encoder:
+        registry = Registry.load()
+        entry = registry.find("encoder", _ENCODER)
+        check_packages([entry])
+        assert entry.cls is not None
+        config = entry.cls.Config.model_validate({"model": self.name})
+        encoder = registry.make("encoder", _ENCODER, config, Runtime(self._device, lambda name: self._folder))
+        assert isinstance(encoder, Encoder)
+        encoder.load()
+        return encoder
 
     def texts(self, texts: Sequence[str] | str) -> Floats:
-        """(n, d); a lone string is one text. One by one: not every CLIP's tokenizer knows how to pad."""
-        import torch
-
+        """(n, d); a lone string is one text. Every distinct text is read once."""
         wanted = [texts] if isinstance(texts, str) else list(texts)
-        processor, model = self._parts
-        found: dict[str, Floats] = {}
-        for text in dict.fromkeys(wanted):
-            inputs = processor(text=[text], truncation=True, return_tensors="pt").to(model.device)
-            with torch.inference_mode():
-                found[text] = _normal(model.get_text_features(**inputs).pooler_output)[0]
+        distinct = list(dict.fromkeys(wanted))
+        found = dict(zip(distinct, self._encoder.encode(distinct), strict=True))
         return np.stack([found[text] for text in wanted])
 
     def images(self, images: Sequence[Image]) -> Floats:
         """(n, d) of RGB images."""
-        import torch
-
-        processor, model = self._parts
-        parts = []
-        for at in range(0, len(images), BATCH):
-            inputs = processor(images=list(images[at : at + BATCH]), return_tensors="pt").to(model.device)
-            with torch.inference_mode():
-                parts.append(_normal(model.get_image_features(**inputs).pooler_output))
-        return np.concatenate(parts)
-
-
-def _normal(rows: Any) -> Floats:
-    import torch
-
-    return np.asarray(torch.nn.functional.normalize(rows.float(), dim=-1).cpu().numpy(), np.float32)
+        return np.stack(self._encoder.encode(images))

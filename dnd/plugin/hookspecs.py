@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from dnd.api import Captioner, Generator, Method, ProbingSet, Scorer, Summarizer, Target
+from dnd.api import Captioner, Encoder, Generator, Method, ProbingSet, Scorer, Summarizer, Target
 
 hookspec = pluggy.HookspecMarker("dnd")
 
@@ -36,6 +36,12 @@ def register_generators() -> Iterable[type[Generator]]:
 @hookspec
 def register_scorers() -> Iterable[type[Scorer]]:
     """Offer scorers: the evidence of a unit in, a score per candidate out."""
+    raise NotImplementedError
+
+
+@hookspec
+def register_encoders() -> Iterable[type[Encoder]]:
+    """Offer encoders: images and texts in, vectors of one space out."""
     raise NotImplementedError
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dnd.testing.backends import (
     BackendContract,
     CaptionerContract,
+    EncoderContract,
     GeneratorContract,
     ScorerContract,
     SummarizerContract,
@@ -30,6 +31,7 @@ __all__ = [
     "BrokenRule",
     "CaptionerContract",
     "Contract",
+    "EncoderContract",
     "GeneratorContract",
     "MethodContract",
     "Outcome",

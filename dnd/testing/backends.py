@@ -1,4 +1,4 @@
-"""The rules of captioners, summarizers, generators and scorers."""
+"""The rules of captioners, summarizers, generators, scorers and encoders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLACK = 64 * 1024
 
 
 class BackendContract(Contract):
-    """What the four kinds have in common. A subclass says what goes in, what must come out, and what is equal."""
+    """What the kinds of backend have in common. A subclass says what goes in, what must come out, and what is equal."""
 
     def items(self) -> list[Any]:
         """What the backend is asked; at least two, no two alike."""
@@ -338,6 +338,33 @@ class ScorerContract(BackendContract):
         )
         fault = self.fault(still, self.answers([still])[0])
         require(not fault, fault)
+
+
+class EncoderContract(BackendContract):
+    kind = "encoder"
+
+    def items(self) -> list[Image | str]:
+        return [*fakes.images(), *fakes.CONCEPTS]
+
+    def ask(self, backend: api.Encoder, items: Sequence[Image | str]) -> list[Any]:
+        return backend.encode(items)
+
+    def fault(self, item: Image | str, answer: Any) -> str:
+        if not isinstance(answer, np.ndarray) or answer.ndim != 1 or answer.dtype != np.float32:
+            return f"not a float32 vector: {_short(answer)}"
+        length = float(np.linalg.norm(answer))
+        return "" if abs(length - 1) < 1e-3 else f"a vector of length {length:.4g}, not 1"
+
+    def equal(self, one: Any, other: Any) -> bool:
+        return one.shape == other.shape and bool(np.allclose(one, other, rtol=0, atol=1e-4))
+
+    def state(self, item: Image | str) -> object:
+        return item if isinstance(item, str) else item.tobytes()
+
+    def test_images_and_texts_are_of_one_space(self) -> None:
+        """Every vector has as many numbers."""
+        widths = {answer.shape for answer in self.answers()}
+        require(len(widths) == 1, f"vectors of different shapes: {sorted(widths)}")
 
 
 def _text_fault(text: Any, longest: int) -> str:

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dnd import api
-from dnd.testing.backends import CaptionerContract, GeneratorContract, ScorerContract, SummarizerContract
+from dnd.testing.backends import (
+    CaptionerContract,
+    EncoderContract,
+    GeneratorContract,
+    ScorerContract,
+    SummarizerContract,
+)
 from dnd.testing.contract import BrokenRule, Contract
 from dnd.testing.inputs import MethodContract, ProbingSetContract, TargetContract
 
@@ -20,6 +26,7 @@ CONTRACTS: Mapping[str, type[Contract]] = {
         SummarizerContract,
         GeneratorContract,
         ScorerContract,
+        EncoderContract,
         TargetContract,
         ProbingSetContract,
         MethodContract,

@@ -85,6 +85,43 @@ class Clip:
             fitting.release(self._device)
 
 
+class ClipEncoder(api.Encoder):
+    """CLIP's two towers as a backend."""
+
+    name = "clip"
+    requires = ("transformers", "accelerate")
+    Config = ClipConfig
+    config: ClipConfig
+
+    def __init__(self, config: ClipConfig, runtime: api.Runtime) -> None:
+        super().__init__(config, runtime)
+        self.batch_size = config.batch_size
+        self._clip: Clip | None = None
+
+    def memory(self) -> int:
+        return memory(self.config, self.runtime)
+
+    def load(self) -> None:
+        """Raises ModelError where the folder holds no usable CLIP."""
+        if self._clip is None:
+            folder = self.runtime.weights(self.config.model)
+            self._clip = Clip(folder, self.runtime.device, self.config.batch_size, self.config.model)
+
+    def close(self) -> None:
+        if self._clip is not None:
+            self._clip.close()
+            self._clip = None
+
+    def encode(self, items: Sequence[Image | str]) -> list[npt.NDArray[np.float32]]:
+        if self._clip is None:
+            raise RuntimeError("encode() before load()")
+        images = [item for item in items if not isinstance(item, str)]
+        texts = [item for item in items if isinstance(item, str)]
+        seen = iter(self._clip.images([lambda image=image: image for image in images]) if images else ())
+        read = iter(self._clip.texts(texts) if texts else ())
+        return [next(read if isinstance(item, str) else seen).astype(np.float32) for item in items]
+
+
 class ClipMemory:
     """Embeddings by what they are of, the least recently used forgotten first."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from dnd import api
-from dnd_hf.clip import Clip, ClipConfig
+from dnd_hf.clip import ClipConfig, ClipEncoder
 from dnd_methods.concepts import concept_set
 from dnd_methods.labels import AT_MOST, label
 
@@ -26,27 +26,6 @@ class ClipDissectConfig(ClipConfig):
     """What CLIP's text tower reads."""
     min_similarity: float | None = None
     """What the best concept must reach, or the unit is uninterpretable; the published method always answers."""
-
-
-class _ClipTower(api.Backend):
-    """CLIP in a backend's clothes: loaded when there is an image that the store does not know, closed after."""
-
-    name = "clip"
-
-    def __init__(self, config: ClipConfig, runtime: api.Runtime) -> None:
-        self.config, self.runtime = config, runtime
-        self.batch_size = config.batch_size
-        self.clip: Clip | None = None
-
-    def load(self) -> None:
-        if self.clip is None:
-            folder = self.runtime.weights(self.config.model)
-            self.clip = Clip(folder, self.runtime.device, self.config.batch_size, self.config.model)
-
-    def close(self) -> None:
-        if self.clip is not None:
-            self.clip.close()
-            self.clip = None
 
 
 class ClipDissect(api.Method):
@@ -89,23 +68,17 @@ class ClipDissect(api.Method):
         """CLIP of every probing image and of every concept, computed once per model and kept."""
         import numpy as np
 
-        tower = _ClipTower(self.config, self.runtime)
+        clip = ClipEncoder(self.config, self.runtime)
         key = {"model": study.digest_of_model(self.config.model)}
 
         def see(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-            assert tower.clip is not None
-            opened = [lambda i=i: study.probing.open(i) for i in indices]
-            return list(tower.clip.images(opened).astype(np.float32))
-
-        def read(texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-            assert tower.clip is not None
-            return list(tower.clip.texts(texts).astype(np.float32))
+            return clip.encode([study.probing.open(index) for index in indices])
 
         prompts = [self.config.prompt.replace("{concept}", concept) for concept in concepts]
         images = study.arrays(
-            "clip-images", {**key, "probing": study.probing.digest()}, {str(i): i for i in study.images}, tower, see
+            "clip-images", {**key, "probing": study.probing.digest()}, {str(i): i for i in study.images}, clip, see
         )
-        texts = study.arrays("clip-texts", key, {prompt: prompt for prompt in prompts}, tower, read)
+        texts = study.arrays("clip-texts", key, {prompt: prompt for prompt in prompts}, clip, clip.encode)
         return (
             np.stack([images[str(i)] for i in study.images]).astype(np.float64),
             np.stack([texts[prompt] for prompt in prompts]).astype(np.float64),
