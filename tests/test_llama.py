@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
+import unicodedata
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,16 +20,9 @@ from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest
 from dnd_hf import fitting
 from dnd_hf.batches import Batches
 from dnd_llama import LlamaConfig, LlamaSummarizer
+from dnd_llama.answers import CONCEPT_PATTERN, BadAnswer, ListAnswer, parse_concept, parse_simplified
 from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer, accounts_for
-from dnd_llama.prompts import (
-    CONCEPT_PATTERN,
-    BadAnswer,
-    ListAnswer,
-    concept_messages,
-    parse_concept,
-    parse_simplified,
-    simplify_messages,
-)
+from dnd_llama.prompts import concept_messages, simplify_messages
 
 WEIGHTS = Path(__file__).parent.parent / "plugins/dnd_microworld/weights/microworld-llama"
 RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
@@ -67,39 +62,68 @@ def test_a_concept_is_read(answer: str, concept: str) -> None:
     assert parse_concept(answer) == concept
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "",
-        "...",
-        "12",
-        "dog\ncat",
-        "a thing of one two three four",
-        "The captions show dogs",
-        "I cannot answer that",
-        "Sorry",
-        "no common concept",
-        "None",
-        "Concept: dog",
-        "dogs!",
-        'a "red" star',
-        "red_star",
-        "these are dogs",
-        "x" * 81,
-    ],
-)
+ORDINARY = """
+trash can|bird's nest|bird\u2019s nest|st. bernard|i-beam|no parking sign|black & white photo|t-shirt|rock'n'roll band
+do not enter sign|u.s. flag|no. 10 bus|c++ code|can opener|will|watering can|it sign|mixed vegetables|other animals
+no smoking sign|pop art|3d render|chó con|собака|كلب|犬|\u05db\u05dc\u05d1|कुत्ता|สุนัข|สี|නැකත
+"""
+"""Names of visible things, each in the form that it is kept in."""
+
+
+@pytest.mark.parametrize("name", ORDINARY.strip().replace("\n", "|").split("|"))
+def test_ordinary_names_are_read(name: str) -> None:
+    assert parse_concept(name) == unicodedata.normalize("NFKC", name)
+    assert re.fullmatch(CONCEPT_PATTERN, name), "a server held to the pattern could not say it"
+
+
+WRAPPED = """
+**dog**~1. Dog~Concept: dog~Here is the concept: dog~<think></think>dog~dog\u200b~dog\ufeff~*dog*~_dog_~`dog`~# dog
+<think>\\nperhaps a cat?\\n</think>\\n\\ndog~- dog~* dog~1) dog~(dog)~**Concept:** dog~**Concept: dog**~Answer: **dog**.
+The concept is dog.~The concept is "dog".~The common concept is: dog~Concept = dog~```\\ndog\\n```~Dog!~dog,~dog;
+Dog\u2026~\u201cDog\u201d~«dog»
+Sure! Here is the concept:\\n\\ndog~dog\\n\\nThis concept covers most of the captions.~> dog~a dog
+The answer would be dog~I looked at the captions.\\nDog~The Dog.~<THINK>x</THINK> Dog~common concept: dog~Label: dog
+reasoning that was cut off</think>dog~[dog]~\u200edog\u200f~\u2022 dog~dog \u3002
+"""
+
+
+@pytest.mark.parametrize("answer", WRAPPED.strip().replace("\n", "~").replace("\\n", "\n").split("~"))
+def test_what_is_wrapped_around_a_name_is_taken_off(answer: str) -> None:
+    assert parse_concept(answer) == "dog"
+
+
+NO_CONCEPT = """
+|...|12|a thing of one two three four|The captions show dogs|I cannot answer that|Sorry|no common concept|None
+a "red" star|red_star|these are dogs|nothing in common|I'm sorry, but I can't|Unable to determine|It is a dog
+They all show dogs|no clear theme|unknown|There is no shared concept|The images are different|Various objects|not sure
+<think>a dog, or a cat|As an AI model|Dogs are animals|this is hard|we see dogs|the dog is brown|different things|it
+"""
+
+
+@pytest.mark.parametrize("answer", [*NO_CONCEPT.removeprefix("\n").strip("\n").replace("\n", "|").split("|"), "x" * 81])
 def test_what_is_no_concept_is_refused(answer: str) -> None:
     with pytest.raises(BadAnswer):
         parse_concept(answer)
 
 
-@pytest.mark.parametrize("answer", ["dogs, cats", "dogs; cats", "dogs/cats", "dogs | cats"])
-def test_a_list_is_told_apart(answer: str) -> None:
+LISTS = (
+    "dogs, cats",
+    "dogs; cats",
+    "dogs/cats",
+    "dogs | cats",
+    "1. dog\n2. cat",
+    "- dog\n- cat\n- cow",
+    "dog\ncat\ncow",
+)
+
+
+@pytest.mark.parametrize("answer", LISTS)
+def test_a_list_is_recognised(answer: str) -> None:
     with pytest.raises(ListAnswer):
         parse_concept(answer)
 
 
-@given(st.text() | st.text(alphabet="aé b-'\".,\n1_İ", max_size=30))
+@given(st.text() | st.text(alphabet="aé b-'\".,\n1_İ*:&", max_size=30))
 def test_the_parser_gives_one_to_five_plain_words_or_its_own_error(answer: str) -> None:
     try:
         concept = parse_concept(answer)
@@ -107,7 +131,8 @@ def test_the_parser_gives_one_to_five_plain_words_or_its_own_error(answer: str) 
         return
     words = concept.split(" ")
     assert 1 <= len(words) <= 5
-    assert all(word.replace("-", "").isalnum() for word in words)
+    assert len(concept) <= 80
+    assert not set(concept) & set(',;|/\n"`_')
     assert concept == concept.lower()
     assert parse_concept(concept) == concept
 
@@ -184,14 +209,24 @@ def test_a_second_meaning_takes_a_quarter_of_the_places_at_most() -> None:
 
 
 def test_unreadable_answers_are_an_error_and_never_data() -> None:
-    summarizer = Scripted(*["I cannot say."] * 4, asks=4)
-    with pytest.raises(ItemError, match="4 answers"):
+    summarizer = Scripted(*["I cannot say."] * 5, asks=4)
+    with pytest.raises(ItemError, match="5 answers"):
         summarizer.summarize([SummaryRequest(("a",), 2, 1)])
 
 
+def test_a_unit_without_any_readable_answer_is_asked_once_more_with_what_was_wrong() -> None:
+    summarizer = Scripted("It is hard to say.", "They are all dogs", "dogs", asks=2, second_asks=0)
+    assert summarizer.summarize([SummaryRequest(("a",), 2, 1)]) == [["dogs"]]
+    first, second, last = summarizer.asked
+    assert last.messages[:-2] == second.messages
+    assert last.messages[-2] == {"role": "assistant", "content": "They are all dogs"}
+    assert "a sentence or a refusal" in last.messages[-1]["content"]
+    assert last.seed not in (first.seed, second.seed)
+
+
 def test_the_error_shows_the_last_answer() -> None:
-    summarizer = Scripted("Sorry", "I cannot say.", asks=2)
-    with pytest.raises(ItemError, match=r"2 answers .* the last was 'I cannot say\.'"):
+    summarizer = Scripted("Sorry", "No idea", "I cannot say.", asks=2)
+    with pytest.raises(ItemError, match=r"3 answers .* the last was 'I cannot say\.' \(a sentence or a refusal\)"):
         summarizer.summarize([SummaryRequest(("a",), 2, 1)])
     with pytest.raises(ItemError, match="without captions"):
         Scripted().summarize([SummaryRequest((), 2, 1)])

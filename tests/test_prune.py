@@ -364,9 +364,10 @@ def test_the_registered_set_is_labelled():
 
 
 def test_the_land_cover_domain_asks_for_a_class_and_leaves_the_usual_question_alone():
+    from dnd_llama.answers import parse_concept
     from dnd_llama.conversation import AskingConfig
     from dnd_llama.domains import DOMAINS
-    from dnd_llama.prompts import concept_messages, parse_concept
+    from dnd_llama.prompts import concept_messages
 
     usual = concept_messages(["lake", "river"])
     assert usual == concept_messages(["lake", "river"], AskingConfig().domain)

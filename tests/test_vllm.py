@@ -146,8 +146,8 @@ def test_every_request_says_how_to_sample(fake: Fake) -> None:
     for line in asked:
         assert line["temperature"] == 0.5
         assert (line["top_p"], line["repetition_penalty"], line["max_tokens"]) == (1.0, 1.0, 48)
-        assert line["chat_template_kwargs"] == {"date_string": "26 Jul 2024"}
-        assert line["structured_outputs"]["regex"].startswith("[A-Za-z0-9]")
+        assert line["chat_template_kwargs"] == {"date_string": "26 Jul 2024", "enable_thinking": False}
+        assert line["structured_outputs"]["regex"].startswith(r"[^\s,;|/]")
 
 
 def test_a_proxy_of_the_environment_gets_nothing(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

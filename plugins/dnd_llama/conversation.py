@@ -14,18 +14,9 @@ from typing import Any
 import pydantic
 
 from dnd.api import Config, ItemError, Runtime, Summarizer, SummaryRequest
+from dnd_llama.answers import CONCEPT_PATTERN, BadAnswer, ListAnswer, parse_concept, parse_simplified
 from dnd_llama.domains import Name
-from dnd_llama.prompts import (
-    CONCEPT_PATTERN,
-    BadAnswer,
-    ListAnswer,
-    Message,
-    choose_messages,
-    concept_messages,
-    parse_concept,
-    parse_simplified,
-    simplify_messages,
-)
+from dnd_llama.prompts import Message, again_messages, choose_messages, concept_messages, simplify_messages
 
 _REMEMBERED = 65_536
 
@@ -53,6 +44,9 @@ class _Unit:
     """Concepts of the captions that the commonest of `found` does not account for."""
     asked: int = 0
     last: str = ""
+    wrong: str = ""
+    """With the last answer."""
+    last_ask: Ask | None = None
 
     def rest(self) -> list[str]:
         """Those captions, repeated to the usual number; none where one concept accounts for all or for nothing."""
@@ -115,10 +109,12 @@ class AskingSummarizer(Summarizer):
             units.append(_Unit(request, [self._simplified.get(caption, caption) for caption in request.captions]))
         while waiting := [unit for unit in units if self._missing(unit)]:
             self._ask(waiting, [self._missing(unit) for unit in waiting])
+        self._correct([unit for unit in units if not unit.found])
         for unit in units:
             if not unit.found:
                 raise ItemError(
-                    f"no concept in {unit.asked} answers of the language model; the last was {unit.last[:80]!r}",
+                    f"no concept in {unit.asked} answers of the language model; the last was {unit.last[:80]!r}"
+                    f" ({unit.wrong})",
                     hint="raise the summarizer's asks or temperature, or use a larger language model",
                 )
         self._ask_again(units)
@@ -149,22 +145,37 @@ class AskingSummarizer(Summarizer):
         lists: list[tuple[_Unit, Ask]] = []
         answers = self.answer([ask for _, ask in asks]) if asks else []
         for (unit, ask), text in zip(asks, answers, strict=True):
-            if self._read(unit, text):
+            if self._read(unit, ask, text):
                 again = choose_messages(ask.messages, text)
                 lists.append((unit, Ask(again, _derive(ask.seed, "choose"), ask.temperature, CONCEPT_PATTERN)))
         if lists:
-            for (unit, _), text in zip(lists, self.answer([ask for _, ask in lists]), strict=True):
-                self._read(unit, text)
+            for (unit, ask), text in zip(lists, self.answer([ask for _, ask in lists]), strict=True):
+                self._read(unit, ask, text)
 
-    def _read(self, unit: _Unit, text: str) -> bool:
+    def _correct(self, units: Sequence[_Unit]) -> None:
+        """Units none of whose answers could be read: the last one is fed back once, with what was wrong with it."""
+        asks = [(unit, unit.last_ask) for unit in units if unit.last_ask is not None]
+        again = [
+            Ask(
+                again_messages(ask.messages, unit.last, unit.wrong),
+                _derive(ask.seed, "again"),
+                ask.temperature,
+                ask.pattern,
+            )
+            for unit, ask in asks
+        ]
+        for (unit, _), ask, text in zip(asks, again, self.answer(again) if again else [], strict=True):
+            self._read(unit, ask, text)
+            unit.asked += 1
+
+    def _read(self, unit: _Unit, ask: Ask, text: str) -> bool:
         """Keep the concept in an answer. True where it is a list, to be fed back."""
-        unit.last = text
+        unit.last, unit.last_ask = text, ask
         try:
             unit.found[parse_concept(text)] += 1
-        except ListAnswer:
-            return True
-        except BadAnswer:
-            pass
+        except BadAnswer as error:
+            unit.wrong = str(error)
+            return isinstance(error, ListAnswer)
         return False
 
     def _simplify(self, captions: set[str]) -> None:

@@ -14,7 +14,7 @@ from dnd_hf import fitting, loading
 from dnd_hf.batches import Batches
 from dnd_hf.sampling import SeededSampler
 from dnd_llama.conversation import Ask
-from dnd_llama.prompts import DATE
+from dnd_llama.prompts import TEMPLATE
 
 
 class ChatModel:
@@ -59,7 +59,7 @@ class ChatModel:
         """All of them in one forward pass after another."""
         prompts = [
             self.tokenizer.apply_chat_template(
-                list(ask.messages), tokenize=False, add_generation_prompt=True, date_string=DATE
+                list(ask.messages), tokenize=False, add_generation_prompt=True, **TEMPLATE
             )
             for ask in asks
         ]

@@ -10,7 +10,7 @@ import httpx
 
 from dnd.api import ItemError, UsageError
 from dnd_llama.conversation import Ask
-from dnd_llama.prompts import DATE
+from dnd_llama.prompts import TEMPLATE
 
 
 class Trouble(Exception):
@@ -116,7 +116,7 @@ class Client:
             "top_k": 0,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
-            "chat_template_kwargs": {"date_string": DATE},
+            "chat_template_kwargs": TEMPLATE,
         }
         if structured and ask.pattern:
             body["structured_outputs"] = {"regex": ask.pattern}
