@@ -414,5 +414,5 @@ def test_the_commands_from_one_machine_to_another(
     assert "dnd models unpack --add" in dnd("unpack", str(tmp_path / "box.tar"))
     unpacked = dnd("unpack", str(tmp_path / "box.tar"), "--add")
     assert f"pinned now in {box.lock}: mine, tiny" in unpacked
-    assert unpacked.split()[-1] == packed.split()[-1], "the same manifest"
+    assert unpacked.split()[-1] == packed.split()[-1], "the same sha256"
     assert dnd("verify") == f"0 tiny: ok, {tmp_path / 'box/tiny'}\nmine: ok, {tmp_path / 'box/mine'}\n"

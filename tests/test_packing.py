@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dnd.errors import ModelError
+from dnd.models.archive import Entry
 from dnd.models.lockfile import LockedFile, LockedModel, LockedPart, lock_text, read_lock, write_lock
 from dnd.models.pack import Unpacked, pack, unpack
 from dnd.models.weights import Weights
@@ -108,15 +107,50 @@ def test_what_was_packed_is_unpacked(box: Place, archive: Path) -> None:
     assert (again.new, again.same) == ((), ("a", "b"))
 
 
-def test_the_same_models_give_the_same_bytes(connected: Place, archive: Path, tmp_path: Path) -> None:
+def test_the_same_models_give_the_same_bytes(connected: Place, box: Place, archive: Path, tmp_path: Path) -> None:
     os.utime(connected.store / "a/config.json", ns=(1, 1))
-    manifest = pack(connected.weights, ["b", "a", "a"], tmp_path / "again.tar", CONSOLE)
+    packed = pack(connected.weights, ["b", "a", "a"], tmp_path / "again.tar", CONSOLE)
     assert (tmp_path / "again.tar").read_bytes() == archive.read_bytes()
-    with tarfile.open(archive) as tar:
-        assert tar.getnames()[:2] == ["manifest.json", "models.lock"]
-        data = tar.extractfile("manifest.json")
+    assert packed.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert box.unpack(archive).sha256 == packed.sha256
+
+
+def test_other_programs_read_the_archive(connected: Place, tmp_path: Path) -> None:
+    """A plain tar, also where a path or a size is longer than its oldest form has room for."""
+    (wheels := tmp_path / "wheelhouse").mkdir()
+    name = f"{'aio' * 25}-3.13.2-cp312-cp312-x.whl"
+    assert len(f"wheels/{name}") > 100
+    (wheels / name).write_bytes(b"wheel")
+    pack(connected.weights, ["a", "b"], tmp_path / "box.tar", CONSOLE, runfile=b"seed = 1\n", wheels=wheels)
+    with tarfile.open(tmp_path / "box.tar", "r:") as tar:
+        assert tar.getnames() == [
+            "models.lock",
+            "models/a/config.json",
+            "models/a/model.safetensors",
+            "models/b/u.json",
+            "models/b/vae/v.json",
+            "run.toml",
+            f"wheels/{name}",
+        ]
+        data = tar.extractfile("models/a/model.safetensors")
         assert data
-        assert hashlib.sha256(data.read()).hexdigest() == manifest.digest
+        assert data.read() == FILES["a"]["model.safetensors"]
+    for entry in (Entry(f"models/{'x' * 90}/{'y' * 300}.json", 7), Entry("models/a/m.safetensors", 10 << 30)):
+        with tarfile.open(fileobj=io.BytesIO(entry.header() + bytes(1024)), mode="r:") as tar:
+            member = tar.firstmember
+        assert member
+        assert (member.name, member.size, member.type) == (entry.path, entry.size, tarfile.REGTYPE)
+
+
+def test_long_paths_come_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"{'deep/' * 30}{'x' * 120}.json"
+    known = {"a": models()["a"].model_copy(update={"own": (pin(path, b"{}"),)})}
+    here = Place(tmp_path / "connected", monkeypatch, known)
+    here.fill({"a": {path: b"{}"}})
+    pack(here.weights, ["a"], tmp_path / "box.tar", CONSOLE)
+    there = Place(tmp_path / "box", monkeypatch, known)
+    assert there.unpack(tmp_path / "box.tar").new == ("a",)
+    assert (there.store / "a" / path).read_bytes() == b"{}"
 
 
 def test_packing_overwrites_nothing_and_leaves_nothing_half_done(
@@ -160,7 +194,8 @@ def test_a_run_file_and_wheels_come_out_where_they_are_wanted(connected: Place, 
     wheels.mkdir()
     (wheels / "x-1-py3-none-any.whl").write_bytes(b"wheel")
     pack(connected.weights, ["a"], tmp_path / "w.tar", CONSOLE, runfile=b"seed = 1\n", wheels=wheels)
-    assert box.unpack(tmp_path / "w.tar").written == ()
+    done = box.unpack(tmp_path / "w.tar")
+    assert (done.written, done.left) == ((), 2)
     into = tmp_path / "out"
     done = box.unpack(tmp_path / "w.tar", into=into)
     assert done.written == (into / "run.toml", into / "wheels/x-1-py3-none-any.whl")
@@ -276,36 +311,71 @@ def rebuilt(path: Path, parts: list[Member], form: int = tarfile.PAX_FORMAT) -> 
     return path
 
 
-def with_manifest(parts: list[Member], change: Callable[[dict[str, object]], object]) -> list[Member]:
-    """The same with another manifest, in the form that ours has."""
-    fields = json.loads(parts[0][1])
-    change(fields)
-    return [member("manifest.json", (json.dumps(fields, indent=1) + "\n").encode()), *parts[1:]]
+def with_lock(parts: list[Member], text: str) -> list[Member]:
+    """The same with another models.lock."""
+    return [member("models.lock", text.encode()), *parts[1:]]
 
 
-def listing(name: str, data: bytes = b"{}") -> dict[str, object]:
-    return {"path": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+PLAIN = tarfile.USTAR_FORMAT
+
+
+def test_the_tests_own_archives_are_sound(box: Place, archive: Path, tmp_path: Path) -> None:
+    """What the tests below rebuild is refused for what they change, and for nothing else."""
+    assert rebuilt(tmp_path / "same.tar", members(archive), PLAIN).read_bytes() == archive.read_bytes()
+    extra = [member("run.toml", b"seed = 1\n"), member("wheels/a.whl", b"a"), member("wheels/b.whl", b"b")]
+    assert box.unpack(rebuilt(tmp_path / "more.tar", [*members(archive), *extra], PLAIN)).left == 3
+
+
+EVIL = [
+    member("models/a/other.json"),
+    member("../../evil.json"),
+    member("../evil.whl"),
+    member("/evil.json"),
+    member("models/a/config.json"),
+    member("models/a/../../evil.json"),
+    member("models/c", b"", tarfile.SYMTYPE, "/etc"),
+    member("models/c", b"", tarfile.DIRTYPE),
+    member("models.lock"),
+    member("run.py"),
+    member("wheels/setup.sh"),
+    member("wheels/deep/x.whl"),
+    member("wheels/../evil.whl"),
+    member("wheels/..whl"),
+    member("wheels/\\evil.whl"),
+    member("wheels/x.whl", b"", tarfile.SYMTYPE, "/etc/passwd"),
+    member("run.toml", b"", tarfile.LNKTYPE, "/etc/passwd"),
+    member("wheels/\x1b[2J.whl"),
+]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("extra", EVIL, ids=lambda extra: repr(extra[0].name))
+def test_a_member_that_is_not_listed_is_refused(
+    box: Place, archive: Path, tmp_path: Path, extra: Member, form: int
+) -> None:
+    text = refusal(box, rebuilt(tmp_path / "bad.tar", [*members(archive), extra], form))
+    assert "is refused: it has" in text or (form == tarfile.GNU_FORMAT and "is not an archive" in text)
+    between = members(archive)
+    between.insert(2, extra)
+    text = refusal(box, rebuilt(tmp_path / "bad2.tar", between, PLAIN), into=tmp_path / "out")
+    assert "its models.lock lists models/a/model.safetensors, a file of 2100 bytes" in text
+    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
 @pytest.mark.parametrize(
-    ("extra", "words"),
+    "extra",
     [
-        (member("models/a/other.json"), "does not list 'models/a/other.json'"),
-        (member("../../evil.json"), "does not list '../../evil.json'"),
-        (member("/evil.json"), "does not list"),
-        (member("models/a/config.json"), "does not list 'models/a/config.json'"),
-        (member("models/c", b"", tarfile.SYMTYPE, "/etc"), "does not list"),
-        (member("models/c", b"", tarfile.DIRTYPE), "does not list"),
+        [member("run.toml"), member("run.toml")],
+        [member("wheels/a.whl"), member("run.toml")],
+        [member("wheels/a.whl"), member("wheels/a.whl")],
+        [member("wheels/b.whl"), member("wheels/a.whl")],
     ],
 )
-def test_a_member_that_is_not_listed_is_refused(
-    box: Place, archive: Path, tmp_path: Path, extra: Member, words: str
+def test_run_file_and_wheels_come_once_and_in_order(
+    box: Place, archive: Path, tmp_path: Path, extra: list[Member]
 ) -> None:
-    assert words in refusal(box, rebuilt(tmp_path / "bad.tar", [*members(archive), extra]))
-    between = members(archive)
-    between.insert(3, extra)
-    assert "is refused" in refusal(box, rebuilt(tmp_path / "bad2.tar", between))
-    assert not list(tmp_path.rglob("evil*"))
+    text = refusal(box, rebuilt(tmp_path / "bad.tar", [*members(archive), *extra], PLAIN), into=tmp_path / "out")
+    assert f"it has '{extra[1][0].name}' where after the models" in text
 
 
 @pytest.mark.parametrize(
@@ -315,82 +385,72 @@ def test_a_listed_file_that_is_a_link_or_a_device_is_refused(
     box: Place, archive: Path, tmp_path: Path, kind: bytes
 ) -> None:
     parts = members(archive)
-    name = parts[2][0].name
-    parts[2] = member(name, b"", kind, "/etc/passwd")
-    assert "is a link, a device or no plain file" in refusal(box, rebuilt(tmp_path / "bad.tar", parts))
+    name = parts[1][0].name
+    parts[1] = member(name, b"", kind, "/etc/passwd")
+    assert f"lists {name}, a file of 2 bytes" in refusal(box, rebuilt(tmp_path / "bad.tar", parts, PLAIN))
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("old", "new", "words"),
     [
-        ("../evil.json", "not a plain relative path"),
-        ("/evil.json", "not a plain relative path"),
-        ("models/a/../../evil.json", "not a plain relative path"),
-        ("models/a/./x.json", "not a plain relative path"),
-        ("models\\a\\x.json", "not a plain relative path"),
-        ("models/a/x\x00.json", "not a plain relative path"),
-        ("models/.git/x.json", "not a plain relative path"),
-        ("models/c/CON:.json", "not a plain relative path"),
-        ("models/a/x.py", "others could run code"),
-        ("models/a/pytorch_model.bin", "others could run code"),
-        ("wheels/setup.sh", "others could run code"),
-        ("wheels/deep/x.whl", "does not belong"),
-        ("models/loose.json", "does not belong"),
-        ("etc/passwd.json", "does not belong"),
-        ("models/a/CONFIG.json", "are one file"),
-        ("models/a/config.json", "are one file"),
-        ("models/a/config.json/x.json", "is a file and the folder of"),
-        ("models/a/unlisted.json", "manifest and lock differ on models/a/unlisted.json"),
-        ("models/\u00e9/x.json", "manifest and lock differ"),
+        ('"config.json"', '"../evil.json"', "not a path inside"),
+        ('"config.json"', '"/evil.json"', "not a path inside"),
+        ('"config.json"', '"x/../../evil.json"', "not a path inside"),
+        ('"config.json"', '"./x.json"', "not a path inside"),
+        ('"config.json"', '"a\\\\x.json"', "not a path inside"),
+        ('"config.json"', '"x\\u0000.json"', "not a path inside"),
+        ('"config.json"', '".git/x.json"', "not a path inside"),
+        ('"config.json"', '"CON:.json"', "not a path inside"),
+        ('"config.json"', '"x.py"', "others could run code"),
+        ('"config.json"', '"pytorch_model.bin"', "others could run code"),
+        ('"config.json"', '"MODEL.safetensors"', "are one file"),
+        ('"config.json"', '"model.safetensors/x.json"', "is a file and the folder of"),
+        ('"config.json"', '"unlisted.json"', "lists models/a/model.safetensors"),
+        ('"config.json"', '"\u00e9/x.json"', "lists models/a/model.safetensors"),
+        ('name = "b"', 'name = "A"', "two models of one name"),
+        ('name = "b"', 'name = "../b"', "the lock file in"),
+        ('name = "b"', 'name = "c"', "lists models/c/u.json"),
+        ("version = 1", "version = 2", "is of version 2; this dnd reads up to 1"),
+        ("version = 1", "version = 0", "version 0 does not exist"),
+        ("version = 1", "", "the lock file in"),
+        ("size = 2,", "size = 3,", "a file of 3 bytes"),
+        ("size = 2,", "size = -1,", "the lock file in"),
+        ("size = 2,", f"size = {10**30},", "the lock file in"),
+        ("size = 2,", "", "does not pin all files of a"),
+        ("sha256 = ", f'sha256 = "{"0" * 64}" #', "cannot read the lock file"),
+        (f"hub:o/a@{COMMIT}", "package:os/path", "does not pin all files of a"),
     ],
 )
-def test_a_manifest_with_a_hostile_name_is_refused(
-    box: Place, archive: Path, tmp_path: Path, name: str, words: str
+def test_a_lock_that_is_not_right_is_refused(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, words: str
 ) -> None:
-    parts = with_manifest(members(archive), lambda fields: fields["files"].append(listing(name)))  # type: ignore[attr-defined]
-    assert words in refusal(box, rebuilt(tmp_path / "bad.tar", [*parts, member(name)]), add=True)
+    """Also where no model is known yet, and the user trusts the packer."""
+    other = Place(tmp_path / "other", monkeypatch, {})
+    text = lock_text(models().values())
+    assert old in text
+    parts = with_lock(members(archive), text.replace(old, new, 1))
+    assert words in refusal(other, rebuilt(tmp_path / "bad.tar", parts, PLAIN), add=True)
     assert not list(tmp_path.rglob("evil*"))
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda f: f.update(version=2), "is of version 2; this dnd reads up to 1"),
-        (lambda f: f.update(version=0), "is not an archive"),
-        (lambda f: f.update(version=True), "is refused"),
-        (lambda f: f.update(kind="other"), "is refused"),
-        (lambda f: f.update(extra=1), "is refused"),
-        (lambda f: f.pop("files"), "is refused"),
-        (lambda f: f["files"][2].update(size=10**30), "is refused"),
-        (lambda f: f["files"][2].update(size=-1), "is refused"),
-        (lambda f: f["files"][2].update(size=1), "manifest and lock differ"),
-        (lambda f: f["files"][2].update(sha256="0" * 64), "manifest and lock differ"),
-        (lambda f: f["files"].reverse(), "is not an archive"),
-        (lambda f: f["files"].clear(), "is not an archive"),
-        (lambda f: f["files"].pop(), "manifest and lock differ"),
-    ],
-)
-def test_a_manifest_that_is_not_right_is_refused(
-    box: Place, archive: Path, tmp_path: Path, change: Callable[[dict[str, object]], object], words: str
-) -> None:
-    assert words in refusal(box, rebuilt(tmp_path / "bad.tar", with_manifest(members(archive), change)))
-
-
-@pytest.mark.parametrize(("at", "data"), [(2, b"{]"), (3, b"WEIGHTS" * 300), (2, b"{}" * 50), (2, b"")])
-def test_content_that_is_not_what_the_manifest_says_is_refused(
+@pytest.mark.parametrize(("at", "data"), [(1, b"{]"), (2, b"WEIGHTS" * 300), (1, b"{}" * 50), (1, b"")])
+def test_content_that_is_not_what_the_lock_says_is_refused(
     box: Place, archive: Path, tmp_path: Path, at: int, data: bytes
 ) -> None:
     parts = members(archive)
     parts[at] = (parts[at][0], data)
-    text = refusal(box, rebuilt(tmp_path / "bad.tar", parts))
-    assert "has the sha256" in text or f"has {len(data)} bytes, not" in text
+    text = refusal(box, rebuilt(tmp_path / "bad.tar", parts, PLAIN))
+    assert "has the sha256" in text or "its models.lock lists" in text
 
 
-def test_a_lock_of_a_newer_version_is_refused(box: Place, archive: Path, tmp_path: Path) -> None:
-    text = lock_text(models().values()).replace("version = 1", "version = 2").encode()
-    parts = with_manifest(members(archive), lambda fields: fields["files"].__setitem__(0, listing("models.lock", text)))  # type: ignore[attr-defined]
-    parts[1] = member("models.lock", text)
-    assert "is of version 2; this dnd reads up to 1" in refusal(box, rebuilt(tmp_path / "bad.tar", parts))
+def test_an_archive_of_an_earlier_version_is_packed_anew(box: Place, archive: Path, tmp_path: Path) -> None:
+    old = rebuilt(tmp_path / "old.tar", [member("manifest.json"), *members(archive)])
+    assert "pack those of earlier versions anew" in refusal(box, old)
+
+
+def test_what_follows_the_end_is_refused(box: Place, archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.tar").write_bytes(archive.read_bytes() + b"\0")
+    assert "something follows its end" in refusal(box, tmp_path / "bad.tar")
 
 
 @pytest.mark.parametrize(
@@ -399,31 +459,28 @@ def test_a_lock_of_a_newer_version_is_refused(box: Place, archive: Path, tmp_pat
 def test_what_is_no_archive_is_refused(box: Place, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "bad.tar").write_bytes(data)
     text = refusal(box, tmp_path / "bad.tar")
-    assert "is not an archive of `dnd models pack`" in text or "is damaged or no archive" in text
+    assert "is not an archive of this version's `dnd models pack`" in text or "is cut short" in text
 
 
 def test_a_compressed_archive_is_not_expanded(box: Place, archive: Path, tmp_path: Path) -> None:
     import gzip
 
     (tmp_path / "bad.tar").write_bytes(gzip.compress(archive.read_bytes()))
-    assert "no archive" in refusal(box, tmp_path / "bad.tar")
+    assert "unpack compressed ones first" in refusal(box, tmp_path / "bad.tar")
 
 
-def test_a_header_that_claims_gigabytes_is_not_read_into_memory(box: Place, tmp_path: Path) -> None:
-    """A sparse file: the header of a long name says that it is 40 GB long, and so is the file."""
-    info = tarfile.TarInfo("././@LongLink")
-    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 40 << 30
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.REGTYPE])
+@pytest.mark.parametrize("name", ["././@LongLink", "models.lock"])
+def test_a_header_that_claims_gigabytes_is_not_read_into_memory(
+    box: Place, tmp_path: Path, kind: bytes, name: str
+) -> None:
+    """A sparse file: the header says that what follows is 40 GB long, and so is the file."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, 40 << 30
     with (tmp_path / "bomb.tar").open("wb") as file:
         file.write(info.tobuf(tarfile.GNU_FORMAT))
         file.truncate(info.size + 1024)
-    assert "too long" in refusal(box, tmp_path / "bomb.tar")
-
-
-def test_headers_nested_without_end_are_refused(box: Place, tmp_path: Path) -> None:
-    info = tarfile.TarInfo("././@LongLink")
-    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1
-    (tmp_path / "bad.tar").write_bytes((info.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0")) * 5000)
-    assert "is damaged or no archive" in refusal(box, tmp_path / "bad.tar")
+    assert "is not an archive" in refusal(box, tmp_path / "bomb.tar")
 
 
 @pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.6, 0.7])

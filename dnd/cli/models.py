@@ -227,7 +227,7 @@ def models_pack(
     if not (names or runfile):
         there = ("here", "incomplete")
         wanted = [n for n, model in weights.by_name.items() if not model.packaged and weights.state(n) in there]
-    manifest = pack(
+    packed = pack(
         weights,
         wanted,
         Path(out),
@@ -239,7 +239,7 @@ def models_pack(
         model = weights.find(name)
         where = "not packed, it comes with its package" if model.packaged else f"{model.size / 1e6:,.1f} MB"
         click.echo(f"{name}: {where}")
-    click.echo(f"{out}: {len(manifest.files)} files, {manifest.size / 1e6:,.1f} MB, manifest {manifest.digest}")
+    click.echo(f"{out}: {packed.files} files, {packed.size / 1e6:,.1f} MB, sha256 {packed.sha256}")
 
 
 @models.command("unpack")
@@ -266,7 +266,6 @@ def models_unpack(file: str, add: bool, into: str | None) -> None:
         click.echo(f"pinned now in {done.lock}: {', '.join(done.recorded)}")
     for path in done.written:
         click.echo(f"{path}")
-    others = sum(not entry.path.startswith(("models/", "models.lock")) for entry in done.manifest.files)
-    if others and not into:
-        click.echo(f"{others} other files (run file, wheels) left in the archive: --into FOLDER writes them")
-    click.echo(f"{file}: whole, manifest {done.manifest.digest}")
+    if done.left:
+        click.echo(f"{done.left} other files (run file, wheels) left in the archive: --into FOLDER writes them")
+    click.echo(f"{file}: whole, sha256 {done.sha256}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 
 from dnd.errors import ModelError
-from dnd.models.archive import BLOCK, LOCK, RUNFILE, Archive, Entry, Manifest, write_archive
+from dnd.models.archive import BLOCK, LOCK, RUNFILE, WHEELS, Archive, Entry, is_wheel, model_entries, write_archive
 from dnd.models.digests import Memory, first_fault, sha256_of, strangers
 from dnd.models.fetch import check_space, store_lock
 from dnd.models.lockfile import LockedModel, lock_text
@@ -25,6 +25,15 @@ from dnd.models.progress import byte_bar
 from dnd.models.weights import Weights, cache_folder, store_folder
 
 Source = Path | bytes
+
+
+@dataclass(frozen=True)
+class Packed:
+    files: int
+    size: int
+    """Bytes of the files."""
+    sha256: str
+    """Of the archive."""
 
 
 def pack(
@@ -35,7 +44,7 @@ def pack(
     *,
     runfile: bytes | None = None,
     wheels: Path | None = None,
-) -> Manifest:
+) -> Packed:
     """Write an archive of models, each verified, that are not package data; the file appears whole or not at all."""
     if out.exists():
         raise ModelError(f"{out} exists", "Choose another name, or delete it first.")
@@ -47,46 +56,40 @@ def pack(
             raise ModelError(f"there is nothing to pack: {listed} come with their package", "Install that over there.")
         raise ModelError("there is nothing to pack: the store has no model", "`dnd models fetch NAME` gets one.")
     weights.check(model.name for model in models)
-    plan: dict[Entry, Source] = {}
-    for path, data in ((LOCK, lock_text(models).encode()), (RUNFILE, runfile)):
-        if data is not None:
-            plan[_entry_of(path, data)] = data
-    for model in models:
-        for file in sorted(model.files, key=lambda file: file.path):
-            entry = Entry(path=f"models/{model.name}/{file.path}", size=file.size or 0, sha256=file.sha256 or "")
-            plan[entry] = weights.folder(model.name) / file.path
-    for wheel in _wheels(wheels) if wheels else ():
-        plan[Entry(path=f"wheels/{wheel.name}", size=wheel.stat().st_size, sha256=sha256_of(wheel))] = wheel
-    manifest = Manifest(files=tuple(plan))
-    _write(out, manifest, plan, console)
-    return manifest
+    plan: list[tuple[Entry, Source]] = [_member(LOCK, lock_text(models).encode())]
+    plan += [(entry, weights.folder(model.name) / path) for model, entry, path in model_entries(models)]
+    if runfile is not None:
+        plan.append(_member(RUNFILE, runfile))
+    plan += _wheels(wheels) if wheels else []
+    size = sum(entry.size for entry, _ in plan)
+    return Packed(len(plan), size, _write(out, plan, size, console))
 
 
-def _entry_of(path: str, data: bytes) -> Entry:
-    import hashlib
-
-    return Entry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+def _member(path: str, data: bytes) -> tuple[Entry, Source]:
+    return Entry(path, len(data)), data
 
 
-def _wheels(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    if not found:
+def _wheels(folder: Path) -> list[tuple[Entry, Source]]:
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if not paths:
         raise ModelError(f"there is no wheel in {folder}", "Fill it with `pip download --only-binary=:all: -d FOLDER`.")
-    if odd := [path.name for path in found if path.suffix != ".whl"]:
+    found: list[tuple[Entry, Source]] = [(Entry(WHEELS + path.name, path.stat().st_size), path) for path in paths]
+    if odd := [entry.path.removeprefix(WHEELS) for entry, _ in found if not is_wheel(entry)]:
         hint = "Fill a fresh folder with `pip download --only-binary=:all: -d FOLDER`."
         raise ModelError(f"{folder} holds what is no wheel: {', '.join(odd[:3])}", hint)
     return found
 
 
-def _write(out: Path, manifest: Manifest, plan: dict[Entry, Source], console: Console) -> None:
-    check_space(out.parent, manifest.size)
+def _write(out: Path, plan: Sequence[tuple[Entry, Source]], size: int, console: Console) -> str:
+    check_space(out.parent, size)
     temporary = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.part"
     try:
-        with temporary.open("xb") as file, byte_bar(console, f"packing {out.name}", manifest.size) as advance:
-            write_archive(file, manifest, lambda entry: _blocks(plan[entry], advance))
+        with temporary.open("xb") as file, byte_bar(console, f"packing {out.name}", size) as advance:
+            sha256 = write_archive(file, ((entry, _blocks(source, advance)) for entry, source in plan))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, out)
+        return sha256
     except OSError as error:
         raise ModelError(f"cannot write {out}: {error.strerror or error}", "Choose another place.") from error
     finally:
@@ -106,7 +109,8 @@ def _blocks(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Unpacked:
-    manifest: Manifest
+    sha256: str
+    """Of the archive."""
     new: tuple[str, ...]
     same: tuple[str, ...]
     """Models that were here already, every byte."""
@@ -115,6 +119,8 @@ class Unpacked:
     lock: Path | None
     written: tuple[Path, ...]
     """The run file and wheels."""
+    left: int
+    """How many of these were not written."""
 
 
 def unpack(weights: Weights, path: Path, console: Console, *, add: bool = False, into: Path | None = None) -> Unpacked:
@@ -134,7 +140,7 @@ def unpack(weights: Weights, path: Path, console: Console, *, add: bool = False,
         staging = store_folder() / ".unpacking"
         shutil.rmtree(staging, ignore_errors=True)  # of an unpack that was killed: we hold the lock
         try:
-            _stage(archive, staging, new, into, console)
+            left = _stage(archive, staging, new, into, console)
             written = _move_beside(staging, into) if into else ()
             for name in new:
                 os.replace(staging / "models" / name, store_folder() / name)
@@ -144,7 +150,8 @@ def unpack(weights: Weights, path: Path, console: Console, *, add: bool = False,
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         lock = weights.record(recorded) if recorded else None
-    return Unpacked(archive.manifest, new, same, tuple(model.name for model in recorded), lock, written)
+    names = tuple(model.name for model in recorded)
+    return Unpacked(archive.sha256, new, same, names, lock, written, left)
 
 
 def _agreed(weights: Weights, archive: Archive, add: bool) -> list[LockedModel]:
@@ -202,15 +209,21 @@ def _is_same(model: LockedModel) -> bool:
     return True
 
 
-def _stage(archive: Archive, staging: Path, new: Iterable[str], into: Path | None, console: Console) -> None:
-    """Write what is wanted of the archive under `staging`, and check the digest of all of it."""
-    tops = tuple(f"models/{name}/" for name in new) + ((RUNFILE, "wheels/") if into else ())
-    wanted = [entry for entry in archive.manifest.files if entry.path.startswith(tops)]
-    check_space(store_folder(), sum(entry.size for entry in wanted))
-    with byte_bar(console, f"checking {archive.path.name}", archive.manifest.size) as advance:
+def _stage(archive: Archive, staging: Path, new: Sequence[str], into: Path | None, console: Console) -> int:
+    """Write what is wanted of the archive under `staging`, and check the digest of all of it.
+
+    Returns how many members that are no model's were left out.
+    """
+    tops, left = tuple(f"models/{name}/" for name in new), 0
+    extras = archive.size - sum(model.size for model in archive.models.values()) if into else 0
+    check_space(store_folder(), sum(archive.models[name].size for name in new) + extras)
+    with byte_bar(console, f"checking {archive.path.name}", archive.size) as advance:
         for entry, blocks in archive.members():
-            target = staging.joinpath(*PurePosixPath(entry.path).parts) if entry in wanted else None
-            _copy(blocks, target, advance)
+            extra = entry.sha256 is None
+            wanted = into is not None if extra else entry.path.startswith(tops)
+            left += extra and not wanted
+            _copy(blocks, staging.joinpath(*PurePosixPath(entry.path).parts) if wanted else None, advance)
+    return left
 
 
 def _copy(blocks: Iterator[bytes], target: Path | None, advance: Callable[[int], None]) -> None:
