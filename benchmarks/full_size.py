@@ -125,7 +125,7 @@ class Subject:
 
     def _evidence(self, count: int, first: int) -> tuple[Callable[[], Sequence[Any]], int, float]:
         """Units whose candidates' strongest images are all looked at; their pixels are in memory."""
-        units, top = 1 if self.light else 8, self.backend.config.top
+        units, top = (1, 1) if self.light else (8, self.backend.config.top)
         given = [evidence(first + number, top) for number in range(units)]
         return lambda: self.backend.score(given), units, 1
 
@@ -238,8 +238,8 @@ def wait(device: str) -> None:
 def measure(
     architecture: str, size: str, batch: int | str, device: str, rounds: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Load, a batch to warm up, `rounds` timed ones, one more with the models clocked, close; RuntimeError where memory
-    stays behind. An automatic batch has been tried while the model was loaded, and is warm."""
+    """Load, a batch to warm up a GPU, `rounds` timed ones, one more with the models clocked, close; RuntimeError where
+    memory stays behind. An automatic batch has been tried while the model was loaded, and is warm."""
     subject = Subject(architecture, size, batch, device, settings)
     backend, peaks = subject.backend, Peaks(device)
     import_module(MODULES[architecture])
@@ -264,15 +264,17 @@ def measure(
         "load": peaks.read(),
     }
     peaks.restart()
-    if batch != "auto" or not device.startswith("cuda"):
+    if device.startswith("cuda") and batch != "auto":
         answer(subject, 0)
     seconds, items = 0.0, 0.0
     for number in range(rounds):
         spent, count = answer(subject, 1000 * (number + 1))
         seconds, items = seconds + spent, items + count
-    row |= {"items_per_second": float(f"{items / seconds:.4g}"), "work": peaks.read()}
     with clocked(device) as inside:
-        spent, _ = answer(subject, 1000 * (rounds + 1))
+        spent, count = answer(subject, 1000 * (rounds + 1))
+    if not rounds:
+        seconds, items = spent, count
+    row |= {"items_per_second": float(f"{items / seconds:.4g}"), "work": peaks.read()}
     row["share_in_models"] = round(inside[0] / spent, 3)
     row["batch_size"] = subject.batch_size()
     backend.close()
@@ -437,7 +439,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
     parser.add_argument("--models", default=",".join(arch.MODELS), help="some of blip2,llama,sdxl,clip")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=1, help="timed batches, after one that warms up")
+    parser.add_argument(
+        "--rounds", type=int, help="timed batches; with 0 the one whose models are clocked  [1; CPU: 0]"
+    )
     parser.add_argument(
         "--batches", action="append", default=[], help="blip2=1,auto or sdxl:steps=4:guidance=0=auto; may be repeated"
     )
@@ -451,6 +455,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("there is no GPU here; --size tiny --device cpu tries the script out")
     options.given = list(sys.argv[1:] if arguments is None else arguments)
+    if options.rounds is None:
+        options.rounds = int(options.device != "cpu")
     options.batches = read_batches(options.batches, options.device)
     return options
 
