@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from enum import Enum
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pydantic
 import pytest
 import torch
@@ -16,6 +19,7 @@ import dnd_targets
 from dnd.api import ModelError, Runtime, UsageError
 from dnd.target.load import HookedTarget
 from dnd.target.preprocess import probe_image
+from dnd_targets.checkpoints import load_checkpoint
 
 RUNTIME = Runtime("cpu", lambda name: Path(name))
 
@@ -137,8 +141,20 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     vision: Any = ModuleType("torchvision.models")
     vision.list_models, vision.get_model = (lambda: ["tiny"]), make
-    weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: lambda image: torch.zeros(3, 8, 8)))
-    vision.get_model_weights = lambda name: weights
+    vision.get_model_builder = lambda name: make
+
+    def sized(side: int) -> Any:
+        def make(crop_size: int = side, resize_size: int = side) -> Any:
+            return lambda image: torch.zeros(3, crop_size, resize_size)
+
+        return make
+
+    class Weights(Enum):
+        IMAGENET1K_V1 = SimpleNamespace(transforms=sized(6))
+        DEFAULT = SimpleNamespace(transforms=sized(8))
+        transforms = property(lambda self: self.value.transforms)
+
+    vision.get_model_weights = lambda name: Weights
     monkeypatch.setitem(sys.modules, "timm", timm)
     monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.models", vision)
@@ -148,8 +164,7 @@ KINDS = [dnd_targets.TimmTarget, dnd_targets.TorchvisionTarget]
 
 
 def build(kind: Any, weights: Path, architecture: str = "tiny", **settings: Any) -> Any:
-    config = dnd_targets.FileConfig(architecture=architecture, weights=str(weights), **settings)
-    return kind(config, RUNTIME).build()
+    return kind(kind.Config(architecture=architecture, weights=str(weights), **settings), RUNTIME).build()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,7 +184,7 @@ def test_weights_from_a_file(libraries: None, kind: Any, suffix: str, tmp_path: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_that_do_not_fit(libraries: None, kind: Any, tmp_path: Path) -> None:
     save_file({"0.weight": torch.rand(6, 3, 1, 1)}, tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match=r"does not load as weights of tiny: .*0.bias"):
+    with pytest.raises(ModelError, match=r"does not fit tiny: it has no 0.bias; 0.weight is"):
         build(kind, tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match="has no architecture 'tinny'") as caught:
         build(kind, tmp_path / "w.safetensors", "tinny")
@@ -203,3 +218,160 @@ def test_a_missing_package_is_an_error_with_the_command(
     with pytest.raises(UsageError, match=f"needs {package}") as caught:
         build(kind, Path("w.pth"))
     assert caught.value.hint == f"pip install {package}"
+
+
+# --- checkpoints as people have them ------------------------------------------------------------------
+
+
+def net(outputs: int = 4) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(3, outputs, 1), torch.nn.BatchNorm2d(outputs))
+
+
+def filled(tmp_path: Path, saved: Any, key: str | None = None) -> torch.nn.Module:
+    torch.save(saved, tmp_path / "w.pth")
+    module = net()
+    load_checkpoint(module, tmp_path / "w.pth", "tiny", key)
+    return module
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.model."]
+)
+@pytest.mark.parametrize("nested", ["", "state_dict", "model_state_dict", "model", "net", "state_dict_ema"])
+def test_prefixes_and_nesting_of_training_code(prefix: str, nested: str, tmp_path: Path) -> None:
+    state = net().state_dict()
+    named = {prefix + name: tensor for name, tensor in state.items()}
+    saved: Any = {nested: named, "epoch": 3, "optimizer": {"state": {0: torch.zeros(2)}}} if nested else named
+    assert torch.equal(filled(tmp_path, saved).get_parameter("0.weight"), state["0.weight"])
+
+
+def test_arguments_and_numbers_beside_the_weights(tmp_path: Path) -> None:
+    state = net().state_dict()
+    saved = {
+        "model": state,
+        "args": Namespace(lr=0.1, sizes=[1, 2]),
+        "best": np.float64(0.7),
+        "losses": [np.float32(1)],
+    }
+    assert torch.equal(filled(tmp_path, saved).get_parameter("0.bias"), state["0.bias"])
+
+
+def test_an_average_of_weights_is_taken_when_it_is_named(tmp_path: Path) -> None:
+    plain, average = net().state_dict(), net().state_dict()
+    both = {"state_dict": plain, "state_dict_ema": average}
+    assert torch.equal(filled(tmp_path, both).get_parameter("0.weight"), plain["0.weight"])
+    assert torch.equal(filled(tmp_path, both, "state_dict_ema").get_parameter("0.weight"), average["0.weight"])
+    with pytest.raises(ModelError, match="no weights under 'ema'") as caught:
+        filled(tmp_path, both, "ema")
+    assert caught.value.hint == "target.weights_key may be: state_dict, state_dict_ema."
+
+
+def test_counters_of_profilers_and_batch_norm_are_no_weights(tmp_path: Path) -> None:
+    state = net().state_dict()
+    del state["1.num_batches_tracked"]
+    filled(tmp_path, {**state, "total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)})
+
+
+def test_the_first_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    state = net().state_dict()
+    with pytest.raises(ModelError, match=r"w.pth does not fit tiny: tiny has no a\?b \(and 1 more\)$") as caught:
+        filled(tmp_path, {**state, "a\x1bb": torch.zeros(1), "c": torch.zeros(1)})
+    assert "strict" not in str(caught.value)
+    with pytest.raises(ModelError, match=r"0.weight is \(6, 3, 1, 1\) in it and \(4, 3, 1, 1\) in tiny") as caught:
+        filled(tmp_path, net(6).state_dict())
+    assert caught.value.hint == "Set target.num_classes to 6."
+
+
+def test_code_in_a_checkpoint_is_named_without_advice_to_run_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"it holds an object of getattr, whose code would run") as caught:
+        filled(tmp_path, {"state_dict": net().state_dict(), "extra": Evil(tmp_path / "mark")})
+    assert "weights_only" not in str(caught.value) + caught.value.hint
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("saved", [[1, 2], {"epoch": 3}, torch.zeros(2), {}])
+def test_a_file_without_weights(saved: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no"):
+        filled(tmp_path, saved)
+    (tmp_path / "w.pth").write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(ModelError, match="damaged, or of another format"):
+        load_checkpoint(net(), tmp_path / "w.pth", "tiny")
+
+
+def test_settings_of_torchvision(libraries: None, tmp_path: Path) -> None:
+    save_file(net()[0].state_dict(prefix="0."), tmp_path / "w.safetensors")  # type: ignore[index, operator]
+
+    def shape(**settings: Any) -> tuple[int, ...]:
+        _, preprocess = build(dnd_targets.TorchvisionTarget, tmp_path / "w.safetensors", **settings)
+        return tuple(preprocess(probe_image()).shape)
+
+    assert shape() == (3, 8, 8)
+    assert shape(transform="IMAGENET1K_V1") == (3, 6, 6)
+    assert shape(image_size=5) == (3, 5, 5)
+    with pytest.raises(UsageError, match="has no transform 'V7'"):
+        shape(transform="V7")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_a_file_or_a_name_of_the_lock(libraries: None, kind: Any, tmp_path: Path) -> None:
+    save_file({"0.weight": torch.rand(4, 3, 1, 1), "0.bias": torch.rand(4)}, tmp_path / "model.safetensors")
+    runtime = Runtime("cpu", {"mine": tmp_path}.__getitem__)
+    kind(kind.Config(architecture="tiny", model="mine"), runtime).build()
+    for settings in ({}, {"model": "a", "weights": "b"}):
+        with pytest.raises(pydantic.ValidationError, match="give either weights"):
+            kind.Config(architecture="tiny", **settings)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no file of tensors"):
+        kind(kind.Config(architecture="tiny", model="mine"), runtime).build()
+
+
+# --- models of images and texts ----------------------------------------------------------------------
+
+
+def vision(hidden: int = 16) -> dict[str, Any]:
+    sizes = {"hidden_size": hidden, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    return {**sizes, "image_size": 32, "patch_size": 8}
+
+
+@pytest.mark.parametrize("family", ["CLIP", "Siglip"])
+def test_the_vision_tower_of_a_whole_clip_or_siglip(family: str, tmp_path: Path) -> None:
+    import transformers
+
+    text = {k: v for k, v in vision().items() if "size" not in k or k in ("hidden_size", "intermediate_size")}
+    config = getattr(transformers, f"{family}Config")(vision_config=vision(), text_config={**text, "vocab_size": 50})
+    model = getattr(transformers, f"{family}Model")(config)
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    module, preprocess = transformers_target(tmp_path).build()
+    pixels = preprocess(probe_image())[None]
+    with torch.no_grad():
+        found = module.eval()(pixels).last_hidden_state
+        expected = model.vision_model.eval()(pixels).last_hidden_state
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_model_that_writes_texts_is_refused_in_words(tmp_path: Path) -> None:
+    import transformers
+
+    text = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "vocab_size": 50,
+    }
+    config = transformers.BlipConfig(vision_config=vision(), text_config=text)
+    transformers.BlipForConditionalGeneration(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"is an image-text model \(BlipForConditionalGeneration\)"):
+        transformers_target(tmp_path).build()
+
+
+def test_a_model_without_pixels_is_refused_in_words(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.BertConfig(**{k: v for k, v in vision().items() if "image" not in k and "patch" not in k})
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"\(BertModel\) takes no pixel_values but input_ids"):
+        transformers_target(tmp_path).build()
