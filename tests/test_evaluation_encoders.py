@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -59,6 +61,17 @@ def test_clip_takes_a_lone_string_as_one_text() -> None:
     assert clip.texts("red star").shape[0] == 1
     assert np.array_equal(clip.texts("red star"), clip.texts(["red star"]))
     assert np.linalg.norm(clip.texts(["red star"])) == pytest.approx(1)
+
+
+def test_weights_that_are_missing_are_named_but_for_the_pooler(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "encoder"
+    shutil.copytree(folder, copy)
+    tensors = load_file(copy / "model.safetensors")
+    save_file({name: one for name, one in tensors.items() if "pooler" not in name}, copy / "model.safetensors")
+    assert np.array_equal(Encoder(str(copy)).encode("dots").sentences, Encoder(str(folder)).encode("dots").sentences)
+    save_file({name: one for name, one in tensors.items() if "layer.1." not in name}, copy / "model.safetensors")
+    with pytest.raises(ModelError, match=r"not whole: encoder.layer.1.\S+ is missing \(16 in all\)"):
+        Encoder(str(copy))
 
 
 def test_a_text_is_encoded_the_same_whatever_is_beside_it(encoder: Encoder, folder: Path) -> None:

@@ -58,13 +58,19 @@ class Encoder:
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **local)
-            model: Any = AutoModel.from_pretrained(folder, use_safetensors=True, **local)
+            model, info = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"{folder} does not load as a sentence encoder: {error}",
                 "It needs config.json, the tokenizer's files and safetensors weights.",
             ) from error
-        self._model = model.float().to(device).eval()
+        # Nobody reads the pooler, and many checkpoints have none. Any other part would go on with random weights.
+        if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
+            raise ModelError(
+                f"the weights in {folder} are not whole: {missing[0]} is missing ({len(missing)} in all)",
+                "See that config.json and the weights are of the same checkpoint.",
+            )
+        self._model: Any = model.float().to(device).eval()
         self._first_token = _pools_first_token(folder)
         self._known: dict[str, tuple[Floats, Floats]] = {}
 
