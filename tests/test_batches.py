@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnd_hf import fitting
 from dnd_hf.batches import Batches
 
 
@@ -29,7 +28,7 @@ class Work:
 def released(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The devices whose memory was collected."""
     devices: list[str] = []
-    monkeypatch.setattr(fitting, "release", devices.append)
+    monkeypatch.setattr(devices, "release", devices.append)
     return devices
 
 

@@ -19,7 +19,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor, T5Config
 import dnd_blip2
 from dnd import api
 from dnd_blip2 import Blip2Captioner, Blip2Config
-from dnd_hf import fitting
+from dnd_hf import loading
 from dnd_microworld import world
 
 FOLDER = Path(world.__file__).parent / "weights" / "microworld-blip2"
@@ -184,7 +184,7 @@ def test_layers_that_do_not_fit_visit_the_device(
 ) -> None:
     """As on a GPU with offload "cpu", one store further down: from the disk to the CPU."""
     room = {"device_map": "auto", "max_memory": {"cpu": 3_500_000}, "offload_folder": tmp_path}
-    monkeypatch.setattr(fitting, "spread", lambda device: room)
+    monkeypatch.setattr(loading, "spread", lambda device: room)
     with captioner(offload="cpu") as backend:
         assert {parameter.device.type for parameter in backend._model.parameters()} == {"cpu", "meta"}
         assert backend.caption(images) == loaded.caption(images)

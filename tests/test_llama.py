@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest
-from dnd_hf import fitting
+from dnd_hf import loading
 from dnd_hf.batches import Batches
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.answers import CONCEPT_PATTERN, BadAnswer, ListAnswer, parse_concept, parse_simplified
@@ -490,7 +490,7 @@ def test_layers_that_do_not_fit_visit_the_device(
 ) -> None:
     """As on a GPU with offload "cpu", one store further down: from the disk to the CPU."""
     room = {"device_map": "auto", "max_memory": {"cpu": 1_000_000}, "offload_folder": tmp_path}
-    monkeypatch.setattr(fitting, "spread", lambda device: room)
+    monkeypatch.setattr(loading, "spread", lambda device: room)
     asks = [Ask(concept_messages(STARS), seed, 0.5) for seed in range(6)]
     with LlamaSummarizer(LlamaConfig(model="microworld-llama", offload="cpu"), RUNTIME) as moved:
         assert moved._chat is not None
@@ -499,7 +499,7 @@ def test_layers_that_do_not_fit_visit_the_device(
 
 
 def test_a_compiled_model_gives_the_same_answers(llama: LlamaSummarizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "COMPILER", "eager")  # torch's own tracing, without a compiler behind it
+    monkeypatch.setattr(loading, "COMPILER", "eager")  # torch's own tracing, without a compiler behind it
     asks = [Ask(concept_messages(STARS[:3]), seed, 0.0) for seed in range(2)]
     config = LlamaConfig(model="microworld-llama", compile=True, max_new_tokens=8)
     with LlamaSummarizer(config, RUNTIME) as compiled:
@@ -521,26 +521,26 @@ def tiny(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def loading(folder: Path, **settings: object) -> None:
+def load(folder: Path, **settings: object) -> None:
     LlamaSummarizer(LlamaConfig(model="mine", **settings), Runtime("cpu", lambda name: folder)).load()  # type: ignore[arg-type]
 
 
 def test_widths_that_cannot_be_packed_into_4_bits_are_told(tmp_path: Path) -> None:
     folder = tiny(tmp_path, hidden_size=96)
-    loading(folder, quantization="8bit")
+    load(folder, quantization="8bit")
     with pytest.raises(
         ModelError, match=r"4 bits: model\.layers\.0\.self_attn\.q_proj has 96 inputs, no multiple of 64"
     ):
-        loading(folder, quantization="4bit")
+        load(folder, quantization="4bit")
 
 
 def test_what_is_no_chat_model_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'mine' in .* does not load as a language model"):
-        loading(WEIGHTS.parent / "microworld-clip")
+        load(WEIGHTS.parent / "microworld-clip")
     folder = tiny(tmp_path)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="'mine' has no chat template"):
-        loading(folder)
+        load(folder)
 
 
 def test_close_gives_the_memory_back() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dnd import api
-from dnd_hf import fitting, loading
+from dnd_hf import batches, devices, loading, precision
 from dnd_hf.batches import Batches
 from dnd_hf.settings import WeightsConfig
 
@@ -42,7 +42,7 @@ class Blip2Captioner(api.Captioner):
 
     def __init__(self, config: Blip2Config, runtime: api.Runtime) -> None:
         super().__init__(config, runtime)
-        self.batch_size = fitting.batch_limit(config.batch_size, AUTO, runtime.device)
+        self.batch_size = batches.batch_limit(config.batch_size, AUTO, runtime.device)
         self._model: Any = None
         self._processor: Any = None
         # A GPU rounds differently at another batch shape, and one near tie then changes a caption.
@@ -53,31 +53,31 @@ class Blip2Captioner(api.Captioner):
         return {"dtype": dtype, "quantization": quantization, "batch_size": self._batches.size}
 
     def memory(self) -> int:
-        return fitting.memory(self.config, self.runtime, *self._precision)
+        return precision.memory(self.config, self.runtime, *self._precision)
 
     @cached_property
     def _precision(self) -> tuple[str, str]:
         """dtype and quantization. Kept, because the free memory that decides them changes."""
-        return fitting.precision(self.config, self.runtime)
+        return precision.precision(self.config, self.runtime)
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable BLIP-2, UsageError where bitsandbytes is missing,
         DeviceError where the device has too little memory."""
         if self._model is not None:
             return
-        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+        with devices.device_errors(self.config.model, self.runtime.device, ADVICE):
             self._load()
             if self.config.batch_size == "auto":
-                self.batch_size = fitting.largest_batch(self._try, self.batch_size, self.runtime.device)
+                self.batch_size = batches.largest_batch(self._try, self.batch_size, self.runtime.device)
                 self._batches.size = self.batch_size
         if self.config.compile:
-            fitting.compile_in_place(self._model.language_model)
+            loading.compile_in_place(self._model.language_model)
 
     def _load(self) -> None:
         from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
         name, folder = self.config.model, self.runtime.weights(self.config.model)
-        fitting.check_architecture(folder / "config.json", name, "Blip2ForConditionalGeneration")
+        loading.check_architecture(folder / "config.json", name, "Blip2ForConditionalGeneration")
         placement = loading.Placement(self.runtime.device, *self._precision, self.config.offload)
         with loading.load_errors(name, folder, "a BLIP-2", "config.json, the processor's files"):
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
@@ -100,7 +100,7 @@ class Blip2Captioner(api.Captioner):
 
     def caption(self, images: Sequence[Image]) -> list[str]:
         """One caption per RGB image, in one line. Raises ItemError where the model has nothing to say."""
-        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+        with devices.device_errors(self.config.model, self.runtime.device, ADVICE):
             captions = self._batches.map(self._generate, images)
         empty = [str(i) for i, words in enumerate(captions) if not words]
         if empty:
@@ -113,7 +113,7 @@ class Blip2Captioner(api.Captioner):
         no batch can change an answer."""
         from dnd_blip2.likelihood import log_probabilities
 
-        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+        with devices.device_errors(self.config.model, self.runtime.device, ADVICE):
             return [
                 log_probabilities(self._model, self._processor, image, texts, self._prompt()) for image, texts in asked
             ]
@@ -140,10 +140,10 @@ class Blip2Captioner(api.Captioner):
 
     def describe(self, images: list[Image], draw: Any) -> list[str]:
         """A text for each, whose tokens the LogitsProcessor `draw` decides on; all in one batch."""
-        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+        with devices.device_errors(self.config.model, self.runtime.device, ADVICE):
             return self._generate(images, draw=draw)
 
     def close(self) -> None:
         if self._model is not None:
             self._model = self._processor = None
-            fitting.release(self.runtime.device)
+            devices.release(self.runtime.device)

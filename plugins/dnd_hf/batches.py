@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from dnd_hf import fitting
+from dnd_hf import devices
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+SHARE = 0.85
+"""So much of the free memory a batch may take: the allocator leaves gaps."""
 
 
 class Batches:
@@ -38,9 +41,54 @@ class Batches:
         try:
             return list(work(batch))
         except RuntimeError as error:
-            if len(batch) == 1 or not fitting.is_out_of_memory(error):
+            if len(batch) == 1 or not devices.is_out_of_memory(error):
                 raise
         # Past the handler, so that the traceback no longer holds the failed batch's tensors.
         self.size = len(batch) // 2
-        fitting.release(self._device)
+        devices.release(self._device)
         return None
+
+
+def batch_limit(setting: int | str, automatic: Mapping[str, int], device: str) -> int:
+    """The setting, or how many "auto" begins with on this kind of device."""
+    return setting if isinstance(setting, int) else automatic["cuda" if device.startswith("cuda") else "cpu"]
+
+
+def largest_batch(trial: Callable[[int], object], limit: int, device: str) -> int:
+    """The largest power of two up to `limit` that fits a GPU, found by trying; `limit` on a CPU.
+
+    `trial` works on so many items. Batches of one and two say what an item takes; the size that follows is
+    tried itself, and halved while memory runs out.
+    """
+    if devices.free_memory(device) is None or limit == 1:
+        return limit
+    trial(1)  # libraries take workspace at their first use
+    one, two = _peak(device, trial, 1), _peak(device, trial, 2)
+    each = max(two - one, 1)
+    room = SHARE * (devices.free_memory(device) or 0) - (one - each)
+    size = min(limit, max(1, int(room // each)))
+    size = 1 << (size.bit_length() - 1)
+    while size > 2 and _runs_out(trial, size):
+        devices.release(device)
+        size //= 2
+    return size
+
+
+def _peak(device: str, trial: Callable[[int], object], size: int) -> int:
+    """Bytes that a trial takes at most, beside what is there before."""
+    import torch
+
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    trial(size)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _runs_out(trial: Callable[[int], object], size: int) -> bool:
+    try:
+        trial(size)
+    except RuntimeError as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        return True
+    return False

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pydantic
 
 from dnd import api
-from dnd_hf import fitting
+from dnd_hf import devices
 from dnd_hf.batches import Batches
 from dnd_hf.loading import LOCAL, load_errors, load_whole
 from dnd_hf.sizes import weight_bytes, work_beside
@@ -82,7 +82,7 @@ class Clip:
     def close(self) -> None:
         if self._model is not None:
             self._model = self._processor = None
-            fitting.release(self._device)
+            devices.release(self._device)
 
 
 class ClipEncoder(api.Encoder):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dnd import api
-from dnd_hf import fitting
+from dnd_hf import devices, precision, sizes
+
+if TYPE_CHECKING:
+    import torch
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options of every `from_pretrained` of transformers."""
+COMPILER = "inductor"
+"""The backend of torch.compile."""
 _HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 """Constants that older checkpoints hold and today's classes make themselves."""
 
@@ -50,12 +58,12 @@ def load_model(kind: Any, folder: Path, name: str, placement: Placement) -> Any:
 
     options: dict[str, Any] = {"dtype": placement.dtype, "device_map": {"": placement.device}}
     if placement.quantization != "none":
-        options["quantization_config"] = fitting.packing(placement.quantization, placement.dtype, BitsAndBytesConfig)
+        options["quantization_config"] = precision.packing(placement.quantization, placement.dtype, BitsAndBytesConfig)
     elif placement.offload != "none":
-        options |= fitting.spread(placement.device)
+        options |= spread(placement.device)
     model = load_whole(kind, folder, name, **LOCAL, **options)
     if placement.quantization == "4bit":
-        fitting.check_packed(model, name)
+        precision.check_packed(model, name)
     return model.eval()
 
 
@@ -65,7 +73,7 @@ def load_whole(kind: Any, folder: Path, name: str, **options: Any) -> Any:
     library = kind.__module__.partition(".")[0]
     if library == "transformers":
         options["ignore_mismatched_sizes"] = True  # `check_whole` names them
-    with fitting.quiet(library):
+    with quiet(library):
         model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     check_whole(info, name)
     return model
@@ -90,3 +98,50 @@ def check_whole(info: Mapping[str, Any], name: str) -> None:
 
 def _listed(keys: Sequence[str]) -> str:
     return keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more"
+
+
+def spread(device: str) -> dict[str, Any]:
+    """Options of `from_pretrained`: what does not fit on the GPU stays in the machine's memory and visits it."""
+    import psutil  # accelerate's own
+    import torch
+
+    free = devices.free_memory(device)
+    if free is None:
+        return {"device_map": {"": device}}
+    index = torch.device(device).index
+    room = {torch.cuda.current_device() if index is None else index: max(0, free - sizes.work_beside(0, device))}
+    return {"device_map": "auto", "max_memory": {**room, "cpu": psutil.virtual_memory().available}}
+
+
+@contextmanager
+def quiet(*packages: str) -> Iterator[None]:
+    """No progress bars of transformers or diffusers while they load, and no word of bitsandbytes, which tells every CPU
+    which kernels it lacks as diffusers imports it."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logs = [import_module(f"{package}.utils.logging") for package in packages]
+    shown = [log for log in logs if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
+
+
+def check_architecture(file: Path, name: str, wanted: str, key: str = "architectures") -> None:
+    """ModelError where a config says that it belongs to another kind of model; one that says nothing may pass."""
+    try:
+        said = json.loads(file.read_text("utf-8")).get(key) or []
+    except (OSError, ValueError, AttributeError):
+        return  # the loader says it better
+    kinds = [said] if isinstance(said, str) else said
+    if kinds and wanted not in kinds:
+        raise api.ModelError(
+            f"{name!r} is a {', '.join(kinds)}, not a {wanted}", "choose a model made for this backend"
+        )
+
+
+def compile_in_place(module: torch.nn.Module) -> None:
+    """Have torch compile it at its first calls; shapes that vary are compiled once."""
+    module.compile(backend=COMPILER)

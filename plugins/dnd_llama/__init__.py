@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import ModelName, Runtime, Summarizer, hookimpl
-from dnd_hf import fitting
+from dnd_hf import batches, devices, loading, precision
 from dnd_hf.batches import Batches
 from dnd_hf.loading import Placement
 from dnd_hf.settings import WeightsConfig
@@ -42,7 +42,7 @@ class LlamaSummarizer(AskingSummarizer):
 
     def __init__(self, config: Any, runtime: Runtime) -> None:
         super().__init__(config, runtime)
-        self._batches = Batches(fitting.batch_limit(config.batch_size, AUTO, runtime.device), runtime.device)
+        self._batches = Batches(batches.batch_limit(config.batch_size, AUTO, runtime.device), runtime.device)
         self.batch_size = self._batches.size if config.batch_size != "auto" else AUTO["cpu"]  # units of one call
         self._chat: ChatModel | None = None
         self._tokens = 0
@@ -55,12 +55,12 @@ class LlamaSummarizer(AskingSummarizer):
         return {"dtype": dtype, "quantization": quantization, "batch_size": self._batches.size}
 
     def memory(self) -> int:
-        return fitting.memory(self.config, self.runtime, *self._precision)
+        return precision.memory(self.config, self.runtime, *self._precision)
 
     @cached_property
     def _precision(self) -> tuple[str, str]:
         """dtype and quantization. Kept, because the free memory that decides them changes."""
-        return fitting.precision(self.config, self.runtime)
+        return precision.precision(self.config, self.runtime)
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable chat model, UsageError where bitsandbytes is missing,
@@ -71,24 +71,24 @@ class LlamaSummarizer(AskingSummarizer):
             return
         config, device = self.config, self.runtime.device
         placement = Placement(device, *self._precision, config.offload)
-        with fitting.device_errors(config.model, device, ADVICE):
+        with devices.device_errors(config.model, device, ADVICE):
             self._chat = chat = ChatModel(self.runtime.weights(config.model), config.model, placement)
             if config.batch_size == "auto":
                 ask = Ask(concept_messages(LONG), 0, 0.0)
-                self._batches.size = fitting.largest_batch(
+                self._batches.size = batches.largest_batch(
                     lambda size: chat.answer_batch([ask] * size, max_new_tokens=config.max_new_tokens),
                     self._batches.size,
                     device,
                 )
         if config.compile:
-            fitting.compile_in_place(chat.model)
+            loading.compile_in_place(chat.model)
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         if self._chat is None:
             self.load()
         assert self._chat is not None
         before = self._chat.tokens
-        with fitting.device_errors(self.config.model, self.runtime.device, ADVICE):
+        with devices.device_errors(self.config.model, self.runtime.device, ADVICE):
             answers = self._chat.answer(asks, self._batches, max_new_tokens=self.config.max_new_tokens)
         self._tokens += self._chat.tokens - before
         return answers

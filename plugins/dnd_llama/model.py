@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
 from dnd.api import ModelError
-from dnd_hf import fitting, loading
+from dnd_hf import devices, loading
 from dnd_hf.batches import Batches
 from dnd_hf.sampling import SeededSampler
 from dnd_llama.conversation import Ask
@@ -75,4 +75,4 @@ class ChatModel:
     def close(self) -> None:
         """It cannot be used any more."""
         del self.model, self.tokenizer
-        fitting.release(self.device)
+        devices.release(self.device)

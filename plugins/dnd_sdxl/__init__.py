@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dnd import api
-from dnd_hf import fitting
+from dnd_hf import batches, devices, loading, precision
 from dnd_hf.batches import Batches
 from dnd_sdxl.build import build
 from dnd_sdxl.config import SdxlConfig
@@ -39,7 +39,7 @@ class SdxlGenerator(api.Generator):
 
     def __init__(self, config: SdxlConfig, runtime: api.Runtime) -> None:
         super().__init__(config, runtime)
-        self.batch_size = fitting.batch_limit(config.batch_size, AUTO, runtime.device)
+        self.batch_size = batches.batch_limit(config.batch_size, AUTO, runtime.device)
         self._pipeline: Any = None
         # Always the same shape: at another one the arithmetic rounds differently, and so would the image.
         self._batches = Batches(self.batch_size, runtime.device, fill=True)
@@ -77,13 +77,13 @@ class SdxlGenerator(api.Generator):
         if self._pipeline is not None:
             return
         config, device, placement = self.config, self.runtime.device, self._placement
-        with fitting.device_errors(config.model, device, ADVICE):
+        with devices.device_errors(config.model, device, ADVICE):
             self._pipeline = build(config, self.runtime.weights, self._dtype)
             place(self._pipeline, placement, device)
             if config.batch_size == "auto":
-                self.batch_size = self._batches.size = fitting.largest_batch(self._try, self.batch_size, device)
+                self.batch_size = self._batches.size = batches.largest_batch(self._try, self.batch_size, device)
         if config.compile:
-            fitting.compile_in_place(self._pipeline.unet)
+            loading.compile_in_place(self._pipeline.unet)
         if device == "cpu":
             self._batches.size = GROUP if self._pipeline.unet.num_parameters() < SMALL else 1
 
@@ -98,7 +98,7 @@ class SdxlGenerator(api.Generator):
         """
         if self._pipeline is None:
             raise RuntimeError("generate() before load()")
-        with fitting.device_errors(f"{self.config.model}, one image at a time,", self.runtime.device, ADVICE):
+        with devices.device_errors(f"{self.config.model}, one image at a time,", self.runtime.device, ADVICE):
             return self._batches.map(self._draw, requests)
 
     def _draw(self, requests: Sequence[api.ImageRequest], *, steps: int | None = None) -> list[Image]:
@@ -140,14 +140,14 @@ class SdxlGenerator(api.Generator):
         )
         shape = (1, unet.config.in_channels, height, width)
         noise = torch.cat([torch.randn(shape, generator=source) for source in sources])
-        return noise.to(fitting.torch_dtype(self._dtype))
+        return noise.to(precision.torch_dtype(self._dtype))
 
     def close(self) -> None:
         held, self._pipeline = self._pipeline, None
         if held is not None:
             held.remove_all_hooks()  # accelerate's hold each other's models
             del held
-            fitting.release(self.runtime.device)
+            devices.release(self.runtime.device)
 
 
 @api.hookimpl

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dnd import api
-from dnd_hf import fitting
+from dnd_hf import loading, precision
 from dnd_hf.loading import load_errors, load_whole
 from dnd_sdxl.config import SdxlConfig
 
@@ -36,14 +36,14 @@ def build(config: SdxlConfig, weights: Callable[[str], Path], dtype: str) -> Any
     import diffusers
 
     folder = weights(config.model)
-    fitting.check_architecture(folder / "model_index.json", config.model, "StableDiffusionXLPipeline", "_class_name")
+    loading.check_architecture(folder / "model_index.json", config.model, "StableDiffusionXLPipeline", "_class_name")
     replaced = {"unet": config.unet, "vae": config.vae}
     parts = {
         part: _part(part, replaced.get(part), config, weights, dtype)
         for part in PARTS
         if replaced.get(part) or (folder / part).is_dir()
     }
-    with load_errors(config.model, folder, "an SDXL", NEEDS), fitting.quiet("transformers", "diffusers"):
+    with load_errors(config.model, folder, "an SDXL", NEEDS), loading.quiet("transformers", "diffusers"):
         pipeline: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(  # type: ignore[no-untyped-call]
             folder, add_watermarker=False, local_files_only=True, **parts
         )
@@ -62,7 +62,7 @@ def _part(part: str, own: str | None, config: SdxlConfig, weights: Callable[[str
     name = own or config.model
     folder = weights(name) if own else weights(name) / part
     lone = part == "unet" and own is not None and not (folder / "config.json").is_file()
-    options: dict[str, Any] = {"dtype": fitting.torch_dtype(dtype)}
+    options: dict[str, Any] = {"dtype": precision.torch_dtype(dtype)}
     if part == "unet" and config.quantization != "none":
         options |= _packing(config, dtype, lone)
     if lone:
@@ -72,7 +72,7 @@ def _part(part: str, own: str | None, config: SdxlConfig, weights: Callable[[str
     with load_errors(name, folder, f"a {kind}", NEEDS):
         model = load_whole(getattr(import_module(library), kind), folder, name, local_files_only=True, **options)
     if part == "unet" and config.quantization == "4bit":
-        fitting.check_packed(model, name)
+        precision.check_packed(model, name)
     return model
 
 
@@ -85,7 +85,7 @@ def _packing(config: SdxlConfig, dtype: str, lone: bool) -> dict[str, Any]:
         raise api.UsageError(f"the UNet {config.unet!r} is a single file, which cannot be packed", hint)
     if not torch.cuda.is_available():
         raise api.UsageError("a UNet can be packed on a GPU only", hint)
-    return {"quantization_config": fitting.packing(config.quantization, dtype, BitsAndBytesConfig)}
+    return {"quantization_config": precision.packing(config.quantization, dtype, BitsAndBytesConfig)}
 
 
 def weight_files(config: SdxlConfig, weights: Callable[[str], Path]) -> dict[str, list[Path]]:

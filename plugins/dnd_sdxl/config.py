@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dnd import api
-from dnd_hf import fitting
+from dnd_hf import precision, settings
 
 
 class SdxlConfig(api.Config):
@@ -39,7 +39,7 @@ class SdxlConfig(api.Config):
     """What the images should not look like; needs guidance."""
     batch_size: int | Literal["auto"] = "auto"
     """Images at a time on a GPU; "auto" is found by trying while the model loads. Fewer once its memory runs out."""
-    dtype: fitting.Dtype = "auto"
+    dtype: precision.Dtype = "auto"
     """ "auto" is float16 on CUDA, the half precision that SDXL is published in, and float32 on the CPU. A VAE that
     overflows in float16 and says so (`force_upcast`) decodes in float32; "sdxl-vae-fp16-fix" need not."""
     variant: Literal["fp16"] | None = None
@@ -70,5 +70,5 @@ class SdxlConfig(api.Config):
     @model_validator(mode="after")
     def _sensible(self) -> SdxlConfig:
         moved = "none" if self.offload == "auto" else self.offload
-        fitting.check_settings(self.batch_size, self.quantization, moved, self.compile)
+        settings.check_settings(self.batch_size, self.quantization, moved, self.compile)
         return self

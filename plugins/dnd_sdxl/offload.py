@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dnd import api
-from dnd_hf import fitting
+from dnd_hf import devices, precision
 from dnd_hf.sizes import weight_bytes, work_beside
 from dnd_sdxl.build import weight_files
 from dnd_sdxl.config import SdxlConfig
@@ -31,7 +31,7 @@ class Placement:
 
 def choose(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> Placement:
     """What the automatic settings come to now, by the headers of the weights. On a CPU nothing is offloaded."""
-    free = fitting.free_memory(runtime.device)
+    free = devices.free_memory(runtime.device)
     slicing = config.vae_slicing == "on" or (config.vae_slicing == "auto" and free is not None)
     tiling = config.vae_tiling == "on"
     if free is None:
@@ -43,7 +43,7 @@ def choose(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> Placement:
         if offload == "auto" and (config.compile or config.quantization != "none"):
             offload = "none"
         elif offload == "auto":
-            offload = next((how for how, size in at_once.items() if fitting.needed(size) <= free), "sequential")
+            offload = next((how for how, size in at_once.items() if precision.needed(size) <= free), "sequential")
         held = at_once["none"] if offload == "none" else sizes["vae"]
         tiling = tiling or (config.vae_tiling == "auto" and held + decoding(config, runtime, dtype) > free)
     return Placement(offload, slicing, tiling, config.attention_slicing)

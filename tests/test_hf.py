@@ -21,7 +21,7 @@ from dnd import api
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Entry, Registry
 from dnd_blip2 import Blip2Captioner, Blip2Config
-from dnd_hf import fitting
+from dnd_hf import batches, devices, precision
 from dnd_hf.sizes import weight_bytes
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_microworld import world
@@ -38,14 +38,14 @@ LLAMA = [WEIGHTS / "microworld-llama" / "model.safetensors"]
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_take_what_their_headers_say(dtype: str) -> None:
-    model = Blip2ForConditionalGeneration.from_pretrained(BLIP2[0].parent, dtype=fitting.torch_dtype(dtype))
+    model = Blip2ForConditionalGeneration.from_pretrained(BLIP2[0].parent, dtype=precision.torch_dtype(dtype))
     real = sum(parameter.nbytes for parameter in model.parameters())
     assert weight_bytes(BLIP2, dtype) == real
 
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
 def test_packed_weights_take_about_what_is_estimated(kind: str) -> None:
-    packed = fitting.packing(kind, "float16", BitsAndBytesConfig)
+    packed = precision.packing(kind, "float16", BitsAndBytesConfig)
     model = AutoModelForCausalLM.from_pretrained(LLAMA[0].parent, dtype=torch.float16, quantization_config=packed)
     estimate = weight_bytes(LLAMA, "float16", kind)
     scales = sum(m.weight.quant_state.absmax.nbytes for m in model.modules() if hasattr(m, "quant_state"))
@@ -54,16 +54,16 @@ def test_packed_weights_take_about_what_is_estimated(kind: str) -> None:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
-    monkeypatch.setattr(fitting, "free_memory", lambda device: None if device == "cpu" else count)
+    monkeypatch.setattr(devices, "free_memory", lambda device: None if device == "cpu" else count)
 
 
 def test_the_least_packing_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = [fitting.needed(weight_bytes(BLIP2, "float16", kind)) for kind in ("none", "8bit", "4bit")]
+    sizes = [precision.needed(weight_bytes(BLIP2, "float16", kind)) for kind in ("none", "8bit", "4bit")]
     assert sizes == sorted(sizes, reverse=True)
 
     def chosen(count: int, setting: str = "auto", device: str = "cuda") -> str:
         free(monkeypatch, count)
-        return fitting.choose_quantization(setting, lambda: BLIP2, "float16", device)
+        return precision.choose_quantization(setting, lambda: BLIP2, "float16", device)
 
     assert [chosen(sizes[0]), chosen(sizes[0] - 1), chosen(sizes[1]), chosen(sizes[1] - 1)] == [
         "none",
@@ -79,7 +79,7 @@ def test_the_least_packing_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) 
 def test_plugins_say_what_auto_comes_to_before_they_load(monkeypatch: pytest.MonkeyPatch) -> None:
     blip2 = Blip2Captioner(Blip2Config(model="microworld-blip2", dtype="float16"), GPU)
     llama = LlamaSummarizer(LlamaConfig(model="microworld-llama", dtype="float16"), GPU)
-    free(monkeypatch, fitting.needed(weight_bytes(BLIP2, "float16", "8bit")))
+    free(monkeypatch, precision.needed(weight_bytes(BLIP2, "float16", "8bit")))
     assert blip2.chosen() == {"dtype": "float16", "quantization": "8bit", "batch_size": 64}
     free(monkeypatch, 0)
     assert blip2.chosen()["quantization"] == "8bit", "kept: after loading there is less free memory"
@@ -100,7 +100,7 @@ def test_the_generator_moves_and_tiles_by_free_memory(monkeypatch: pytest.Monkey
         free(monkeypatch, count)
         return SdxlGenerator(SdxlConfig(model="microworld-sdxl", dtype="float16", **settings), GPU).chosen()
 
-    whole, unet = fitting.needed(sum(parts.values())), fitting.needed(max(parts.values()))
+    whole, unet = precision.needed(sum(parts.values())), precision.needed(max(parts.values()))
     assert max(parts.values()) == parts["unet"]
     assert [chosen(count)["offload"] for count in (whole, whole - 1, unet, unet - 1)] == [
         "none",
@@ -164,28 +164,28 @@ class Memory:
 
 @given(st.integers(0, 200), st.integers(1, 50), st.integers(0, 100), st.integers(0, 8))
 def test_the_batch_is_the_largest_power_of_two_that_fits(fixed: int, each: int, more: int, exponent: int) -> None:
-    room = int((fixed + 2 * each) / fitting.SHARE) + 1 + each * more
+    room = int((fixed + 2 * each) / batches.SHARE) + 1 + each * more
     memory, limit = Memory(room, fixed, each), 2**exponent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "free_memory", lambda device: room)
-        patch.setattr(fitting, "_peak", memory.peak)
-        size = fitting.largest_batch(memory.trial, limit, "cuda")
+        patch.setattr(devices, "free_memory", lambda device: room)
+        patch.setattr(batches, "_peak", memory.peak)
+        size = batches.largest_batch(memory.trial, limit, "cuda")
     assert size & (size - 1) == 0
     assert memory.takes(size) <= room
-    assert size == limit or memory.takes(2 * size) > fitting.SHARE * room
+    assert size == limit or memory.takes(2 * size) > batches.SHARE * room
 
 
 def test_a_batch_that_takes_more_than_was_foreseen_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(1000, 0, 10, hidden=30)
-    monkeypatch.setattr(fitting, "free_memory", lambda device: 1000)
-    monkeypatch.setattr(fitting, "_peak", memory.peak)
-    monkeypatch.setattr(fitting, "release", lambda device: None)
-    assert fitting.largest_batch(memory.trial, 64, "cuda") == 16
+    monkeypatch.setattr(devices, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(batches, "_peak", memory.peak)
+    monkeypatch.setattr(devices, "release", lambda device: None)
+    assert batches.largest_batch(memory.trial, 64, "cuda") == 16
     assert memory.tried == [1, 1, 2, 64, 32, 16]
 
 
 def test_on_a_cpu_nothing_is_tried() -> None:
-    assert fitting.largest_batch(lambda size: pytest.fail("tried"), 16, "cpu") == 16
+    assert batches.largest_batch(lambda size: pytest.fail("tried"), 16, "cpu") == 16
 
 
 @pytest.mark.parametrize("backend", ["blip2", "llama", "sdxl"])
@@ -194,7 +194,7 @@ def test_each_plugin_tries_a_batch_of_the_size_asked_for(backend: str, monkeypat
         trial(3)
         return 3
 
-    monkeypatch.setattr(fitting, "largest_batch", found)
+    monkeypatch.setattr(batches, "largest_batch", found)
     runtime = api.Runtime("cpu", WEIGHTS.__truediv__)
     made: Any = {
         "blip2": lambda: Blip2Captioner(Blip2Config(model="microworld-blip2"), runtime),
@@ -221,7 +221,7 @@ def test_each_plugin_tries_a_batch_of_the_size_asked_for(backend: str, monkeypat
 def test_memory_that_runs_out_is_told(error: RuntimeError) -> None:
     with (
         pytest.raises(api.DeviceError, match="big-model does not fit into the memory of cpu") as caught,
-        fitting.device_errors("big-model", "cpu", "take a smaller one"),
+        devices.device_errors("big-model", "cpu", "take a smaller one"),
     ):
         raise error
     assert caught.value.hint == "take a smaller one"
@@ -230,17 +230,17 @@ def test_memory_that_runs_out_is_told(error: RuntimeError) -> None:
 def test_a_gpu_that_is_gone_is_told_and_a_bug_stays_a_bug() -> None:
     with (
         pytest.raises(api.DeviceError, match="cuda stopped working under big-model: CUDA error: unspecified") as caught,
-        fitting.device_errors("big-model", "cuda", ""),
+        devices.device_errors("big-model", "cuda", ""),
     ):
         raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
     assert "nvidia-smi" in caught.value.hint
-    with pytest.raises(RuntimeError, match="shapes") as kept, fitting.device_errors("big-model", "cpu", ""):
+    with pytest.raises(RuntimeError, match="shapes") as kept, devices.device_errors("big-model", "cpu", ""):
         raise RuntimeError("shapes do not match")
     assert not isinstance(kept.value, api.DndError)
 
 
 def test_quantization_without_bitsandbytes_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "find_spec", lambda name: None)
+    monkeypatch.setattr(precision, "find_spec", lambda name: None)
     with pytest.raises(api.UsageError, match="needs bitsandbytes"):
         Blip2Captioner(
             Blip2Config(model="microworld-blip2", quantization="8bit"), api.Runtime("cpu", WEIGHTS.__truediv__)
