@@ -182,6 +182,11 @@ def test_a_file_that_is_no_calibration_is_refused_by_what_is_wrong(
         _ = CalibrationFile(str(file)).content
 
 
+def test_the_bundled_calibration_is_found_where_runs_of_earlier_versions_name_it() -> None:
+    before = CalibrationFile("package:dnd_runfiles/microworld-coverage.json")
+    assert before.content == CalibrationFile("package:dnd_microworld/runfiles/microworld-coverage.json").content
+
+
 @pytest.mark.parametrize(
     "name",
     [

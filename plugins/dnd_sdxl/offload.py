@@ -85,7 +85,7 @@ def decoding(config: SdxlConfig, runtime: api.Runtime, dtype: str) -> int:
     pixels = math.prod(image_size(config, runtime))
     upcast = dtype == "float16" and vae.get("force_upcast", True)
     width = max(vae["block_out_channels"][:2])  # of the maps at full size
-    return _MAPS * width * pixels * (4 if upcast or dtype == "float32" else 2)
+    return int(_MAPS * width * pixels) * (4 if upcast or dtype == "float32" else 2)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
