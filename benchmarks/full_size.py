@@ -67,6 +67,8 @@ MODULES = {
     "clip": "transformers.models.clip.modeling_clip",
 }
 """Imported before loading is timed."""
+MATTER = {"blip2": ("num_beams",), "sdxl": ("steps", "guidance", "width", "height")}
+"""Settings without which a rate means nothing."""
 SLACK = 256 << 20
 """Bytes that a CUDA library may keep."""
 PACKAGES = ("dnd-describe", "torch", "transformers", "tokenizers", "diffusers", "accelerate", "bitsandbytes", "numpy")
@@ -257,6 +259,7 @@ def measure(
         "device": device.partition(":")[0],
         "device_name": memory.device_name(device),
         "settings": subject.settings,
+        "holds_for": {key: getattr(backend.config, key) for key in MATTER.get(architecture, ())},
         "batch_size_set": batch,
         "chosen": dict(backend.chosen()),
         "load_seconds": round(loaded, 2),

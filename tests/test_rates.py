@@ -144,6 +144,10 @@ def test_a_benchmark_counts_for_its_backend_model_and_device(tmp_path: Path) -> 
     assert rate.seconds(10) == 8.0
     assert find_rate(microworld(), "images", "A Slow One", [], found) is None
     assert find_rate(microworld("generator.model=sdxl-turbo"), "images", "A Fast One", [], found) is None
+    path.write_text(json.dumps([{**BENCHMARK, "holds_for": {"steps": 8, "guidance": 5.0}}]))
+    found = read_benchmark(path)
+    assert find_rate(microworld(), "images", "A Fast One", [], found) == found[0]
+    assert find_rate(microworld("generator.steps=4"), "images", "A Fast One", [], found) is None
     own = [Rate("images", *(rates.key_of(microworld(), "images") or ()), "A Fast One", 9.0, 0.0)]
     mine = find_rate(microworld(), "images", "A Fast One", own, found)
     assert mine is not None

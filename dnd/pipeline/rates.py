@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BACKEND_OF = {"captions": "captioner", "concepts": "summarizer", "images": "generator", "scores": "scorer"}
 """Stage -> the section of its backend; the target does the others."""
 OF_THE_TARGET = ("exemplars", "crops", "activations")
+_OF_BENCHMARKS = ("origin", "holds_for")
 _MOST = 500
 """Rates kept; the oldest go."""
 _TELLING = 4
@@ -47,6 +48,8 @@ class Rate:
     items: int = 0
     """That it was measured on."""
     origin: str = "here"
+    holds_for: Mapping[str, Any] = field(default_factory=dict)
+    """Of a benchmark: settings of the backend with which alone it says something, such as the number of steps."""
 
     def seconds(self, items: int) -> float:
         return self.load_seconds + items / self.items_per_second
@@ -112,7 +115,7 @@ def record(run: Run, all_stats: Iterable[StageStats]) -> None:
         old = kept.pop(_identity(rate), None)
         kept[_identity(rate)] = old if old and rate.items * _TELLING < old.items else rate
     latest = list(kept.values())[-_MOST:]
-    rows = [{key: value for key, value in asdict(rate).items() if key != "origin"} for rate in latest]
+    rows = [{key: value for key, value in asdict(rate).items() if key not in _OF_BENCHMARKS} for rate in latest]
     with suppress(StoreError):
         write_atomic(path, (json.dumps({"version": 1, "rates": rows}, indent=1) + "\n").encode())
 
@@ -164,11 +167,13 @@ def _from_benchmark(row: Mapping[str, Any], path: Path) -> Rate:
         items_per_second=float(row["items_per_second"]),
         load_seconds=float(row.get("load_seconds") or 0),
         origin=path.name,
+        holds_for=dict(row.get("holds_for") or {}),
     )
 
 
 def find_rate(run: Run, stage: str, device: str, own: Sequence[Rate], benchmarks: Sequence[Rate]) -> Rate | None:
-    """What was measured here with these settings, else a benchmark of the same backend, model and device."""
+    """What was measured here with these settings, else a benchmark of the same backend, model and device, and of the
+    same settings as far as it says which matter."""
     key = key_of(run, stage)
     if key is None:
         return None
@@ -176,12 +181,14 @@ def find_rate(run: Run, stage: str, device: str, own: Sequence[Rate], benchmarks
         if _identity(rate) == (stage, *key, device):
             return rate
     section = BACKEND_OF.get(stage)
-    models = model_names(getattr(run, section or "target").config)
+    config = getattr(run, section or "target").config
+    models = model_names(config)
     for rate in benchmarks:
         if (
             rate.stage in (stage, section)
             and (rate.backend, rate.device) == (key[0], device)
             and rate.settings in models
+            and all(getattr(config, name, None) == value for name, value in rate.holds_for.items())
         ):
             return rate
     return None
