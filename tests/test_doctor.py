@@ -302,11 +302,6 @@ def test_models_are_hashed_or_with_quick_only_measured(monkeypatch: pytest.Monke
 # --- what is studied ---------------------------------------------------------------------------------
 
 
-def test_the_encoder_that_keeps_labels_apart_is_looked_for(tmp_path: Path) -> None:
-    found = by_id(parts.check_models(context(tmp_path, "labels.encoder=all-minilm-l6-v2")))
-    assert found["model.all-minilm-l6-v2"].state == "fault"
-
-
 def test_probing_images_are_counted_and_tried(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 16)
     mine = context(tmp_path, f"probing.set={photos}")

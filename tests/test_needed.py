@@ -29,10 +29,6 @@ def test_settings_change_what_is_needed(tmp_path: Path) -> None:
     assert read_needs(str(tmp_path / "run.toml")) == (tables, names)
 
 
-def test_the_encoder_that_keeps_labels_apart_is_needed_too() -> None:
-    assert set(read_needs("full", ["labels.encoder=all-minilm-l6-v2"])[1]) == {*FULL, "all-minilm-l6-v2"}
-
-
 def test_a_run_file_of_the_users_own_is_packed_as_it_is(tmp_path: Path) -> None:
     text = b'# mine\n[probing]\nset = "/no/such/photos"\n' + b'[captioner]\nbackend = "blip2"\nmodel = "x"\n'
     text += b'[summarizer]\nbackend = "llama"\n[generator]\nbackend = "sdxl"\n[scorer]\nbackend = "mean"\n'

@@ -54,6 +54,17 @@ def test_what_was_considered_is_no_label(run: RunFolder) -> None:
         list(RunFolder(run.folder).records())
 
 
+def test_the_groups_of_earlier_versions_are_passed_over(run: RunFolder) -> None:
+    file = run.folder / "labels.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["exemplars"] = [{**one, "group": 0} for one in lines[0]["exemplars"]]
+    lines[0]["candidates"] = [{**one, "groups": [0, 1]} for one in lines[0]["candidates"]]
+    lines[0]["unanswered"] = [{"group": 1, "reason": "concepts: no"}]
+    before = list(run.records())
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert list(RunFolder(run.folder).records()) == before
+
+
 def test_a_folder_that_goes_while_it_is_open_is_said(run: RunFolder) -> None:
     assert run["fc/0"].concept == "lake"
     (run.folder / "labels.jsonl").unlink()
@@ -176,7 +187,7 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=6,
 )
-PARTS = ["layer", "unit", "status", "labels", "reason", "exemplars", "candidates", "sample", "dropped", "unanswered"]
+PARTS = ["layer", "unit", "status", "labels", "reason", "exemplars", "candidates", "sample", "dropped"]
 INNER = ["concept", "score", "image", "activation", "source", "box", "boxes", "map", "view", "images", "caption"]
 NEAR = st.one_of(JSON, st.lists(st.dictionaries(st.sampled_from(INNER), JSON, max_size=6), max_size=2))
 ROWS = st.one_of(st.text(alphabet=',"\n\r01-.=labefidnsu\x00é', max_size=60), st.text(max_size=20))

@@ -57,8 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     large = [{**one, "unit": index, "layer": "ab"[index % 2]} for index in range(N)]
     large[7] |= {"labels": [{"concept": "needle", "score": 0.123}]}
     again = one["candidates"][0]["images"]
-    large[9] |= {"candidates": [{**one["candidates"][0], "images": [again[0], *again, again[0]], "groups": [0, 1]}]}
-    large[9] |= {"exemplars": [{**e, "group": place % 2} for place, e in enumerate(one["exemplars"])]}
+    large[9] |= {"candidates": [{**one["candidates"][0], "images": [again[0], *again, again[0]]}]}
     large[8] |= {"candidates": [], "sample": None, "exemplars": [{**e, "caption": None} for e in one["exemplars"]]}
     reports.make_run(folder / "large", large)
     reports.small_run(folder / "small")
@@ -257,16 +256,6 @@ def test_an_image_that_several_seeds_gave_is_shown_once(visit: Open) -> None:
     page.wait_for_selector(".candidates")
     assert page.locator(".candidate figure").all_inner_texts() == ["1.50", "1.00", "0.50 (3\u00d7)"]
     assert "5 activations" in page.locator(".candidate .strip").get_attribute("aria-label")
-
-
-def test_groups_of_exemplars_are_told(visit: Open) -> None:
-    page = visit("large", "#b/9")
-    page.wait_for_selector(".candidates")
-    ends = [text.rpartition(", ")[2] for text in page.locator(".exemplars figcaption").all_inner_texts()]
-    assert ends == ["group 1", "group 2"] * 2
-    assert page.inner_text(".candidate .concept") == "red label from group 1 and 2"
-    assert "Group: exemplars that the target sees alike" in page.inner_text(".exemplars")
-    assert "Group:" not in visit("large", "#b/7").inner_text(".exemplars")
 
 
 def test_boxes_maps_and_crops_can_be_switched(visit: Open) -> None:

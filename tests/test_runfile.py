@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +41,12 @@ class Words(Config):
     rates: tuple[float, ...] = (0.5, 1.0)
 
 
+class Sampled(Config):
+    renamed: ClassVar[Mapping[str, str]] = {"asks": "n_samples"}
+    removed: ClassVar[Mapping[str, str]] = {"magic": "it helped nothing"}
+    n_samples: int = 8
+
+
 class Shows(Config):
     folder: ProbingFolder
 
@@ -57,6 +65,7 @@ REGISTRY = Registry(
         entry("captioner", Captioner, "words", Words),
         entry("captioner", Captioner, "plain"),
         entry("summarizer", Summarizer, "joiner"),
+        entry("summarizer", Summarizer, "sampler", Sampled),
         entry("generator", Generator, "painter"),
         entry("generator", Generator, "shows", Shows),
         entry("scorer", Scorer, "judge"),
@@ -309,3 +318,50 @@ def test_kinds_and_sections_agree() -> None:
     from dnd.config.run import BACKENDS
 
     assert set(KINDS) == {*BACKENDS, "encoder", "target", "probing-set", "method"}
+
+
+# --- settings of earlier versions --------------------------------------------------------------------
+
+
+def sampled(tmp_path: Path, *settings: str, text: str = "") -> Run:
+    """A run with the summarizer `sampler`, whose file says `text` of it, over one that says n_samples = 8."""
+    base = tables(summarizer={"backend": "sampler", "n_samples": 8})
+    (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
+    (tmp_path / "mine.toml").write_text(f'base = "base.toml"\n[summarizer]\n{text}')
+    return read_run(tmp_path / "mine.toml", REGISTRY, settings=settings)
+
+
+def test_a_renamed_setting_is_read_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = sampled(tmp_path, text="asks = 3\n")
+    assert run.summarizer.config == Sampled(n_samples=3)
+    assert caplog.messages == ["summarizer.asks is called n_samples now"]
+    caplog.clear()
+    assert build_run(run.to_dict(), REGISTRY) == run
+    assert caplog.messages == []
+
+
+def test_of_both_names_the_last_one_counts(tmp_path: Path) -> None:
+    def n_samples(*settings: str, text: str = "") -> int:
+        config = sampled(tmp_path, *settings, text=text).summarizer.config
+        assert isinstance(config, Sampled)
+        return config.n_samples
+
+    assert n_samples() == 8
+    assert n_samples("summarizer.asks=2") == 2
+    assert n_samples("summarizer.n_samples=1", text="asks = 3\n") == 1
+    assert n_samples("summarizer.n_samples=1", "summarizer.asks=2") == 2
+
+
+def test_a_removed_setting_is_passed_over_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = sampled(tmp_path, "concepts.clusters=2", "labels.distinct=0.8", text="magic = 1\n")
+    assert run == sampled(tmp_path)
+    assert caplog.messages[0] == "summarizer.magic is ignored: it helped nothing"
+    assert [message.partition(" made")[0] for message in sorted(caplog.messages[1:])] == [
+        "concepts.clusters is ignored: groups of exemplars",
+        "labels.distinct is ignored: leaving out near-duplicates",
+    ]
+
+
+def test_a_former_name_is_checked_as_the_present_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"summarizer\.n_samples: 'many' does not fit"):
+        sampled(tmp_path, text='asks = "many"\n')

@@ -79,7 +79,6 @@ def label(photos: Path, out: Path, tables: dict[str, Any], turn: int = 0) -> Res
 
 BOTH = {"name": "Net", "layers": ["0", "1"], "units": "all"}
 TURNED = {"name": "Net", "layers": ["1", "0"], "units": "all"}
-GROUPS = {"n": 4, "clusters": 2}
 LARGEST = {"k": 4, "sample": 12, "pooling": "max"}
 VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
     "as it is": ({}, 0),
@@ -92,10 +91,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
     "fewer images": ({"images": {"n": 3}}, 0),
     "fewer candidates": ({"concepts": {"n": 2}}, 0),
     "another seed": ({"seed": 1}, 0),
-    "groups": ({"concepts": GROUPS}, 0),
-    "groups of other weights": ({"concepts": GROUPS}, 1),
-    "groups by another pooling": ({"concepts": GROUPS, "exemplars": LARGEST}, 0),
-    "groups in more layers": ({"concepts": GROUPS, "target": BOTH}, 0),
 }
 
 
@@ -171,15 +166,6 @@ def test_activations_on_synthetic_images_are_those_of_the_unit(shared: dict[str,
             assert values == pytest.approx(np.array(outputs), abs=1e-4)
             seen += 1
     assert seen > 9
-
-
-def test_groups_do_not_hang_on_the_layers_beside(shared: dict[str, Result]) -> None:
-    alone, beside = (
-        {str(finding.label.unit): finding.groups for finding in shared[name].findings}
-        for name in ("groups", "groups in more layers")
-    )
-    assert any(any(own) for own in alone.values())
-    assert alone.items() <= beside.items()
 
 
 # --- keys of backends --------------------------------------------------------------------------------

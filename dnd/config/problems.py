@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
 
+from dnd.api import Config
 from dnd.errors import DndError, UsageError
 from dnd.text import suggest
 
+_LOG = logging.getLogger(__name__)
 C = TypeVar("C", bound=pydantic.BaseModel)
 
 
@@ -30,7 +33,12 @@ class Problems:
         return {}
 
     def check(self, section: str, cls: type[C], values: Mapping[str, Any], also: Iterable[str] = ()) -> C | None:
-        """`values` as a `cls`, or None and one problem per setting at fault. `also`: names that would have fitted."""
+        """`values` as a `cls`, or None and one problem per setting at fault. `also`: names that would have fitted.
+
+        Former settings are logged as warnings, which Python prints on stderr where nothing else is set up.
+        """
+        for note in cls.notes(values) if issubclass(cls, Config) else ():
+            _LOG.warning("%s", _dotted(section, [note]))
         try:
             config = cls.model_validate(values)
         except pydantic.ValidationError as error:

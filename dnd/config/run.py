@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
-from dnd.api import Config, ModelName, model_names
+from dnd.api import Config, model_names
 from dnd.config.calibration import Calibration, CalibrationFile, absolute
 from dnd.runtime.devices import PATTERN, find_devices
 
@@ -23,6 +24,9 @@ OWN_METHOD = "dnd"
 
 UNUSED = "none"
 """Name of a backend that the run has no use for, whatever the run file says of it."""
+
+
+_USELESS = "made no label better where it was measured, so it was removed"
 
 
 class Exemplars(Config):
@@ -45,9 +49,7 @@ class Exemplars(Config):
 class Concepts(Config):
     n: pydantic.PositiveInt = 5
     """Candidate concepts per unit at most."""
-    clusters: int = pydantic.Field(1, ge=1, le=10)
-    """With more than 1: a unit's exemplars are put into so many groups by what the target makes of them, and each
-    group is summarised by itself, for up to n / clusters candidates (dnd/clusters.py)."""
+    removed: ClassVar[Mapping[str, str]] = {"clusters": f"groups of exemplars {_USELESS}"}
 
 
 class Images(Config):
@@ -64,10 +66,9 @@ class Labels(Config):
     """A file that turns scores into confidences (dnd/config/calibration.py): a path, or package:NAME/FILE."""
     min_confidence: float = pydantic.Field(0.5, ge=0, le=1)
     """With a calibration: how likely a unit's first label must be right, else the unit is uninterpretable."""
-    encoder: ModelName | None = None
-    """A sentence encoder: with it, a concept whose embedding has a cosine above `distinct` with that of a better one
-    is left out of the unit's labels."""
-    distinct: float = pydantic.Field(0.9, ge=0, le=1)
+    removed: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("encoder", "distinct"), f"leaving out near-duplicates {_USELESS}"
+    )
 
     @pydantic.field_validator("calibration")
     @classmethod
@@ -167,10 +168,9 @@ class Run:
 
     def models(self) -> dict[str, list[str]]:
         """Every model that is named, and the sections that name it."""
-        configs = {section: choice.config for section, choice in self.choices().items() if choice is not None}
         users: dict[str, list[str]] = {}
-        for section, config in {**configs, "labels": self.labels}.items():
-            for name in model_names(config):
+        for section, choice in self.choices().items():
+            for name in model_names(choice.config) if choice is not None else ():
                 users.setdefault(name, []).append(section)
         return users
 

@@ -28,9 +28,6 @@ _OF_THE_SCORER = ("min_score", "calibration")
 """Settings of `labels` that mean nothing for another scorer."""
 
 
-# --- units -------------------------------------------------------------------------------------------
-
-
 # --- reading and merging -----------------------------------------------------------------------------
 
 
@@ -138,7 +135,5 @@ def apply_options(tables: dict[str, Any], options: Mapping[str, Any]) -> None:
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
                 raise UsageError(f"--set {key}: {name} is a setting, not a section")
-        table[last] = value
-
-
-# --- problems ----------------------------------------------------------------------------------------
+        table.pop(last, None)
+        table[last] = value  # at the end: of a setting under its former and its present name, the last one counts

@@ -26,7 +26,7 @@ def stage_items(run: Run, units: int, images: int | None) -> dict[str, int]:
     drawn = units * n * m
     return found | {
         "captions": units * k,
-        "concepts": units * run.concepts.clusters,
+        "concepts": units,
         "images": drawn,
         "activations": drawn,
         "scores": units,

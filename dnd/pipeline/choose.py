@@ -9,7 +9,7 @@ docs/method.md and docs/confidence.md say how the thresholds were found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from dnd.api import N_LABELS, Label, Unit
 from dnd.config.calibration import Calibration
@@ -25,20 +25,17 @@ def choose(
     min_score: float | None = None,
     calibration: Calibration | None = None,
     min_confidence: float = 0.0,
-    groups: Sequence[Sequence[int]] = (),
-    alike: Mapping[int, set[int]] | None = None,
 ) -> Label:
     """The unit's best concepts by score (ties: the earlier candidate), or why it has none.
 
     `min_drive` is what the best candidate's `drive` must reach, `min_score` what its score must; without `drives`
     the first is not asked. `min_confidence` is what the best's confidence must reach, where a `calibration` gives the
-    labels one. `groups` of exemplars each candidate is from, and those it is `alike`, decide what comes
-    after the best: see `dnd.pipeline.choose.pick`.
+    labels one.
     """
     if not concepts:
         return Label(unit, "uninterpretable", (), "no candidate concept")
     order = sorted(range(len(concepts)), key=lambda i: (-scores[i], i))
-    best = tuple((concepts[i], float(scores[i])) for i in pick(order, N_LABELS, groups, alike))
+    best = tuple((concepts[i], float(scores[i])) for i in order[:N_LABELS])
     sure = calibration.confidences([score for _, score in best]) if calibration else ()
     top = order[0]
     if drives and drives[top] < min_drive:
@@ -53,25 +50,3 @@ def choose(
         reason = f"{concepts[top]!r} is too likely to be wrong: confidence {sure[0]:.2f} < {min_confidence:.2f}"
         return Label(unit, "uninterpretable", best, reason, sure)
     return Label(unit, "labelled", best, confidences=sure)
-
-
-def pick(
-    order: Sequence[int], n: int, groups: Sequence[Sequence[int]] = (), alike: Mapping[int, set[int]] | None = None
-) -> list[int]:
-    """The candidates of a label: `n` of `order`, which is best first.
-
-    Those `alike` a better one are left out; then the best of every group that has none yet comes before the rest.
-    """
-    kept: list[int] = []
-    for one in order:
-        if not alike or not alike.get(one, set()) & set(kept):
-            kept.append(one)
-    taken: list[int] = []
-    spoken: set[int] = set()
-    for one in kept:
-        own = set(groups[one]) if groups else set()
-        if not taken or own - spoken == own != set():
-            taken.append(one)
-            spoken |= own
-    rest = [one for one in kept if one not in taken]
-    return [*taken, *rest][:n]

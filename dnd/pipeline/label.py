@@ -15,8 +15,7 @@ from dnd.config.run import UNUSED
 from dnd.pipeline.activations import activation_stage
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.choose import choose
-from dnd.pipeline.clusters import cluster_stage
-from dnd.pipeline.concepts import concept_stage, summary_requests
+from dnd.pipeline.concepts import concept_stage, summary_request
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.images import image_stage
 from dnd.pipeline.job import Job
@@ -37,14 +36,10 @@ class Known:
     silent: frozenset[Unit]
     sample: tuple[Picture, ...]
     """Of the probing set; the same for every unit."""
-    groups_of: Callable[[Unit], tuple[int, ...]] = lambda unit: ()
-    """Of each exemplar; empty without groups."""
     captions_of: Callable[[Unit], tuple[str, ...]] = lambda unit: ()
     """Of each exemplar; empty without captions."""
     candidates: Ledger | None = None
-    """By unit: {concept: numbers of the groups it came from}."""
-    unanswered: Mapping[Unit, Mapping[int, str]] = field(default_factory=dict)
-    """Groups of a unit that gave no candidates where others did, and why."""
+    """Concepts by unit."""
     drawn: Ledger | None = None
     """By concept: digests of its images; None where none are drawn."""
     lacking: Mapping[str, str] = field(default_factory=dict)
@@ -56,21 +51,19 @@ class Known:
         """Those that still may get a label."""
         return [unit for unit in units if unit not in self.silent and unit not in self.job.failed]
 
-    def answers(self, unit: Unit) -> Mapping[str, tuple[int, ...]]:
-        """Its candidates, each with the numbers of the groups it came from."""
-        found: Mapping[str, tuple[int, ...]] | None = (
-            None if self.candidates is None else self.candidates.get(str(unit))
-        )
-        return found or {}
+    def answers(self, unit: Unit) -> tuple[str, ...]:
+        """Its candidates."""
+        found: tuple[str, ...] | None = None if self.candidates is None else self.candidates.get(str(unit))
+        return found or ()
 
     def judged(self, unit: Unit) -> tuple[str, ...]:
         """Its candidates but for those that could not be drawn."""
         return tuple(sys.intern(concept) for concept in self.answers(unit) if concept not in self.lacking)
 
-    def requests(self, unit: Unit) -> list[SummaryRequest]:
+    def request(self, unit: Unit) -> SummaryRequest:
         captions = self.captions_of(unit)
         pictures = () if captions else tuple(self.job.store.picture(digest) for digest, _ in self.result.images(unit))
-        return summary_requests(self.job, unit, captions, pictures, self.groups_of(unit))
+        return summary_request(self.job, unit, captions, pictures)
 
     def evidence(self, unit: Unit) -> Evidence:
         store, concepts, exemplars = self.job.store, self.judged(unit), self.result.images(unit)
@@ -94,16 +87,14 @@ def find_labels(
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
     silent = frozenset(unit for unit in units if result.is_silent(unit))
     known = Known(job, result, silent, tuple(job.store.picture(digest) for digest in result.sample))
-    if job.run.concepts.clusters > 1:
-        known.groups_of = cluster_stage(job, hooked, identity, result, known.left(units))
     if job.run.captioner.name != UNUSED:
         known.captions_of = caption_stage(job, result, known.left(units))
-    known.candidates, known.unanswered = concept_stage(job, known.left(units), known.requests)
+    known.candidates = concept_stage(job, known.left(units), known.request)
     if job.run.generator.name != UNUSED:
         _draw(known, hooked, identity, units)
     known.scores_of = score_stage(job, known.left(units), known.evidence)
-    alike, calibration = _alike(known, known.left(units)), job.run.labels.calibrated
-    return Findings(units, lambda unit: _finding(known, alike, calibration, unit))
+    calibration = job.run.labels.calibrated
+    return Findings(units, lambda unit: _finding(known, calibration, unit))
 
 
 def _draw(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> None:
@@ -112,51 +103,22 @@ def _draw(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Uni
     known.drawn, known.lacking = image_stage(job, (concept for unit in left for concept in known.answers(unit)))
     for unit in left if known.lacking else ():
         if not known.judged(unit):
-            job.failed[unit] = known.lacking[next(iter(known.answers(unit)))]
+            job.failed[unit] = known.lacking[known.answers(unit)[0]]
     known.activations_of = activation_stage(job, hooked, identity, known.left(units), known.judged, known.drawn)
 
 
-def _alike(known: Known, units: Sequence[Unit]) -> Callable[[Unit], dict[int, set[int]] | None]:
-    """What gives, per candidate of a unit, the others that say nearly the same; None where no encoder was chosen."""
-    settings = known.job.run.labels
-    if settings.encoder is None or not units:
-        return lambda unit: None
-    from dnd.models.encoder import Encoder
-
-    encoder = Encoder(settings.encoder, known.job.runtime.device)
-    encoder.encode(sorted({concept for unit in units for concept in known.judged(unit)}))
-    found = known.job.ledger()
-    for unit in units:
-        vectors = encoder.encode(known.judged(unit)).sentences
-        near = vectors @ vectors.T > settings.distinct
-        found.add(str(unit))
-        found.settle(str(unit), {i: {int(j) for j in np.flatnonzero(row) if j != i} for i, row in enumerate(near)})
-    return lambda unit: found.get(str(unit))  # the encoder goes
-
-
-def _finding(
-    known: Known, alike: Callable[[Unit], dict[int, set[int]] | None], calibration: Calibration | None, unit: Unit
-) -> Finding:
+def _finding(known: Known, calibration: Calibration | None, unit: Unit) -> Finding:
     result, job = known.result, known.job
     if unit in known.silent:
         label = Label(unit, "uninterpretable", (), SILENT)
         return Finding(label, result.exemplars(unit), sample=result.ordinary(unit))
-    captions, groups, answers = known.captions_of(unit), known.groups_of(unit), known.answers(unit)
+    captions, answers = known.captions_of(unit), known.answers(unit)
     if unit in job.failed:
         label = Label(unit, "failed", (), job.failed[unit])
         ordinary, exemplars = result.ordinary(unit), result.exemplars(unit)
-        return Finding(
-            label,
-            exemplars,
-            captions,
-            tuple(answers),
-            sample=ordinary,
-            groups=groups,
-            unanswered=known.unanswered.get(unit, {}),
-        )
+        return Finding(label, exemplars, captions, answers, sample=ordinary)
     one, scores, least = known.evidence(unit), known.scores_of(unit), job.run.labels
     drives = tuple(auc(row, one.sample_activations) for row in one.activations if row.size)
-    groups_of_concepts = tuple(answers[concept] for concept in one.concepts) if groups else ()
     label = choose(
         unit,
         one.concepts,
@@ -166,8 +128,6 @@ def _finding(
         min_score=least.min_score,
         calibration=calibration,
         min_confidence=least.min_confidence,
-        groups=groups_of_concepts,
-        alike=alike(unit),
     )
     return Finding(
         label,
@@ -180,7 +140,4 @@ def _finding(
         one.activations if drives else None,
         {concept: known.lacking[concept] for concept in answers if concept in known.lacking},
         result.ordinary(unit),
-        groups,
-        groups_of_concepts,
-        known.unanswered.get(unit, {}),
     )

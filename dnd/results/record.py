@@ -53,8 +53,6 @@ class Exemplar(Shown):
     """Of the whole source, where this is a crop."""
     boxes: tuple[Edges, ...] = ()
     map: Map | None = None
-    group: Count | None = None
-    """Where exemplars were put into groups, from 0."""
 
 
 class Candidate(_Part):
@@ -66,8 +64,6 @@ class Candidate(_Part):
     drive: float | None = None
     images: tuple[Shown, ...] = ()
     """Synthetic ones, in the order of their seeds."""
-    groups: tuple[Count, ...] = ()
-    """Of the exemplars whose captions gave it, where there are any."""
 
 
 class Sample(_Part):
@@ -88,13 +84,6 @@ class Dropped(_Part):
     reason: str
 
 
-class Unanswered(_Part):
-    """A group of exemplars that gave no candidates where others did."""
-
-    group: Count
-    reason: str
-
-
 class Record(_Part):
     """One unit."""
 
@@ -108,7 +97,6 @@ class Record(_Part):
     candidates: tuple[Candidate, ...]
     sample: Sample | None = None
     dropped: tuple[Dropped, ...] = ()
-    unanswered: tuple[Unanswered, ...] = ()
 
     @model_validator(mode="after")
     def _has_its_label(self) -> Record:

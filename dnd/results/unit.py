@@ -31,12 +31,6 @@ class Finding:
     """Candidates that could not be judged, and why; they are not among `concepts`."""
     sample: Ordinary | None = None
     """The unit's activations on the random sample."""
-    groups: tuple[int, ...] = ()
-    """Of each exemplar, where they were put into groups."""
-    groups_of_concepts: tuple[tuple[int, ...], ...] = ()
-    """Which groups each candidate came from."""
-    unanswered: Mapping[int, str] = field(default_factory=dict)
-    """Groups that gave no candidates where others did, and why."""
 
 
 class Findings(Sequence[Finding]):

@@ -59,17 +59,14 @@ def finding_record(finding: Finding) -> dict[str, Any]:
                 "box": e.box and [round(edge, 4) for edge in e.box],
                 "activation": _short(e.activation),
                 "caption": caption,
-                **({"group": finding.groups[place]} if finding.groups else {}),
                 **_attention(e),
             }
-            for place, (e, caption) in enumerate(zip(finding.exemplars, captions, strict=True))
+            for e, caption in zip(finding.exemplars, captions, strict=True)
         ],
         "candidates": [],
     }
     for row, concept in enumerate(finding.concepts):
         candidate: dict[str, Any] = {"concept": concept}
-        if finding.groups_of_concepts:
-            candidate["groups"] = list(finding.groups_of_concepts[row])
         if finding.scores:
             candidate["score"] = round(finding.scores[row], _DIGITS)
         if finding.activations is not None:
@@ -83,8 +80,6 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         record["sample"] = asdict(finding.sample)
     if finding.dropped:
         record["dropped"] = [{"concept": concept, "reason": reason} for concept, reason in finding.dropped.items()]
-    if finding.unanswered:
-        record["unanswered"] = [{"group": group, "reason": reason} for group, reason in finding.unanswered.items()]
     return record
 
 

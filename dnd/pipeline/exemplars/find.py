@@ -93,11 +93,6 @@ class ExemplarResult:
         """Its pooled activation on each image of `sample`: (n_sample,)."""
         return self._activations.of(unit)
 
-    def scale(self, layer: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Mean and deviation of every unit of the layer on `sample`, (n_units,) each; infinite for a unit that does
-        not vary, which so counts for nothing."""
-        return self._activations.moments(layer)
-
     def ordinary(self, unit: Unit) -> Ordinary | None:
         """Those activations in a few numbers."""
         return ordinary(self.sample_activations(unit))

@@ -68,7 +68,6 @@ def evidence(record: Record, pictures: Pictures) -> dict[str, Any]:
         "sample": record.sample and {name: number(value) for name, value in record.sample},
         "confidences": [number(named.confidence) for named in record.labels],
         "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
-        "unanswered": [[one.group, shown(one.reason)] for one in record.unanswered],
     }
 
 
@@ -92,7 +91,6 @@ def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
         "activation": number(exemplar.activation),
         "caption": exemplar.caption and shown(exemplar.caption),
         "map": exemplar.map and exemplar.map.model_dump(),
-        "group": exemplar.group,
     }
 
 
@@ -106,7 +104,6 @@ def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
         "concept": shown(candidate.concept),
         "score": number(candidate.score),
         "drive": number(candidate.drive),
-        "groups": candidate.groups,
         "images": [
             [pictures.get(drawn.digest), number(drawn.activation)] for drawn in sorted(candidate.images, key=strength)
         ],

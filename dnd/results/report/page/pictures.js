@@ -80,7 +80,7 @@
     return dnd.el("figure", null, button,
       dnd.el("figcaption", null,
         exemplar.caption ? dnd.el("span", { class: "caption" }, exemplar.caption) : null,
-        dnd.el("small", null, dnd.el("b", null, dnd.measure(exemplar.activation)), exemplar.box ? " crop of " : " ", dnd.el("bdi", null, exemplar.source), exemplar.group === null ? null : `, group ${exemplar.group + 1}`)));
+        dnd.el("small", null, dnd.el("b", null, dnd.measure(exemplar.activation)), exemplar.box ? " crop of " : " ", dnd.el("bdi", null, exemplar.source))));
   };
 
   // A synthetic image with its activation, and how many seeds gave it.

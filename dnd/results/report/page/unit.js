@@ -22,7 +22,6 @@
     exemplars.some((one) => one.boxes.length) && "Boxes: where the unit's map is high.",
     exemplars.some((one) => one.box && one.view) && "Pink box: this crop is the exemplar.",
     exemplars.some((one) => one.map) && "Activation map: dark where the unit is quiet.",
-    exemplars.some((one) => one.group !== null) && "Group: exemplars that the target sees alike; the captions of each were summarised by themselves.",
   ].filter(Boolean).join(" ");
 
   const exemplars = (evidence, level) => {
@@ -52,8 +51,7 @@
 
   const candidate = (one, evidence, isLabel, level) => dnd.el("li", { class: isLabel ? "candidate chosen" : "candidate" },
     dnd.el("div", { class: "heading" },
-      dnd.el(level, { class: "concept" }, one.concept, isLabel ? " " : null, isLabel ? dnd.el("span", { class: "badge", "data-status": "labelled" }, "label") : null,
-        one.groups.length ? dnd.el("small", null, ` from group ${one.groups.map((group) => group + 1).join(" and ")}`) : null),
+      dnd.el(level, { class: "concept" }, one.concept, isLabel ? " " : null, isLabel ? dnd.el("span", { class: "badge", "data-status": "labelled" }, "label") : null),
       dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("drive", one.drive, one.drive ?? 0))),
     dnd.el("div", { class: "tested" },
       dnd.strip(one.images.map((image) => image[1]), evidence.sample, dnd.span(evidence), one.concept),
@@ -67,7 +65,6 @@
     return dnd.el("section", { class: "candidates" }, dnd.el(level, { class: "title" }, "Candidates"),
       drawn ? dnd.el("p", { class: "note" }, `Each with the images of it from the generator${by(about, "generator")}, strongest first; figures and dots are the unit's activation on them.`) : null,
       dnd.el("ol", null, evidence.candidates.map((one) => candidate(one, evidence, one.concept === label, level === "h2" ? "h3" : "h4"))),
-      evidence.unanswered.map(([group, reason]) => dnd.el("p", { class: "note" }, `Group ${group + 1} gave no candidates: ${reason}`)),
       evidence.dropped.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(evidence.dropped.length, "candidate")} could not be judged`),
         dnd.el("ul", null, evidence.dropped.map(([concept, reason]) => dnd.el("li", null, dnd.el("b", null, concept), ": ", reason)))) : null);
   };
