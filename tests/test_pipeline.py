@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 import torch
 import toys
 from PIL import Image
@@ -317,6 +319,19 @@ def test_a_folder_of_another_run_says_which_settings_differ(photos: Path, tmp_pa
     assert "exemplars.k is 4 there, 5 here" in str(caught.value)
     assert "seed is 0 there, 3 here" in str(caught.value)
     assert "sample" not in str(caught.value)
+
+
+def test_a_run_of_an_earlier_version_goes_on(photos: Path, tmp_path: Path) -> None:
+    """Its run.toml has settings that are gone, and lacks those that came since."""
+    label(photos, tmp_path / "run")
+    file = tmp_path / "run" / "run.toml"
+    tables = tomllib.loads(file.read_text())
+    tables["concepts"]["clusters"] = 1
+    del tables["labels"]["min_confidence"]
+    file.write_text(tomli_w.dumps(tables))
+    label(photos, tmp_path / "run")
+    assert sum(stage["computed"] for stage in stages(tmp_path / "run").values()) == 0
+    assert "clusters" not in file.read_text()
 
 
 def test_a_bug_in_a_plugin_names_the_plugin(

@@ -152,7 +152,7 @@ def check_run_folder(context: Context) -> Iterator[Check]:
 
     try:
         if context.whole:
-            check_folder(context.out, context.run, context.fresh)
+            check_folder(context.out, context.run, context.registry, context.fresh)
         if (context.out / LOCK).exists():
             with only_here(context.out):  # left by a run that was killed: it goes
                 pass

@@ -8,15 +8,17 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from dnd.api import Runtime
+from dnd.config.read import build_run
 from dnd.config.run import OWN_METHOD, Run
 from dnd.config.tables import flatten
-from dnd.errors import DamagedError, StoreError, UsageError
+from dnd.errors import DamagedError, DndError, StoreError, UsageError
 from dnd.models.weights import Weights
 from dnd.offline.environment import set_switches
 from dnd.pipeline.build import build_module, chosen_units, make_probing, make_target
@@ -83,7 +85,7 @@ def _execute(
     stopped: Callable[[], bool],
 ) -> Result:
     began = time.perf_counter()
-    check_folder(out, run, fresh)
+    check_folder(out, run, registry, fresh)
     set_switches()
     check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
     weights = Weights.default()
@@ -141,15 +143,19 @@ def _execute(
     return Result(out, findings, grading, labels, result.unreadable, tuple(all_stats), seconds)
 
 
-def check_folder(out: Path, run: Run, fresh: bool) -> None:
+def check_folder(out: Path, run: Run, registry: Registry, fresh: bool) -> None:
     """UsageError where the run folder is another run's."""
     file = out / "run.toml"
     try:
         old = parse_toml(file.read_text("utf-8")) if file.exists() else None
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {file}: {error}", "Choose another folder with --out.") from error
-    there, here = ({} if old is None else flatten(_what(old))), flatten(_what(run.to_dict()))
-    if old is not None and there != here and not fresh:
+    if old is None or fresh:
+        return
+    with suppress(DndError):  # as an earlier version wrote it: in today's names, with today's defaults
+        old = build_run(old, registry, live_target=run.target.kind == "function").to_dict()
+    there, here = flatten(_what(old)), flatten(_what(run.to_dict()))
+    if there != here:
         different = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         shown = [f"{key} is {_shown(there, key)} there, {_shown(here, key)} here" for key in different[:_MOST_SHOWN]]
         more = [f"and {len(different) - len(shown)} more"] if len(different) > len(shown) else []
