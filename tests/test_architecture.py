@@ -114,3 +114,12 @@ def test_the_core_names_no_backend() -> None:
         if re.search(BACKENDS, line, re.IGNORECASE)
     ]
     assert named == []
+
+
+def test_the_microworld_is_named_by_its_own_plugin_alone() -> None:
+    """Defaults, prompts and run files of the full-size backends are made for photographs."""
+    files = [file for file in PLUGINS.rglob("*") if file.suffix in (".py", ".toml")]
+    elsewhere = [file for file in files if "dnd_microworld" not in file.parts]
+    assert len(elsewhere) > 50
+    named = [str(file.relative_to(PLUGINS)) for file in elsewhere if "microworld" in file.read_text("utf-8").lower()]
+    assert named == []

@@ -36,8 +36,8 @@ class VllmConfig(AskingConfig):
     quantization: Literal["fp8", "bitsandbytes"] | None = None
     """Pack the weights while they load. A checkpoint that is packed already needs no setting."""
     structured: bool = True
-    """Hold the model to one to five plain words where it is asked for a concept (benchmarks/results/vllm.json: it names
-    the microworld as well with as without, and a weak model has fewer answers that cannot be read)."""
+    """Hold the model to one to five plain words where it is asked for a concept: a weak model then has fewer answers
+    that cannot be read (benchmarks/results/vllm.json)."""
     batch_size: int = pydantic.Field(256, ge=1)
     """Units at a time: their chats go out together, and their answers are kept before the next units' turn."""
 
