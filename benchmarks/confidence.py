@@ -5,7 +5,7 @@
 Runs the default setting on further planted targets (`target.planted_seed`) and, with other probing scenes, on the
 shipped one (seed 0). Every target is then judged by curves that were fitted on the others: which kind of curve is best,
 whether confidences mean what they say, and what the thresholds on score and drive were worth. What is shipped is
-fitted on the planted seeds alone. Writes benchmarks/results/confidence.json, docs/confidence.svg and
+fitted on the planted seeds alone. Writes confidence.json and confidence.svg in benchmarks/results/, and
 plugins/dnd_microworld/runfiles/microworld-coverage.json. Runs that are in the folder already are not computed again.
 """
 
@@ -38,7 +38,7 @@ from dnd_microworld import grade
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "confidence.json"
-PICTURE = ROOT / "docs" / "confidence.svg"
+PICTURE = ROOT / "benchmarks" / "results" / "confidence.svg"
 SHIPPED = ROOT / "plugins" / "dnd_microworld" / "runfiles" / "microworld-coverage.json"
 WORLD = Path(dnd_microworld.__file__).parent
 

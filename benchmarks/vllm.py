@@ -4,7 +4,7 @@
 
 Real `dnd run`s, in one folder so that they share captions and images: the microworld with `llama` and with `vllm`, free
 and held to a pattern; a few of its units with SmolLM2-135M; then many chats at once, and a run that is interrupted and
-one that is killed. Runs that are in FOLDER are not repeated. docs/vllm.md tells how to make the environment for
+one that is killed. Runs that are in FOLDER are not repeated. docs/gpus.md tells how to make the environment for
 --python.
 """
 

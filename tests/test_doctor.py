@@ -469,7 +469,7 @@ def test_files_without_a_digest_are_a_fault(tmp_path: Path) -> None:
 
 
 def test_the_guide_names_every_line(tmp_path: Path) -> None:
-    guide = (Path(__file__).parent.parent / "docs" / "doctor.md").read_text("utf-8")
+    guide = (Path(__file__).parent.parent / "docs" / "long-runs.md").read_text("utf-8")
     mine = context(tmp_path)
     mine.units, mine.target_bytes = 71, 1
     looks = (machine.check_python, machine.check_devices, parts.check_backends, room.check_memory, room.check_disk)
@@ -481,7 +481,7 @@ def test_the_guide_names_every_line(tmp_path: Path) -> None:
 def test_the_check_of_the_guide_works(tmp_path: Path) -> None:
     code = types.ModuleType("guide")
     vars(code)["api"] = api
-    exec(block("doctor.md", "python"), vars(code))
+    exec(block("plugins.md", "python", "def check"), vars(code))
     config = SimpleNamespace(python=tmp_path / "python")
     guided = type("Guided", (api.Plugin,), {"name": "guided", "check": code.check})
     (fault,) = parts.faults_of(guided(config, api.Runtime("cpu", Path)))

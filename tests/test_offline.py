@@ -225,7 +225,7 @@ def test_a_child_still_gets_the_sitecustomize_that_ours_stands_before(
 
 
 def test_an_isolated_child_is_not_seen() -> None:
-    """As docs/offline.md admits; `--sealed` is for these."""
+    """As docs/airgap.md admits; `--sealed` is for these."""
     code = "import sys; print('dnd.offline.hook' in sys.modules)"
     with offline():
         seen = {

@@ -126,7 +126,7 @@ def test_a_line_without_end_is_not_read_whole(run: RunFolder, monkeypatch: pytes
 
 
 def test_csv_is_copied_to_the_byte(run: RunFolder, tmp_path: Path) -> None:
-    """Formulas too: others script against the labels as they are (docs/labels.md)."""
+    """Formulas too: others script against the labels as they are (docs/results.md)."""
     with (run.folder / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([HEAD.strip().split(","), ["fc", 0, "labelled", '=HYPERLINK("x")\r\n+1', 0.5, *[""] * 5]])

@@ -192,8 +192,8 @@ def test_a_folder_without_tiles(tmp_path):
 
 
 def test_the_run_file_and_the_network_of_the_guide_work(tmp_path, monkeypatch):
-    page = (Path(__file__).parent.parent / "docs" / "uses.md").read_text("utf-8")
-    (toml,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    page = (Path(__file__).parent.parent / "docs" / "your-network.md").read_text("utf-8")
+    toml = next(part for part in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if '"tiles"' in part)
     code = next(part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "bands_of" in part)
     monkeypatch.chdir(tmp_path)
     run = build_run(tomllib.loads(toml), Registry.load())
@@ -256,7 +256,7 @@ def test_the_base_for_satellites_runs_with_small_models_as_the_guide_says(tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr("dnd.models.encoder.load_encoder", lambda name: Bags())
-    page = (Path(__file__).parent.parent / "docs" / "uses.md").read_text("utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "your-network.md").read_text("utf-8")
     (command,) = re.findall(r"^dnd (run satellite .*(?:\n    .*)*)", page, re.MULTILINE)
     given = shlex.split(command.replace("\\\n", " ").replace("my_network:vegetation", "far_above:net"))
     given[given.index("--layer") + 1] = "units"

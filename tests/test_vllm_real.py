@@ -1,6 +1,6 @@
 """The summarizer `vllm` with a real vLLM; skipped unless $DND_VLLM_PYTHON names a Python that has one.
 
-docs/vllm.md tells how to make one that needs no GPU. The server takes a minute to start.
+docs/gpus.md tells how to make one that needs no GPU. The server takes a minute to start.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plant other units over the shipped target's senses: the same kinds and numbers, but other concepts.
 
-Labels' confidence is fitted and checked on them (docs/confidence.md), because thresholds were chosen on the shipped
+Labels' confidence is fitted and checked on them (docs/evaluate.md), because thresholds were chosen on the shipped
 units. The concepts of a seed do not hang on what else is planted: no two seeds share a conjunction, a union or a noise
 unit, with each other or with the shipped target. Single attributes there are only 21, so every target has them all.
 """

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, get_args, get_origin
 import pydantic
 
 
-class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespaces=()):
+class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True):
     """Base of every plugin's settings: typed, frozen, and strangers are refused."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"batch_size"})

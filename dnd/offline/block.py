@@ -1,7 +1,7 @@
 """Nobody calls home: while a command works, no socket leads beyond loopback, in this process or its children.
 
 A library may swallow the refusal and go on, so what was tried is also written down, and `raise_if_tried` makes it an
-error; `dnd.store.files` asks before it makes anything durable. What is seen and what not: docs/offline.md.
+error; `dnd.store.files` asks before it makes anything durable. What is seen and what not: docs/airgap.md.
 """
 
 from __future__ import annotations

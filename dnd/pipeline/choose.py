@@ -4,7 +4,7 @@ A unit is called uninterpretable unless the synthetic images of its best candida
 than ordinary probing images do. The measure is `dnd.api.auc`, the area under the ROC curve: the chance that a
 synthetic image of the candidate moves the unit more than a random probing image, 0.5 where there is no
 difference. A run file may ask for a least score too, or for a least confidence (dnd/config/calibration.py).
-docs/method.md and docs/confidence.md say how the thresholds were found.
+docs/method.md and benchmarks/RESULTS.md say how the thresholds were found.
 """
 
 from __future__ import annotations

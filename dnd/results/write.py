@@ -1,4 +1,4 @@
-"""What a run leaves behind: labels.csv, labels.jsonl, run.toml and run.json (docs/run-folder.md)."""
+"""What a run leaves behind: labels.csv, labels.jsonl, run.toml and run.json (docs/results.md)."""
 
 from __future__ import annotations
 

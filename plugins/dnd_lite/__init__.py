@@ -2,7 +2,7 @@
 
 A real ImageNet network to study (`efficientnet-lite`), and stand-ins for the large models: a second such
 network that tags instead of a captioner (`tagger`), word counts instead of an LLM (`word-statistics`),
-a folder of photos instead of a generator (`retrieval`). docs/photos.md says what this setting can show
+a folder of photos instead of a generator (`retrieval`). docs/your-network.md says what this setting can show
 and what it cannot.
 """
 

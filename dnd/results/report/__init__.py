@@ -1,1 +1,1 @@
-"""The offline report of one run or several: a folder of static files that opens from disk (docs/report.md)."""
+"""The offline report of one run or several: a folder of static files that opens from disk (docs/results.md)."""

@@ -1,0 +1,175 @@
+"""Write docs/reference.md: the commands from click, the settings from pydantic, the models from models.lock.
+
+    python docs/make_reference.py
+
+Run it after a change to an option, a setting, a run file or models.lock; `tests/test_docs.py` fails until then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import click
+import pydantic
+
+from dnd.cli.main import cli
+from dnd.plugin.registry import KINDS, Entry, Registry
+from dnd.config.run import Concepts, Exemplars, General, Images, Labels
+from dnd.config.tables import RUNFILES
+
+PAGE = Path(__file__).parent / "reference.md"
+LOCK = Path(__file__).parent.parent / "models.lock"
+DISTRIBUTION = "dnd-describe"
+SECTIONS: Mapping[str, type[pydantic.BaseModel]] = {
+    "Top level": General,
+    "[exemplars]": Exemplars,
+    "[concepts]": Concepts,
+    "[images]": Images,
+    "[labels]": Labels,
+}
+TITLES = {"probing-set": "probing set"}
+HEAD = """\
+# Reference
+
+<!-- Written by docs/make_reference.py. Do not edit. -->
+
+Every command, setting, installed run file and pinned model. What they are for is explained in the other pages;
+the terms are in the [glossary](method.md#glossary).
+
+- [Commands](#commands)
+- [Run file](#run-file)
+- [Backends, targets and probing sets](#backends-targets-and-probing-sets)
+- [Installed run files](#installed-run-files)
+- [Models](#models)
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [HEAD, _commands(), _run_file(), _plugins(), _run_files(), _models()]
+    return "\n".join(parts)
+
+
+def _commands() -> str:
+    blocks = [
+        "## Commands",
+        "",
+        "Exit status: 0 done; 1 an error that you can mend; 2 wrong usage; 3 some units failed.",
+    ]
+    for command, context in _walk(cli, click.Context(cli, info_name="dnd", max_content_width=100, terminal_width=100)):
+        blocks += ["", f"### {context.command_path}", "", "```text", command.get_help(context), "```"]
+    return "\n".join([*blocks, ""])
+
+
+def _walk(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    yield command, context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from _walk(child, click.Context(child, info_name=name, parent=context, terminal_width=100))
+
+
+def _run_file() -> str:
+    blocks = ["## Run file", "", "The keys of `[target]` and `[probing]`: [your network and images](your-network.md)."]
+    for title, model in SECTIONS.items():
+        blocks += ["", f"### {title}", "", *_settings(model)]
+    return "\n".join([*blocks, ""])
+
+
+def _plugins() -> str:
+    blocks = ["## Backends, targets and probing sets"]
+    entries = [entry for entry in Registry.load().entries if entry.distribution == DISTRIBUTION]
+    for kind in KINDS:
+        for entry in sorted((e for e in entries if e.kind == kind), key=lambda e: e.name):
+            blocks += ["", f"### {TITLES.get(kind, kind)} `{entry.name}`", "", *_plugin(entry)]
+    return "\n".join([*blocks, ""])
+
+
+def _plugin(entry: Entry) -> list[str]:
+    if entry.cls is None:
+        raise SystemExit(f"{entry.kind} {entry.name} cannot be loaded: {entry.reason}")
+    module = sys.modules[entry.cls.__module__].__doc__ or ""
+    lines = [_one_line(entry.cls.__doc__ or module.split("\n\n")[0])]
+    return [*lines, "", *_settings(entry.cls.Config)] if entry.cls.Config.model_fields else lines
+
+
+def _settings(model: type[pydantic.BaseModel]) -> list[str]:
+    """A table of a model's fields."""
+    rows = []
+    for name, schema in model.model_json_schema().get("properties", {}).items():
+        field = model.model_fields[name]
+        default = "required" if field.is_required() else _value(schema.get("default"))
+        rows.append((f"`{name}`", _type(schema), default, _one_line(schema.get("description", ""))))
+    return _table(("setting", "type", "default", "meaning"), rows)
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_type(option) for option in schema["anyOf"] if option.get("type") != "null")
+    if "enum" in schema:
+        return ", ".join(_value(value) for value in schema["enum"])
+    if "const" in schema:
+        return _value(schema["const"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}" if schema.get("items") else "list"
+    names = {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "object": "table"}
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    bounds = " ".join(f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema)
+    return f"{names.get(schema.get('type', ''), 'any')} {bounds}".strip()
+
+
+def _value(value: object) -> str:
+    return "" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def _run_files() -> str:
+    rows = []
+    for point in sorted(metadata.entry_points(group=RUNFILES), key=lambda point: point.name):
+        if point.dist is not None and point.dist.name == DISTRIBUTION:
+            text = (resources.files(point.value) / f"{point.name}.toml").read_text("utf-8")
+            rows.append((f"`{point.name}`", _first_comment(text)))
+    head = ["## Installed run files", "", '`dnd run NAME` uses one; `base = "NAME"` in a run file starts from one.', ""]
+    return "\n".join([*head, *_table(("name", "what it is"), rows), ""])
+
+
+def _first_comment(text: str) -> str:
+    """The first sentence of the comment that a run file begins with."""
+    lines = re.match(r"(?:#[^\n]*\n)*", text)
+    assert lines is not None
+    comment = " ".join(line.lstrip("# ") for line in lines[0].splitlines())
+    return re.split(r"(?<=\.) ", comment)[0].rstrip(".")
+
+
+def _models() -> str:
+    rows = []
+    for model in tomllib.loads(LOCK.read_text("utf-8"))["model"]:
+        parts = [model, *model.get("part", [])]
+        files = [file for part in parts for file in part["files"]]
+        size = f"{sum(file.get('size', 0) for file in files) / 1e6:,.1f}"
+        if not all("size" in file for file in files):
+            size = "unknown" if size == "0.0" else f"{size}+"
+        licences = dict.fromkeys(part["licence"] + (" (gated)" if part["gated"] else "") for part in parts)
+        rows.append((f"`{model['name']}`", model["role"], size, ", ".join(licences)))
+    head = ["## Models", "", "`+`: some sizes are not known before the first fetch.", ""]
+    return "\n".join([*head, *_table(("name", "role", "MB", "licence"), rows), ""])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(), "utf-8")
