@@ -20,9 +20,9 @@ import click
 import pydantic
 
 from dnd.cli.main import cli
-from dnd.plugin.registry import KINDS, Entry, Registry
 from dnd.config.run import Concepts, Exemplars, General, Images, Labels
 from dnd.config.tables import RUNFILES
+from dnd.plugin.registry import KINDS, Entry, Registry
 
 PAGE = Path(__file__).parent / "reference.md"
 LOCK = Path(__file__).parent.parent / "models.lock"

@@ -21,10 +21,10 @@ from PIL import Image
 
 from dnd.api import Runtime
 from dnd.cli.main import cli
-from dnd.results.record import Candidate, Exemplar, Named, Record
-from dnd.plugin.registry import KINDS, Registry
 from dnd.config.read import build_run, read_run
 from dnd.config.run import Concepts, Exemplars, General, Images, Labels
+from dnd.plugin.registry import KINDS, Registry
+from dnd.results.record import Candidate, Exemplar, Named, Record
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
