@@ -6,7 +6,7 @@ much memory it takes to load and to work, how fast it is, and whether it gives a
     python benchmarks/full_size.py --size tiny --out out # the same classes, small
 
 Every model has a process of its own, which writes OUT/MODEL.json after each batch size: a list whose first object tells
-of the machine and the files, the others of one batch size each. `dnd run --dry-run --rates FILE` reads it. On a CPU the
+of the machine and the files, the others of one batch size each. On a CPU the
 work is as small as can be: one item in few steps. See random_weights.py; --work chooses where the weights lie (16 GB at
 most at a time), and with --keep they stay there for the next time.
 

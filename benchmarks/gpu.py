@@ -103,8 +103,7 @@ def compare(found: Mapping[str, str], cpu: Mapping[str, str]) -> dict[str, Any]:
 
 
 def summarize(out: Path) -> list[dict[str, Any]]:
-    """What the first rates of all stages make of a standard unit, and those rates: `dnd run --dry-run --rates` reads
-    them."""
+    """What the first rates of all stages make of a standard unit, and those rates."""
     best: dict[str, dict[str, Any]] = {}
     for architecture, stage in full_size.STAGES.items():
         file = out / f"{architecture}.json"

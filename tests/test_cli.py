@@ -62,9 +62,6 @@ def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "run", "--nonsense")
     assert outcome.code == 2
     assert "No such option" in outcome.err
-    outcome = Outcome(capsys, "run", "--rates", "rates.json")
-    assert outcome.code == 2
-    assert "--rates is for --dry-run" in outcome.err
 
 
 def every_command(

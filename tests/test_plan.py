@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from dnd.config.read import read_run
 from dnd.config.run import Run
 from dnd.doctor.plan import StagePlan, count_units, plan_stages, stage_items
 from dnd.models.weights import Weights
-from dnd.pipeline.rates import Rate, devices_of, record
+from dnd.pipeline.rates import Rate, record
 from dnd.plugin.registry import Registry
 from dnd.runtime.stats import StageStats
 
@@ -22,7 +21,6 @@ from dnd.runtime.stats import StageStats
 @pytest.fixture(autouse=True)
 def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DND_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("DND_RATES", raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -94,24 +92,6 @@ def test_times_come_from_what_was_measured_here(capsys: pytest.CaptureFixture[st
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_rates_of_a_benchmark_are_read(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    row = {"stage": "images", "backend": "sdxl", "model": "microworld-sdxl", "device": "cpu"}
-    row |= {"device_name": devices_of(microworld()), "items_per_second": 0.1, "load_seconds": 60, "peak_bytes": 1}
-    file = tmp_path / "gpu.json"
-    file.write_text(json.dumps([row]))
-    arguments = ("run", "--units", "0-9", "--device", "cpu", "--dry-run")
-    out = Outcome(capsys, *arguments, "--rates", str(file)).out
-    assert row_of(out, "images").startswith("images sdxl 800 2 h 14 min")
-    assert "by the rates of gpu.json." in out
-    monkeypatch.setenv("DND_RATES", str(file))
-    assert "by the rates of gpu.json." in Outcome(capsys, *arguments).out
-    file.write_text("{}")
-    refused = Outcome(capsys, *arguments)
-    assert (refused.code, "does not hold rates" in refused.err) == (1, True)
-
-
 def test_a_size_that_is_not_all_known_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -127,14 +107,14 @@ def test_a_size_that_is_not_all_known_says_so(
 
 
 def test_a_stage_takes_its_load_and_its_items() -> None:
-    rate = Rate("captions", "blip2", "", "cpu", 2.0, 30.0)
+    rate = Rate(2.0, 30.0, 100)
     assert StagePlan("captions", 100, rate).seconds == 80.0
     assert StagePlan("captions", None, rate).seconds is None
     assert StagePlan("captions", 100, None).seconds is None
 
 
 def test_stages_without_known_units_have_no_number() -> None:
-    plans = {plan.name: plan.items for plan in plan_stages(microworld(), None, 4000, [], [])}
+    plans = {plan.name: plan.items for plan in plan_stages(microworld(), None, 4000, {})}
     assert plans["exemplars"] == 4000
     assert {items for name, items in plans.items() if name != "exemplars"} == {None}
 

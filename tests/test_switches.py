@@ -163,7 +163,7 @@ def test_without_selection_no_image_is_made(photos: Path, tmp_path: Path) -> Non
 def test_the_plan_leaves_out_what_is_not_needed(photos: Path) -> None:
     base = {**toys.toy_run(photos).to_dict(), "scorer": {"backend": "first"}, "summarizer": {"backend": "eyes"}}
     run = build_run(base, registry(), live_target=True)
-    assert [plan.name for plan in plan_stages(run, 4, 24, [], [])] == ["exemplars", "crops", "concepts", "scores"]
+    assert [plan.name for plan in plan_stages(run, 4, 24, {})] == ["exemplars", "crops", "concepts", "scores"]
     assert {"captioner", "generator"}.isdisjoint(run.choices())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,13 +13,12 @@ from dnd.config.run import BACKENDS, Run
 from dnd.doctor.plan import StagePlan, _size, count_units, plan_stages
 from dnd.errors import ModelError
 from dnd.models.weights import Weights
-from dnd.pipeline.rates import BACKEND_OF, rates_path, read_benchmark, read_rates
+from dnd.pipeline.rates import BACKEND_OF, rates_path, read_rates
 from dnd.plugin.registry import Registry
 
 
-def show_plan(console: Console, run: Run, registry: Registry, rates: str | None = None) -> None:
-    """Print targets, probing sets, backends and their models, then the stages. `rates`: a benchmark's file."""
-    benchmarks = read_benchmark(Path(rates)) if rates else []
+def show_plan(console: Console, run: Run, registry: Registry) -> None:
+    """Print targets, probing sets, backends and their models, then the stages."""
     weights = Weights.default()
     runtime = Runtime("cpu", weights.resolve)
     sizes = {choice.name: _size(choice, registry, runtime) for choice in run.probing}
@@ -39,7 +37,7 @@ def show_plan(console: Console, run: Run, registry: Registry, rates: str | None 
     _show_models(console, run, weights)
     images = [size for size in sizes.values() if isinstance(size, int)]
     whole = sum(images) if len(images) == len(sizes) else None
-    plans = plan_stages(run, units if isinstance(units, int) else None, whole, read_rates(rates_path()), benchmarks)
+    plans = plan_stages(run, units if isinstance(units, int) else None, whole, read_rates(rates_path()))
     _show_stages(console, run, plans)
 
 
@@ -87,15 +85,13 @@ def _show_stages(console: Console, run: Run, plans: Sequence[StagePlan]) -> None
 
 
 def _total(plans: Sequence[StagePlan]) -> str:
-    """One line on the whole run's time and where it was learnt."""
+    """One line on the whole run's time."""
     unknown = [plan.name for plan in plans if plan.seconds is None]
-    sources = {plan.rate.origin for plan in plans if plan.rate and plan.seconds is not None}
-    if not sources:
-        return "How long it takes is not known yet: a run leaves its rates, and --rates FILE reads a benchmark's."
+    if len(unknown) == len(plans):
+        return "How long it takes is not known yet: a first run measures it, with a few units (--units 0-9) too."
     total = duration(sum(plan.seconds or 0 for plan in plans))
-    words = ["earlier runs on this machine" if source == "here" else source for source in sorted(sources)]
     rest = f", without {', '.join(unknown)}, of which it is not known" if unknown else " in all"
-    return f"At most {total}{rest}, by the rates of {' and '.join(words)}."
+    return f"At most {total}{rest}, by the rates of earlier runs on this machine."
 
 
 def duration(seconds: float) -> str:

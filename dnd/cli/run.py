@@ -7,7 +7,6 @@ from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from dnd.cli.console import make_console
 from dnd.cli.options import chosen_options, import_from_here, run_options
@@ -16,12 +15,10 @@ from dnd.errors import StoppedError
 
 @click.command()
 @run_options
-@click.option("--dry-run", is_flag=True, help="Print the plan, with times where rates are known, and touch nothing.")
 @click.option(
-    "--rates",
-    metavar="FILE",
-    envvar="DND_RATES",
-    help="For --dry-run: rates that benchmarks/gpu.py measured.",
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan, with times where earlier runs measured them, and touch nothing.",
 )
 @click.option("--log", metavar="FILE", help="Append what happens to FILE, a line each, with the time.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -31,7 +28,6 @@ def run(
     out: str | None,
     fresh: bool,
     dry_run: bool,
-    rates: str | None,
     log: str | None,
     quiet: bool,
     as_json: bool,
@@ -45,12 +41,6 @@ def run(
     from dnd.config.read import read_run
     from dnd.plugin.registry import Registry
 
-    if (
-        rates
-        and not dry_run
-        and click.get_current_context().get_parameter_source("rates") is ParameterSource.COMMANDLINE
-    ):
-        raise click.UsageError("--rates is for --dry-run.")
     settings = given.pop("settings")
     import_from_here()
     registry = Registry.load()
@@ -58,7 +48,7 @@ def run(
     if dry_run:
         from dnd.cli.plan import show_plan
 
-        show_plan(make_console(), wanted, registry, rates)
+        show_plan(make_console(), wanted, registry)
         return 0
     from dnd.cli.labels_table import show_result
     from dnd.pipeline.execute import execute

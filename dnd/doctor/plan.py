@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from dnd.api import ProbingSet, Runtime, Target
 from dnd.config.run import OWN_METHOD, Choice, Run
 from dnd.config.units import parse_units
 from dnd.errors import DndError, UsageError
-from dnd.pipeline.rates import BACKEND_OF, Rate, devices_of, find_rate
+from dnd.pipeline.rates import BACKEND_OF, Rate, find_rate
 from dnd.plugin.registry import Registry
 
 _MOST_UNITS = 1_000_000
@@ -91,21 +91,19 @@ class StagePlan:
         return None if self.items is None or self.rate is None else self.rate.seconds(self.items)
 
 
-def plan_stages(
-    run: Run, units: int | None, images: int | None, own: Sequence[Rate], benchmarks: Sequence[Rate]
-) -> list[StagePlan]:
+def plan_stages(run: Run, units: int | None, images: int | None, rates: Mapping[str, Rate]) -> list[StagePlan]:
     """The stages that this run has, in order."""
     try:
-        device = devices_of(run)
+        _ = run.devices
     except UsageError:  # not here: nothing was measured on it either
-        device = ""
+        rates = {}
     items = stage_items(run, units or 0, images or 0)
     own_method = run.method.name == OWN_METHOD  # what another one asks its backends is not known
     known = {name: units is not None and (own_method or name == "crops") for name in items}
     known["exemplars"] = images is not None
     has = run.choices()
     return [
-        StagePlan(name, count if known[name] else None, find_rate(run, name, device, own, benchmarks))
+        StagePlan(name, count if known[name] else None, find_rate(run, name, rates) if rates else None)
         for name, count in items.items()
         if BACKEND_OF.get(name, "target") in has and (name != "activations" or (own_method and "generator" in has))
     ]
