@@ -139,7 +139,7 @@ def test_the_picture_escapes_labels_and_its_bars_fill_the_row(tmp_path):
     assert not list(root.iter(f"{space}script"))
     titles = [(bar, bar.findtext(f"{space}title") or "") for bar in root.iter(f"{space}rect")]
     row = [float(bar.get("width", 0)) for bar, title in titles if title.startswith("a: ")]
-    assert len(row) == 17  # sixteen colours, and the rest together
+    assert len(row) == 8  # seven colours, and the rest together
     assert sum(row) == pytest.approx(520, abs=1)
 
 

@@ -1,14 +1,14 @@
-"""Quality over cost as an SVG drawing, the Pareto front marked. No library: a picture of points and one line."""
+"""Quality over cost as a picture, the Pareto front marked."""
 
 from __future__ import annotations
 
 import math
-from html import escape
 
+from dnd.analysis.svg import Drawing
 from dnd.bench.compare import Bench
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 520, 70, 60, 30, 30
-_STEPS = (1, 2, 5)
+_ON, _OFF, _GRID, _INTERVAL, _AXIS = "#bb3300", "#6688aa", "#eeeeee", "#bbbbbb", "#444444"
 
 
 def plot(bench: Bench) -> str | None:
@@ -19,71 +19,38 @@ def plot(bench: Bench) -> str | None:
         return None
     low, high = min(c for _, c, _ in points) / 1.3, max(c for _, c, _ in points) * 1.3
     top = max(e.high for *_, e in points)
-    ceiling = 1.0 if top <= 1 else top
-    floor = min(0.0, *(e.low for *_, e in points))
+    floor, ceiling = min(0.0, *(e.low for *_, e in points)), 1.0 if top <= 1 else top
 
-    def x(cost: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * math.log(cost / low) / math.log(high / low)
+    def place(cost: float, quality: float) -> tuple[float, float]:
+        across, up = math.log(cost / low) / math.log(high / low), (quality - floor) / (ceiling - floor)
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * across, _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * up
 
-    def y(quality: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * (quality - floor) / (ceiling - floor)
-
-    parts = [
-        _frame(bench.metric or "", [(x(c), c) for c in _ticks(low, high)], [(y(q), q) for q in _five(floor, ceiling)])
-    ]
-    front = sorted((cost, e.value) for name, cost, e in points if name in bench.front)
-    parts.append(f'<polyline class="front" points="{" ".join(f"{x(c):.1f},{y(q):.1f}" for c, q in front)}"/>')
-    taken: list[tuple[float, float]] = []
-    for name, cost, e in sorted(points, key=lambda point: -point[2].value):
-        at, height, kind = x(cost), y(e.value), "on" if name in bench.front else "off"
-        parts.append(f'<line class="bar" x1="{at:.1f}" x2="{at:.1f}" y1="{y(e.low):.1f}" y2="{y(e.high):.1f}"/>')
-        told = f"{name}: {e.value:.3f}, {cost:.1f} s"
-        parts.append(
-            f'<circle class="{kind}" cx="{at:.1f}" cy="{height:.1f}" r="5"><title>{escape(told)}</title></circle>'
-        )
-        if name in bench.front and all(abs(at - a) > 90 or abs(height - h) > 13 for a, h in taken):
-            taken.append((at, height))
-            end = "end" if at > _WIDTH * 0.7 else "start"
-            parts.append(
-                f'<text x="{at + (-9 if end == "end" else 9):.1f}" y="{height - 7:.1f}" text-anchor="{end}">'
-                f"{escape(name)}</text>"
-            )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" font-family="sans-serif" '
-        f'font-size="12">{_STYLE}{"".join(parts)}</svg>\n'
-    )
-
-
-_STYLE = (
-    "<style>.front{fill:none;stroke:#b30;stroke-width:1.5}.on{fill:#b30}.off{fill:#68a}.bar{stroke:#bbb}"
-    ".grid{stroke:#eee}.axis{stroke:#444}</style>"
-)
-
-
-def _frame(metric: str, across: list[tuple[float, float]], up: list[tuple[float, float]]) -> str:
-    parts = ['<rect width="100%" height="100%" fill="#fff"/>']
-    bottom = _HEIGHT - _BOTTOM
-    for at, value in across:
-        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        parts.append(f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{value:g}</text>')
-    for at, value in up:
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{value:.2g}</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_LEFT}" y1="{_TOP}" y2="{bottom}"/>')
+    drawing = Drawing(f"{bench.metric} over cost", width=_WIDTH, height=_HEIGHT)
+    for cost in _ticks(low, high):
+        drawing.line([place(cost, floor), place(cost, ceiling)], _GRID)
+        drawing.text(place(cost, floor)[0], _HEIGHT - _BOTTOM + 18, f"{cost:g}", anchor="middle")
+    for quality in (floor + (ceiling - floor) * step / 5 for step in range(6)):
+        drawing.line([place(low, quality), place(high, quality)], _GRID)
+        drawing.text(_LEFT - 8, place(low, quality)[1] + 4, f"{quality:.2g}", anchor="end")
+    drawing.line([place(low, ceiling), place(low, floor), place(high, floor)], _AXIS)
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{_HEIGHT - 14}" text-anchor="middle">seconds alone, logarithmic</text>')
-    parts.append(f'<text x="{_LEFT}" y="{_TOP - 10}">{escape(metric)}, with 95 % intervals</text>')
-    legend = "red: none is both better and cheaper"
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_TOP - 10}" text-anchor="end">{legend}</text>')
-    return "".join(parts)
+    drawing.text(middle, _HEIGHT - 14, "seconds alone, logarithmic", anchor="middle")
+    drawing.text(_LEFT, _TOP - 10, f"{bench.metric}, with 95 % intervals")
+    drawing.text(_WIDTH - _RIGHT, _TOP - 10, "red: none is both better and cheaper", anchor="end")
+    drawing.line([place(c, q) for c, q in sorted((c, e.value) for n, c, e in points if n in bench.front)], _ON)
+    named: list[tuple[float, float]] = []
+    for name, cost, e in sorted(points, key=lambda point: -point[2].value):
+        x, y = place(cost, e.value)
+        drawing.line([place(cost, e.low), place(cost, e.high)], _INTERVAL)
+        drawing.dot(x, y, _ON if name in bench.front else _OFF, f"{name}: {e.value:.3f}, {cost:.1f} s")
+        if name in bench.front and all(abs(x - a) > 90 or abs(y - b) > 13 for a, b in named):
+            named.append((x, y))
+            left = x > _WIDTH * 0.7
+            drawing.text(x + (-9 if left else 9), y - 7, name, anchor="end" if left else "start")
+    return drawing.svg()
 
 
 def _ticks(low: float, high: float) -> list[float]:
     """1, 2, 5 times powers of ten."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [step * 10.0**power for power in powers for step in _STEPS if low <= step * 10.0**power <= high]
-
-
-def _five(low: float, high: float) -> list[float]:
-    return [low + (high - low) * i / 5 for i in range(6)]
+    return [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
