@@ -1,11 +1,10 @@
-"""What a run's heartbeat says to somebody else (dnd/runtime/heartbeat.py)."""
+"""status.json, which a run's heartbeat writes (dnd/runtime/heartbeat.py), read from another process."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from dnd.errors import StoreError, UsageError, first_fault
-from dnd.runtime.heartbeat import BEAT_SECONDS, STATUS
+from dnd.runtime.heartbeat import STATUS
 from dnd.runtime.progress import spell_seconds
 from dnd.text import plain
 
@@ -62,10 +61,9 @@ def read_status(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {file}: {error}", "The run's next sign of life replaces it.") from error
     if found["state"] == "running":
-        # Nobody's clock is trusted alone: a beat that seems to come from the future may be as old as one can be.
-        silent = (datetime.now(UTC) - updated).total_seconds()
+        silent = abs((datetime.now(UTC) - updated).total_seconds())  # in the future: another machine's clock is wrong
         here = found.get("host") == socket.gethostname()
-        if (here and not _alive(found["pid"])) or (abs(silent) > SILENCE and not _beats(file)):
+        if (here and not _alive(found["pid"])) or silent > SILENCE:
             found |= {"state": "dead", "message": f"its last sign of life was at {found['updated']}"}
     return found
 
@@ -78,17 +76,6 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _beats(file: Path) -> bool:
-    """Whether the file is written while one watches: what the clocks say does not matter."""
-    before, until = file.stat(), time.monotonic() + 3 * BEAT_SECONDS
-    while time.monotonic() < until:
-        time.sleep(BEAT_SECONDS / 4)
-        now = file.stat()
-        if (now.st_mtime_ns, now.st_ino) != (before.st_mtime_ns, before.st_ino):
-            return True
-    return False
 
 
 def tell(run: str, found: dict[str, Any]) -> str:
