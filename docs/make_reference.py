@@ -7,12 +7,10 @@ Run it after a change to an option, a setting, a run file or models.lock; `tests
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ import click
 import pydantic
 
 from dnd.cli.main import cli
+from dnd.config.describe import one_line, runfiles, settings_of
 from dnd.config.run import Concepts, Exemplars, General, Images, Labels
-from dnd.config.tables import RUNFILES
 from dnd.plugin.registry import KINDS, Entry, Registry
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -63,7 +61,8 @@ def _commands() -> str:
         "",
         "Exit status: 0 done; 1 an error that you can mend; 2 wrong usage; 3 some units failed.",
     ]
-    for command, context in _walk(cli, click.Context(cli, info_name="dnd", max_content_width=100, terminal_width=100)):
+    options: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "terminal_width": 100}
+    for command, context in _walk(cli, click.Context(cli, info_name="dnd", **options)):
         blocks += ["", f"### {context.command_path}", "", "```text", command.get_help(context), "```"]
     return "\n".join([*blocks, ""])
 
@@ -97,55 +96,25 @@ def _plugin(entry: Entry) -> list[str]:
     if entry.cls is None:
         raise SystemExit(f"{entry.kind} {entry.name} cannot be loaded: {entry.reason}")
     module = sys.modules[entry.cls.__module__].__doc__ or ""
-    lines = [_one_line(entry.cls.__doc__ or module.split("\n\n")[0])]
+    lines = [one_line(entry.cls.__doc__ or module)]
     return [*lines, "", *_settings(entry.cls.Config)] if entry.cls.Config.model_fields else lines
 
 
 def _settings(model: type[pydantic.BaseModel]) -> list[str]:
     """A table of a model's fields."""
-    rows = []
-    for name, schema in model.model_json_schema().get("properties", {}).items():
-        field = model.model_fields[name]
-        default = "required" if field.is_required() else _value(schema.get("default"))
-        rows.append((f"`{name}`", _type(schema), default, _one_line(schema.get("description", ""))))
+    rows = [(f"`{one.name}`", _code(one.type), _code(one.default), one.meaning) for one in settings_of(model)]
     return _table(("setting", "type", "default", "meaning"), rows)
 
 
-def _type(schema: Mapping[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " or ".join(_type(option) for option in schema["anyOf"] if option.get("type") != "null")
-    if "enum" in schema:
-        return ", ".join(_value(value) for value in schema["enum"])
-    if "const" in schema:
-        return _value(schema["const"])
-    if schema.get("type") == "array":
-        return f"list of {_type(schema['items'])}" if schema.get("items") else "list"
-    names = {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "object": "table"}
-    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    bounds = " ".join(f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema)
-    return f"{names.get(schema.get('type', ''), 'any')} {bounds}".strip()
-
-
-def _value(value: object) -> str:
-    return "" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
+def _code(text: str) -> str:
+    """JSON values as code; words as they are."""
+    return re.sub(r'"[^"]*"|^(?:-?[\d.e-]+|true|false|\[.*\]|\{.*\})$', lambda found: f"`{found[0]}`", text)
 
 
 def _run_files() -> str:
-    rows = []
-    for point in sorted(metadata.entry_points(group=RUNFILES), key=lambda point: point.name):
-        if point.dist is not None and point.dist.name == DISTRIBUTION:
-            text = (resources.files(point.value) / f"{point.name}.toml").read_text("utf-8")
-            rows.append((f"`{point.name}`", _first_comment(text)))
+    rows = [(f"`{one.name}`", one.summary) for one in runfiles() if one.distribution == DISTRIBUTION]
     head = ["## Installed run files", "", '`dnd run NAME` uses one; `base = "NAME"` in a run file starts from one.', ""]
     return "\n".join([*head, *_table(("name", "what it is"), rows), ""])
-
-
-def _first_comment(text: str) -> str:
-    """The first sentence of the comment that a run file begins with."""
-    lines = re.match(r"(?:#[^\n]*\n)*", text)
-    assert lines is not None
-    comment = " ".join(line.lstrip("# ") for line in lines[0].splitlines())
-    return re.split(r"(?<=\.) ", comment)[0].rstrip(".")
 
 
 def _models() -> str:

@@ -204,6 +204,7 @@ def test_plugins_lists_what_is_installed_and_what_is_broken(
         "version": "1.2",
         "state": "ok",
         "reason": "",
+        "description": "",
     }
     assert found["", "bad-one"]["state"] == "broken"
     assert found["captioner", "blip2"]["distribution"] == "dnd-describe"

@@ -182,10 +182,10 @@ def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
 # --- dnd plugins, and its check ---
 
 
-def test_the_list_is_as_before(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = dnd(capsys, "plugins", "--json")
     assert status == 0
-    assert set(json.loads(out)[0]) == {"kind", "name", "distribution", "version", "state", "reason"}
+    assert set(json.loads(out)[0]) == {"kind", "name", "distribution", "version", "state", "reason", "description"}
     assert "word-statistics" in dnd(capsys, "plugins")[1]
     assert dnd(capsys, "plugins", "--json", "check", "mean")[0] == 2
 

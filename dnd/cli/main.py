@@ -13,6 +13,7 @@ import click
 
 from dnd.cli.bench import bench
 from dnd.cli.calibrate import calibrate
+from dnd.cli.config import config, init, runfiles
 from dnd.cli.doctor import doctor
 from dnd.cli.eval import evaluate
 from dnd.cli.export import export
@@ -66,5 +67,7 @@ def cli(context: click.Context, sealed: bool) -> None:
         forbid_network()
 
 
-for command in (run, bench, calibrate, doctor, evaluate, export, find, group, prune, plugins, models, report, status):
+for command in (run, report, export, status, evaluate, calibrate, find, group, prune, bench):
+    cli.add_command(command)
+for command in (plugins, models, runfiles, config, init, doctor):
     cli.add_command(command)

@@ -10,29 +10,60 @@ KINDS = ("captioner", "summarizer", "generator", "scorer", "target", "probing-se
 """That `new` can write."""
 
 
-@click.group(invoke_without_command=True)
+class _PluginsGroup(click.Group):
+    """`dnd plugins new` and `check` are commands; any other word is the name of a plugin to show."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            return "show", plugins_show, args
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_PluginsGroup, invoke_without_command=True, subcommand_metavar="[NAME | new | check]")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
 @click.pass_context
 def plugins(context: click.Context, as_json: bool) -> None:
-    """List backends, targets and probing sets; write or check one.
+    """List plugins; show one with its settings, write or check one.
 
-    Those that cannot be used say why.
+    Backends, targets, probing sets and methods. Those that cannot be used say why.
     """
     if context.invoked_subcommand is not None:
-        if as_json:
+        if as_json and context.invoked_subcommand in ("new", "check"):
             raise click.UsageError(f"--json is for the list, not for {context.invoked_subcommand!r}.")
         return
     from dnd.plugin.registry import Registry
 
     fields = ("kind", "name", "distribution", "version", "state", "reason")
     entries = sorted(Registry.load().entries, key=lambda e: (e.kind, e.name, e.distribution))
-    rows = [{field: getattr(entry, field) for field in fields} for entry in entries]
+    rows = [{**{field: getattr(entry, field) for field in fields}, "description": entry.summary} for entry in entries]
     if as_json:
         import json
 
         click.echo(json.dumps(rows, indent=1))
         return
-    print_table(fields, [list(row.values()) for row in rows])
+    shown = [(entry.kind, entry.name, entry.summary or f"{entry.state}: {entry.reason}") for entry in entries]
+    print_table(("kind", "name", "what it is"), shown)
+
+
+@click.command("show")
+@click.argument("name")
+@click.option("--kind", metavar="KIND", help="Where plugins of several kinds share the name.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_context
+def plugins_show(context: click.Context, name: str, kind: str | None, as_json: bool) -> None:
+    """Show one plugin: what it is, its settings with types and defaults, the models that it names, an example."""
+    from dnd.cli.plugin_page import page, record
+    from dnd.plugin.registry import Registry
+
+    entries = Registry.load().named(name, kind)
+    if as_json or (context.parent and context.parent.params["as_json"]):
+        import json
+
+        click.echo(json.dumps([record(entry) for entry in entries], indent=1, ensure_ascii=False))
+        return
+    click.echo("\n\n".join(page(entry) for entry in entries))
 
 
 @plugins.command("new")

@@ -37,7 +37,7 @@ def read_tables(source: str | os.PathLike[str], above: Sequence[Path] = ()) -> d
     `base` in it names the run file that it is laid over: a path, seen from its own folder, or a name. `above` are
     the run files that led here.
     """
-    path = _find(source)
+    path = find_runfile(source)
     tables = _load(path)
     base = tables.pop("base", None)
     if base is None:
@@ -47,7 +47,7 @@ def read_tables(source: str | os.PathLike[str], above: Sequence[Path] = ()) -> d
     beside = path.parent / base
     chain = [*above, path.resolve()]
     found = beside if beside.is_file() else base
-    if _find(found).resolve() in chain:
+    if find_runfile(found).resolve() in chain:
         raise UsageError(f"{path} is its own base, by way of {base!r}")
     whole = read_tables(found, chain)
     apply_options(whole, flatten(tables))
@@ -74,7 +74,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not TOML: {error}") from error
 
 
-def _find(source: str | os.PathLike[str]) -> Path:
+def find_runfile(source: str | os.PathLike[str]) -> Path:
     path, name = Path(source), os.fspath(source)
     offered = _offered()
     if name in offered and not path.is_file():

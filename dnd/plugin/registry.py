@@ -12,6 +12,7 @@ import importlib
 import inspect
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -67,6 +68,16 @@ class Entry:
     """ "ok", "broken" or "clash"."""
     reason: str = ""
 
+    @property
+    def summary(self) -> str:
+        """What it is, in one sentence: of the class's docstring, or of its module's."""
+        if self.cls is None:
+            return ""
+        module = sys.modules.get(self.cls.__module__)
+        text = self.cls.__dict__.get("__doc__") or (module.__doc__ if module else "") or ""
+        paragraph = " ".join(text.strip().split("\n\n")[0].split())
+        return re.split(r"(?<=[.;]) ", paragraph)[0].rstrip(".;")
+
 
 class Registry:
     """What is installed, by kind and name."""
@@ -102,6 +113,14 @@ class Registry:
         if broken:
             hint += f" Not everything of {', '.join(broken)} could be loaded; `dnd plugins` says why."
         raise UsageError(f"there is no {kind} named {name!r}", hint)
+
+    def named(self, name: str, kind: str | None = None) -> list[Entry]:
+        """Every entry of that name, usable or not; UsageError where there is none."""
+        found = [entry for entry in self.entries if entry.name == name and kind in (None, entry.kind)]
+        if not found:
+            known = {entry.name for entry in self.entries}
+            raise UsageError(f"there is no plugin named {name!r}", suggest(name, known))
+        return found
 
     def make(self, kind: str, name: str, config: Any, runtime: api.Runtime) -> api.Plugin:
         """An instance, not yet loaded, of the interface that belongs to `kind`."""

@@ -35,6 +35,8 @@ class Blip2Config(WeightsConfig):
 
 
 class Blip2Captioner(api.Captioner):
+    """BLIP-2 with an OPT or Flan-T5 language model, through transformers."""
+
     name = "blip2"
     requires = ("transformers", "accelerate")
     Config = Blip2Config

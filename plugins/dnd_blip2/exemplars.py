@@ -38,6 +38,8 @@ class ExemplarsConfig(Blip2Config):
 
 
 class Blip2Exemplars(api.Summarizer):
+    """One BLIP-2 describes all exemplars of a unit together; nothing is captioned."""
+
     name = "blip2-exemplars"
     reads = "images"
     requires = ("transformers", "accelerate")

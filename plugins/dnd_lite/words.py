@@ -76,7 +76,9 @@ class WordStatisticsConfig(Config):
 
 
 class WordStatistics(Summarizer):
-    """Counts words; knows no meanings, so that "sofa" and "couch" stay two. The seed changes nothing."""
+    """Word counts in place of a language model: phrases that a unit's captions hold more often than others do.
+
+    Counts words; knows no meanings, so that "sofa" and "couch" stay two. The seed changes nothing."""
 
     name = "word-statistics"
     Config = WordStatisticsConfig

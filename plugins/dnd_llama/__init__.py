@@ -33,7 +33,9 @@ class LlamaConfig(WeightsConfig, AskingConfig):
 
 
 class LlamaSummarizer(AskingSummarizer):
-    """With float32 a request's answer is the same in every batch; in half precision padding moves the last
+    """A local Llama, or any chat model, on transformers.
+
+    With float32 a request's answer is the same in every batch; in half precision padding moves the last
     bits, and so does 8-bit packing, and a near tie between two words may fall the other way."""
 
     name = "llama"

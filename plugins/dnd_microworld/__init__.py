@@ -27,7 +27,7 @@ class TargetConfig(api.Config):
 
 
 class MicroworldTarget(api.Target):
-    """The planted target; its layer is `concepts`."""
+    """A small network with a layer of planted units, whose meaning is known; its layer is `concepts`."""
 
     name = "microworld"
     Config = TargetConfig

@@ -31,6 +31,8 @@ ADVICE = (
 
 
 class SdxlGenerator(api.Generator):
+    """Stable Diffusion XL and its few-step relatives, through diffusers."""
+
     name = "sdxl"
     requires = ("diffusers", "transformers", "accelerate")
     environment: ClassVar[dict[str, str]] = {"DIFFUSERS_VERBOSITY": "error"}

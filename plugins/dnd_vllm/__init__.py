@@ -29,7 +29,9 @@ _DYING = 3.0
 
 
 class VllmSummarizer(AskingSummarizer):
-    """Every chat has a seed, so the same chats in the same order give the same answers; but vLLM's last bits
+    """A local Llama, or any chat model, served through vLLM on loopback.
+
+    Every chat has a seed, so the same chats in the same order give the same answers; but vLLM's last bits
     depend on what else is in a batch, and a near tie between two words may fall the other way. With the variable
     VLLM_BATCH_INVARIANT=1 set, which needs a GPU that vLLM supports it on, they do not."""
 
