@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnd_hf import devices
 from dnd_hf.batches import Batches
 
 
@@ -27,9 +28,9 @@ class Work:
 @pytest.fixture(autouse=True)
 def released(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The devices whose memory was collected."""
-    devices: list[str] = []
-    monkeypatch.setattr(devices, "release", devices.append)
-    return devices
+    collected: list[str] = []
+    monkeypatch.setattr(devices, "release", collected.append)
+    return collected
 
 
 @given(st.integers(0, 40), st.integers(1, 32), st.integers(1, 32), st.booleans())
