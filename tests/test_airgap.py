@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from fake_hub import Repository, serve
 
-from dnd.models.weights import Weights, lock_path
+from dnd.models.weights import Weights
+from dnd.store.folders import lock_path
 
 MODELS = ("microworld-blip2", "microworld-llama", "microworld-sdxl", "microworld-clip")
 """Their checkpoints stand for the full-size ones: real architectures, under names that no lock file knows."""

@@ -32,10 +32,11 @@ from dnd.doctor.examine import examine
 from dnd.errors import PluginError
 from dnd.models.lock import _pin
 from dnd.models.lockfile import LockedFile, LockedModel, read_lock, write_lock
-from dnd.models.weights import Weights, lock_path
+from dnd.models.weights import Weights
 from dnd.plugin.registry import Registry
 from dnd.plugin.requirements import refuse_unfit
 from dnd.runtime.memory import estimate, free_memory
+from dnd.store.folders import lock_path
 from dnd.store.locks import only_here
 
 FUSSY = """

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dnd.errors import UsageError
-from dnd.probing import sets as probing_module
 from dnd.probing.sets import FolderSet, UnionSet
+from dnd.store import digests
 
 
 def save(
@@ -208,12 +208,8 @@ def test_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         os.utime(save(tmp_path / "set" / name), (1e9, 1e9))
     first = FolderSet(tmp_path / "set", memory).digest()
     hashed: list[str] = []
-    digest = probing_module.hashlib.file_digest
-    monkeypatch.setattr(
-        probing_module.hashlib,
-        "file_digest",
-        lambda file, kind: hashed.append(Path(file.name).name) or digest(file, kind),
-    )
+    real = digests.sha256_of
+    monkeypatch.setattr(digests, "sha256_of", lambda path: hashed.append(path.name) or real(path))
     assert FolderSet(tmp_path / "set", memory).digest() == first
     assert hashed == []
     os.utime(save(tmp_path / "set" / "y.png", "blue"), (1e9, 1e9 + 7))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from dnd.errors import ModelError
-from dnd.models import digests
 from dnd.models.lock import lock_folder
 from dnd.models.lockfile import LockedFile, LockedModel, write_lock
 from dnd.models.weights import Weights
+from dnd.store import digests
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"config.json": b"{}", "sub/model.safetensors": b"weights"}
@@ -122,6 +121,8 @@ def test_a_file_is_hashed_once(weights: Weights, monkeypatch: pytest.MonkeyPatch
     hashed: list[Path] = []
     real = digests.sha256_of
     monkeypatch.setattr(digests, "sha256_of", lambda path: hashed.append(path) or real(path))
+    for file in (tmp_path / "models/tiny").rglob("*"):
+        os.utime(file, (1e9, 1e9))  # a file that may still be written to is not remembered
     for _ in range(2):
         weights.resolve("tiny")
     assert len(hashed) == 2
@@ -142,11 +143,13 @@ def test_a_file_swapped_for_another_of_its_size_and_time_is_noticed(weights: Wei
     assert "has the sha256" in refusal(weights)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 3}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "\x00"])
 def test_a_spoilt_memory_only_costs_time(weights: Weights, tmp_path: Path, text: str) -> None:
-    fill(tmp_path / "cache", {"verified.json": text.encode()})
+    fill(tmp_path / "cache", {"digests.sqlite": text.encode() * 999})
     weights.resolve("tiny")
-    assert len(json.loads((tmp_path / "cache" / "verified.json").read_text())) >= 2
+    (tmp_path / "cache" / "digests.sqlite").unlink()
+    (tmp_path / "cache" / "digests.sqlite").mkdir()
+    weights.resolve("tiny")
 
 
 def test_the_digest_follows_every_file(tmp_path: Path) -> None:

@@ -27,17 +27,15 @@ def doctor(runfile: str | None, out: str | None, fresh: bool, quick: bool, as_js
     Takes the words of `dnd run` and speaks of the run that they mean: its devices, models, plugins, images,
     target, layers, memory and disk. Every fault comes with its remedy. Exit status 1 where the run would fail.
     """
-    import os
-    from pathlib import Path
 
     from rich.console import Console
 
     from dnd.doctor.examine import examine, to_json, would_fail
+    from dnd.store.folders import results_folder
     from dnd.store.locks import run_folder
 
     import_from_here()
     settings, folder = given.pop("settings"), run_folder(out)
-    store = Path(os.environ.get("DND_STORE") or folder.parent / ".dnd-store")
     with Console(stderr=True).status("looking") as status:
         checks = list(
             examine(
@@ -45,7 +43,7 @@ def doctor(runfile: str | None, out: str | None, fresh: bool, quick: bool, as_js
                 options=chosen_options(given),
                 settings=settings,
                 out=folder,
-                store=store,
+                store=results_folder(folder),
                 fresh=fresh,
                 quick=quick,
                 watch=lambda name: status.update(f"looking at: {name}"),

@@ -116,7 +116,8 @@ def models_fetch(
 
     from dnd.models.fetch import fetch
     from dnd.models.origins import FolderOrigin
-    from dnd.models.weights import Weights, store_folder
+    from dnd.models.weights import Weights
+    from dnd.store.folders import store_folder
 
     if link and not folder:
         raise click.UsageError("--link goes with --from.")
@@ -182,7 +183,8 @@ def models_lock(
 
     from dnd.errors import UsageError
     from dnd.models.lock import lock_folder, lock_repository
-    from dnd.models.weights import Weights, store_folder
+    from dnd.models.weights import Weights
+    from dnd.store.folders import store_folder
 
     weights = Weights.default()
     if not Path(place).is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", place):
@@ -254,7 +256,8 @@ def models_unpack(file: str, add: bool, into: str | None) -> None:
     from pathlib import Path
 
     from dnd.models.pack import unpack
-    from dnd.models.weights import Weights, store_folder
+    from dnd.models.weights import Weights
+    from dnd.store.folders import store_folder
 
     weights = Weights.default()
     done = unpack(weights, Path(file), make_console(), add=add, into=Path(into) if into else None)

@@ -14,8 +14,8 @@ from dnd.api import Backend, Generator
 from dnd.doctor.check import Check, Context, State, gigabytes
 from dnd.doctor.plan import stage_items
 from dnd.errors import DndError, ModelError
-from dnd.models.weights import cache_folder, store_folder
 from dnd.runtime.memory import Need, estimate, free_memory, work_beside
+from dnd.store.folders import cache_folder, store_folder
 
 PNG_BYTES = 2.2
 """Of a pixel: photographs took 1.4 to 2.0 as the store writes them."""

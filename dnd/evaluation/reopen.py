@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from dnd.plugin.registry import Registry
 from dnd.probing.sets import FolderSet, UnionSet
 from dnd.results.run import RunFolder
 from dnd.runtime.progress import Meter
+from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.keys import stage_key
 from dnd.target.fingerprint import fingerprint
@@ -153,7 +153,7 @@ def open_run(
         )
     weights = Weights.default()
     runtime = Runtime(run.device, weights.resolve, run.devices)
-    store = Store(Path(os.environ.get("DND_STORE") or folder.parent / ".dnd-store"))
+    store = Store(results_folder(folder))
     module, preprocess = _target(run, registry, runtime)
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
     with hooked:

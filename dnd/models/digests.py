@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from dnd.errors import StoreError
 from dnd.models.lockfile import SAFE, LockedModel
-from dnd.store.files import write_atomic
+from dnd.store.digests import DigestMemory, sha256_of
 
 _UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py", ".msgpack", ".h5", ".gguf", ".onnx")
 """Kinds that a loader might prefer to what is pinned."""
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_of(path: Path) -> int | None:
@@ -44,39 +34,7 @@ def fits_etag(path: Path, etag: str | None) -> bool:
     return digest.hexdigest() == etag
 
 
-class Memory:
-    """Digests of files seen before, by path, size, inode and times of change; losing it costs time only."""
-
-    def __init__(self, path: Path, again: bool) -> None:
-        """With `again` nothing is remembered, but what is found is kept."""
-        self._path = path
-        self._new: dict[str, list[Any]] = {}
-        self._known = {} if again else self._read()
-
-    def _read(self) -> dict[str, list[Any]]:
-        with suppress(OSError, ValueError):
-            found = json.loads(self._path.read_text("utf-8"))
-            if isinstance(found, dict):
-                return found
-        return {}
-
-    def digest(self, path: Path) -> str:
-        stat = path.stat()
-        key, state = os.path.abspath(path), [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
-        known = self._known.get(key)
-        if isinstance(known, list) and known[:-1] == state and isinstance(known[-1], str):
-            return known[-1]
-        digest = sha256_of(path)
-        self._new[key] = [*state, digest]
-        return digest
-
-    def save(self) -> None:
-        if self._new:
-            with suppress(StoreError):
-                write_atomic(self._path, json.dumps({**self._read(), **self._new}, indent=0).encode())
-
-
-def first_fault(model: LockedModel, folder: Path, memory: Memory) -> str:
+def first_fault(model: LockedModel, folder: Path, memory: DigestMemory) -> str:
     """What is wrong with the first file that is not what its pins say: "PATH is missing"; "" if all are."""
     for file in model.files:
         path = folder / file.path
@@ -84,7 +42,7 @@ def first_fault(model: LockedModel, folder: Path, memory: Memory) -> str:
             size = path.stat().st_size
             if file.size not in (None, size):
                 return f"{path} has {size} bytes, not {file.size}"
-            if file.sha256 not in (None, digest := memory.digest(path)):
+            if file.sha256 not in (None, digest := memory.of(path)):
                 return f"{path} has the sha256 {digest}, not {file.sha256}"
         except FileNotFoundError:
             return f"{path} is missing"

@@ -20,12 +20,14 @@ from pathlib import Path
 from rich.console import Console
 
 from dnd.errors import ModelError
-from dnd.models.digests import Memory, fits_etag, sha256_of, strangers
+from dnd.models.digests import fits_etag, strangers
 from dnd.models.hub import Remote, Revision
 from dnd.models.lockfile import LockedFile, LockedModel, check_distinct
 from dnd.models.origins import HubOrigin, Origin, Wanted
 from dnd.models.progress import byte_bar
-from dnd.models.weights import Weights, cache_folder, how_to_get, store_folder
+from dnd.models.weights import Weights, how_to_get
+from dnd.store.digests import DigestMemory, sha256_of
+from dnd.store.folders import digests_path, store_folder
 from dnd.store.locks import HeldError, held
 
 
@@ -82,7 +84,7 @@ def usable_files(paths: Iterable[str]) -> Iterator[str]:
 
 def _fetch(weights: Weights, model: LockedModel, console: Console, origin: Origin | None) -> Fetched:
     folder = store_folder() / model.name
-    memory = Memory(cache_folder() / "verified.json", again=False)
+    memory = DigestMemory(digests_path())
     missing = [one for one in _files(model) if not (one.pin.pinned and _is_whole(one, memory))]
     found: dict[str, LockedFile] = {}
     brought = 0
@@ -100,10 +102,9 @@ def _fetch(weights: Weights, model: LockedModel, console: Console, origin: Origi
                 console.print(f"  {one.inside}, {one.target.stat().st_size / 1e6:,.1f} MB", markup=False)
         for one in missing:
             found[one.inside] = LockedFile(
-                path=one.inside, size=one.target.stat().st_size, sha256=one.pin.sha256 or memory.digest(one.target)
+                path=one.inside, size=one.target.stat().st_size, sha256=one.pin.sha256 or memory.of(one.target)
             )
         shutil.rmtree(_partials(model.name), ignore_errors=True)
-        memory.save()
         brought = len(todo)
     pinned = tuple(model.unpinned)
     whole = model.with_pins(found)
@@ -130,10 +131,10 @@ def _files(model: LockedModel) -> Iterator[Wanted]:
             yield Wanted(at, file.path, inside, file, target, _partials(model.name) / at.commit / f"{inside}.part")
 
 
-def _is_whole(one: Wanted, memory: Memory) -> bool:
+def _is_whole(one: Wanted, memory: DigestMemory) -> bool:
     """Whether the store has the file as it is pinned."""
     with suppress(OSError):
-        return one.target.stat().st_size == one.pin.size and memory.digest(one.target) == one.pin.sha256
+        return one.target.stat().st_size == one.pin.size and memory.of(one.target) == one.pin.sha256
     return False
 
 

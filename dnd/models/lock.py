@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pydantic
 
 from dnd.errors import ModelError, first_fault
-from dnd.models.digests import loadable_files, sha256_of
+from dnd.models.digests import loadable_files
 from dnd.models.lockfile import SAFE, LockedFile, LockedModel
 from dnd.models.weights import Weights
+from dnd.store.digests import sha256_of
 
 if TYPE_CHECKING:
     from rich.console import Console

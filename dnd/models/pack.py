@@ -18,11 +18,13 @@ from rich.console import Console
 
 from dnd.errors import ModelError
 from dnd.models.archive import BLOCK, LOCK, RUNFILE, WHEELS, Archive, Entry, is_wheel, model_entries, write_archive
-from dnd.models.digests import Memory, first_fault, sha256_of, strangers
+from dnd.models.digests import first_fault, strangers
 from dnd.models.fetch import check_space, store_lock
 from dnd.models.lockfile import LockedModel, lock_text
 from dnd.models.progress import byte_bar
-from dnd.models.weights import Weights, cache_folder, store_folder
+from dnd.models.weights import Weights
+from dnd.store.digests import DigestMemory, sha256_of
+from dnd.store.folders import digests_path, store_folder
 
 Source = Path | bytes
 
@@ -198,14 +200,13 @@ def _is_same(model: LockedModel) -> bool:
     folder = store_folder() / model.name
     if not os.path.lexists(folder):
         return False
-    memory = Memory(cache_folder() / "verified.json", again=False)
+    memory = DigestMemory(digests_path())
     fault = first_fault(model, folder, memory)
     others = strangers(model, folder) if not fault else []
     if fault or others:
         fault = fault or f"{folder} holds files that the archive does not list: {', '.join(others[:3])}"
         hint = f"Move {folder} elsewhere, then unpack again."
         raise ModelError(f"the store has another {model.name!r} than the archive: {fault}", hint)
-    memory.save()
     return True
 
 

@@ -15,37 +15,11 @@ from importlib import util
 from pathlib import Path, PurePosixPath
 
 from dnd.errors import ModelError, StoreError
-from dnd.models.digests import Memory, first_fault, size_of, strangers
+from dnd.models.digests import first_fault, size_of, strangers
 from dnd.models.lockfile import LockedModel, read_lock, write_lock
+from dnd.store.digests import DigestMemory
+from dnd.store.folders import digests_path, lock_path, own_lock_path, store_folder
 from dnd.text import suggest
-
-
-def store_folder() -> Path:
-    """Where models of a hub lie: $DND_MODELS, or the platform's folder for a user's data."""
-    import platformdirs
-
-    return Path(os.environ.get("DND_MODELS") or platformdirs.user_data_path("dnd", appauthor=False) / "models")
-
-
-def cache_folder() -> Path:
-    """What may be deleted at any time: $DND_CACHE, or the platform's cache folder."""
-    import platformdirs
-
-    return Path(os.environ.get("DND_CACHE") or platformdirs.user_cache_path("dnd", appauthor=False))
-
-
-def lock_path() -> Path:
-    """The lock file: $DND_LOCK, else models.lock of the checkout, or in the installed package."""
-    if named := os.environ.get("DND_LOCK"):
-        return Path(named)
-    here = Path(__file__).parent.parent
-    installed = here / "models.lock"
-    return installed if installed.exists() else here.parent / "models.lock"
-
-
-def own_lock_path() -> Path | None:
-    """The user's own entries, which add to those of `lock_path` and win; none where $DND_LOCK is the whole truth."""
-    return None if os.environ.get("DND_LOCK") else store_folder() / "models.lock"
 
 
 @dataclass(frozen=True)
@@ -135,7 +109,7 @@ class Weights:
         if not folder.is_dir():
             raise ModelError(f"the model {name!r} is not here: there is no folder {folder}", how_to_get(model))
         _refuse_unpinned(model)
-        memory = Memory(cache_folder() / "verified.json", again)
+        memory = DigestMemory(digests_path(), again=again)
         if fault := first_fault(model, folder, memory):
             raise ModelError(f"the model {name!r} is not what models.lock says: {fault}", how_to_get(model))
         if others := strangers(model, folder):
@@ -144,7 +118,6 @@ class Weights:
                 f"{folder} holds files that models.lock does not list for {name!r}: {listed}",
                 "A loader might read them in place of the pinned ones: move them elsewhere.",
             )
-        memory.save()
         return folder
 
     def check(self, names: Iterable[str]) -> None:

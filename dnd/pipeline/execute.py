@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from dnd.runtime.heartbeat import Heartbeat
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
+from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.locks import only_here
 from dnd.store.toml import parse_toml
@@ -94,7 +94,7 @@ def _execute(
     runtime = Runtime(run.device, weights.resolve, run.devices)
     target = None if live else make_target(run, registry, runtime)
     refuse_unfit(registry.make(c.kind, c.name, c.config, runtime) for c in run.choices().values() if c.kind in KINDS)
-    store = Store(Path(os.environ.get("DND_STORE") or out.parent / ".dnd-store"))
+    store = Store(results_folder(out))
     probing = make_probing(run, registry, runtime, store.folder / "digests.sqlite")
     module, preprocess = live or build_module(target, run)
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.errors import StoreError
-from dnd.models.weights import cache_folder
 from dnd.runtime.memory import device_name
 from dnd.store.files import write_atomic
+from dnd.store.folders import cache_folder
 from dnd.store.keys import digest_of
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from dnd.api import Grading, Label, Unit
 from dnd.errors import DamagedError, StoreError, UsageError, first_fault
 from dnd.results.record import Candidate, Exemplar, Record, Shown
+from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.toml import parse_toml
 
@@ -50,7 +51,7 @@ class RunFolder:
                 goes_on = f"`dnd run {begun} --out {self.folder}` goes on with it."
                 raise UsageError(f"the run in {self.folder} is not finished: it has no {name}", goes_on)
         self.name = self.folder.resolve().name
-        self.store = Store(Path(os.environ.get("DND_STORE") or self.folder.resolve().parent / ".dnd-store"))
+        self.store = Store(results_folder(self.folder.resolve()))
         """Where its images are."""
 
     def __repr__(self) -> str:
