@@ -233,7 +233,7 @@ def test_models_lock_pins_package_data(
 ) -> None:
     lock = tmp_path / "models.lock"
     lock.write_bytes(Path("models.lock").read_bytes())
-    monkeypatch.setattr("dnd.store.folders.lock_path", lambda: lock)
+    monkeypatch.setattr("dnd.models.weights.lock_path", lambda: lock)
     folder = tmp_path / "site" / "carrier" / "weights"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()
