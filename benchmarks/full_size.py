@@ -68,7 +68,7 @@ MODULES = {
 }
 """Imported before loading is timed."""
 MATTER = {"blip2": ("num_beams",), "sdxl": ("steps", "guidance", "width", "height")}
-"""Settings without which a rate means nothing."""
+"""Settings that a rate depends on."""
 SLACK = 256 << 20
 """Bytes that a CUDA library may keep."""
 PACKAGES = ("dnd-describe", "torch", "transformers", "tokenizers", "diffusers", "accelerate", "bitsandbytes", "numpy")
@@ -401,13 +401,13 @@ def summary(architecture: str, row: dict[str, Any]) -> str:
 
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
-    """The best batch first: `--dry-run` takes the first rate of a stage."""
+    """The automatic batch with usual settings first: gpu.py sums those up."""
     head, *others = rows
     out.write_text(json.dumps([head, *sorted(others, key=_rank)], indent=1) + "\n", "utf-8")
 
 
-def _rank(row: dict[str, Any]) -> tuple[bool, bool]:
-    return "error" in row, row["batch_size_set"] != "auto"
+def _rank(row: dict[str, Any]) -> tuple[bool, bool, int]:
+    return "error" in row, row["batch_size_set"] != "auto", len(row["settings"])
 
 
 # --- the command --------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from dnd_hf.sizes import weight_bytes, work_beside
 from dnd_sdxl.build import weight_files
 from dnd_sdxl.config import SdxlConfig
 
-_MAPS = 5
-"""Feature maps at full size that a decoder holds at its peak: 4.8 measured, SDXL's at 1024 x 1024 in float16."""
+_MAPS = 6
+"""Feature maps at full size that a decoder holds at its peak: 4.8 measured, SDXL's at 1024 x 1024 in float16, and some
+for the allocator's gaps."""
 
 
 @dataclass(frozen=True)
