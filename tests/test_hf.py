@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Blip2ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    Blip2ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from dnd import api
 from dnd.pipeline.execute import execute
@@ -36,21 +42,35 @@ LLAMA = [WEIGHTS / "microworld-llama" / "model.safetensors"]
 # --- weights against memory ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_weights_take_what_their_headers_say(dtype: str) -> None:
     model = Blip2ForConditionalGeneration.from_pretrained(BLIP2[0].parent, dtype=precision.torch_dtype(dtype))
     real = sum(parameter.nbytes for parameter in model.parameters())
     assert weight_bytes(BLIP2, dtype) == real
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_t5_keeps_some_weights_in_float32_where_float16_is_asked_for(dtype: str, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 300, "d_model": 64, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_heads": 2}
+    T5ForConditionalGeneration(T5Config(**sizes, feed_forward_proj="gated-gelu")).save_pretrained(tmp_path)
+    model = T5ForConditionalGeneration.from_pretrained(tmp_path, dtype=precision.torch_dtype(dtype))
+    real = sum(parameter.nbytes for parameter in model.parameters())
+    assert weight_bytes(tmp_path.glob("*.safetensors"), dtype) == real
+
+
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
-def test_packed_weights_take_about_what_is_estimated(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("files", "model_class"),
+    [(LLAMA, AutoModelForCausalLM), (BLIP2, Blip2ForConditionalGeneration)],
+    ids=["llama", "blip2"],
+)
+def test_packed_weights_take_about_what_is_estimated(kind: str, files: list[Path], model_class: Any) -> None:
     packed = precision.packing(kind, "float16", BitsAndBytesConfig)
-    model = AutoModelForCausalLM.from_pretrained(LLAMA[0].parent, dtype=torch.float16, quantization_config=packed)
-    estimate = weight_bytes(LLAMA, "float16", kind)
+    model = model_class.from_pretrained(files[0].parent, dtype=torch.float16, quantization_config=packed)
+    estimate = weight_bytes(files, "float16", kind)
     scales = sum(m.weight.quant_state.absmax.nbytes for m in model.modules() if hasattr(m, "quant_state"))
     assert estimate == pytest.approx(model.get_memory_footprint() + scales, rel=0.02)
-    assert estimate < 0.75 * weight_bytes(LLAMA, "float16")
+    assert estimate < 0.8 * weight_bytes(files, "float16")
 
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:

@@ -13,6 +13,9 @@ from dnd import api
 _WORK_SHARE, _LEAST_WORK, _LEAST_WORK_ON_CPU = 0.25, 2 * 2**30, 512 * 2**20
 _NOT_PACKED = re.compile(r"embed|lm_head|norm|shared|position|wte|wpe")
 """Matrices that quantization leaves as they are."""
+_KEPT_WIDE = re.compile(r"(^|\.)(qformer|query_tokens|wo)\.|^query_tokens$")
+"""BLIP-2's Q-Former and T5's last matrices: transformers packs them never, and keeps them in float32 where float16 is
+asked for."""
 PACKED = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
 """Bytes of a packed weight; 4-bit weights come with a float32 for every 64."""
 _BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
@@ -55,7 +58,9 @@ def weight_bytes(files: Iterable[Path], dtype: str | None, quantization: str = "
 def _bytes_of(tensor: Tensor, dtype: str | None, packed: float | None) -> float:
     if not tensor.is_float:
         return tensor.count * tensor.bytes_each
-    if packed is not None and tensor.dims == 2 and not _NOT_PACKED.search(tensor.name):
+    if kept := _KEPT_WIDE.search(tensor.name):
+        dtype = "float32" if dtype == "float16" else dtype
+    if packed is not None and tensor.dims == 2 and not kept and not _NOT_PACKED.search(tensor.name):
         return tensor.count * packed
     return tensor.count * _BYTES.get(dtype or "", tensor.bytes_each)
 
