@@ -34,7 +34,7 @@ class Outcome:
 def finished(folder: Path, exit_code: int) -> SimpleNamespace:
     """What the command line asks of a `dnd.pipeline.result.Result`."""
     empty: dict[str, Any] = {"unreadable": (), "labels": [], "grading": None, "stages": (), "seconds": 0.0}
-    return SimpleNamespace(folder=folder, exit_code=exit_code, summary=lambda: "{}", **empty)
+    return SimpleNamespace(folder=folder, exit_code=exit_code, opened=None, summary=lambda page: "{}", **empty)
 
 
 @pytest.fixture
@@ -49,6 +49,8 @@ def execute(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return finished(out, exit_code=3)
 
     monkeypatch.setattr(dnd.pipeline.execute, "execute", record)
+    report = SimpleNamespace(page=Path("report/index.html"))
+    monkeypatch.setattr("dnd.results.report.build.build_report", lambda runs, **rest: report)
     return calls
 
 

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import toys
 
 from dnd.cli.main import main
 from dnd.config.tables import read_tables
@@ -80,3 +81,32 @@ def test_every_plugin_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> Non
         if record["distribution"] == "dnd-describe":
             assert len(record["description"]) > 10, record
             assert dnd(capsys, "plugins", record["name"])[0] == 0
+
+
+def target() -> object:
+    return toys.Net(), toys.preprocess
+
+
+def test_a_run_ends_with_what_to_do_next_and_the_path_of_its_report(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = toys.make_photos(tmp_path / "photos")
+    backends = [word for kind in ("captioner", "summarizer", "generator", "scorer") for word in (f"--{kind}", "toy")]
+    where = ["--target", f"{__name__}:target", "--layer", "units", "--probe", str(photos), "--device", "cpu"]
+    monkeypatch.setattr("dnd.plugin.registry.Registry.load", toys.registry)
+    folder = tmp_path / "run"
+    status, out, err = dnd(capsys, "run", "full", *where, *backends, "--set", "images.n=4", "--out", str(folder))
+    assert status == 0
+    *_, following, heading, last = out.splitlines()
+    assert following.startswith("Next: ")
+    assert (heading, last) == ("The report:", str(folder / "report" / "index.html"))
+    assert Path(last).is_file()
+    assert "scores" in err, "progress is on standard error"
+    assert "scores" not in out
+    status, out, _ = dnd(
+        capsys, "run", "full", *where, *backends, "--set", "images.n=4", "--out", str(folder / "2"), "--no-report"
+    )
+    assert (status, out.splitlines()[-1]) == (0, str(folder / "2"))
+    assert not (folder / "2" / "report").exists()
+    summary = json.loads(dnd(capsys, "run", str(folder), "--out", str(folder), "--json", "--target", where[1])[1])
+    assert summary["report"] == str(folder / "report" / "index.html")

@@ -28,6 +28,13 @@ def make_console(*, quiet: bool = False) -> Console:
     return console if console.is_terminal else Plain(file=file, highlight=False, quiet=quiet, width=200)
 
 
+def make_progress_console(*, quiet: bool = False) -> Console:
+    """Standard error, for what passes: bars and notes."""
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet, highlight=False)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.markup import escape
     from rich.table import Table

@@ -45,7 +45,7 @@ def show_labels(console: Console, labels: Sequence[Label], grading: Grading | No
 
 
 def show_grading(console: Console, grading: Grading) -> None:
-    """How many labels are right by kind, beside chance; then each model's own held-out figures."""
+    """How many labels are right by kind, beside what chance gives."""
     table = Table(title="right, by kind of unit", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in ("kind", "right", "of", "share"):
         table.add_column(column, justify="left" if column == "kind" else "right")
@@ -55,11 +55,19 @@ def show_grading(console: Console, grading: Grading) -> None:
     for name, chance in grading.controls.items():
         table.add_row(escape(name), "", "", f"{chance:.0%}", style="dim")
     console.print(table)
-    if grading.figures:
-        console.print("each model's own held-out figures:", style="bold")
+
+
+def show_figures(console: Console, grading: Grading) -> None:
+    """Each model's own held-out figures, a line each."""
+    if not grading.figures:
+        return
+    table = Table(title="held-out figures of the models", title_justify="left", box=None, pad_edge=False)
+    for column in ("model", "figure", "value"):
+        table.add_column(column, justify="right" if column == "value" else "left")
     for model, figures in grading.figures.items():
-        line = "  ".join(f"{escape(name)} {value:g}" for name, value in figures.items())
-        console.print(f"  {escape(model)}: {line}", soft_wrap=True)
+        for number, (name, value) in enumerate(figures.items()):
+            table.add_row("" if number else escape(model), escape(name), f"{value:g}")
+    console.print(table)
 
 
 def show_unreadable(console: Console, unreadable: Sequence[tuple[str, str]]) -> None:
@@ -81,15 +89,25 @@ def show_reused(console: Console, all_stats: Sequence[StageStats]) -> None:
         console.print(f"Found in the store: {', '.join(told)}.", style="dim", highlight=False, soft_wrap=True)
 
 
-def show_end(console: Console, out: Path, seconds: float) -> None:
-    console.print(f"{seconds:.0f} s. Everything is in {escape(str(out))}", highlight=False, soft_wrap=True)
-
-
-def show_result(console: Console, result: Result) -> None:
-    """All that a finished run has to show, the path of its folder last."""
-    show_unreadable(console, result.unreadable)
+def show_result(console: Console, result: Result, *, verbose: bool = False) -> None:
+    """All that a finished run has to show, how good the labels are last."""
     show_labels(console, result.labels, result.grading)
-    if result.grading:
-        show_grading(console, result.grading)
+    show_unreadable(console, result.unreadable)
     show_reused(console, result.stages)
-    show_end(console, result.folder, result.seconds)
+    if result.grading and verbose:
+        console.print()
+        show_figures(console, result.grading)
+    console.print(f"{result.seconds:.0f} s", style="dim", highlight=False)
+    if result.grading:
+        console.print()
+        show_grading(console, result.grading)
+
+
+def show_next(console: Console, result: Result, page: Path | None) -> None:
+    """What to do next, and in the last line the path of the report, or of the run where there is none."""
+    folder = escape(str(result.folder))
+    known = "label your own network: `dnd init` writes a run file, docs/quickstart.md shows the way"
+    unknown = f"`dnd export {folder} --format csv --out labels.csv` for other tools, `dnd find {folder} TEXT` to search"
+    console.print(f"\nNext: {known if result.grading else unknown}", highlight=False, soft_wrap=True)
+    console.print("The report:" if page else f"No report; `dnd report {folder}` builds it. The run:", highlight=False)
+    console.print(escape(str(page)) if page else folder, highlight=False, soft_wrap=True)

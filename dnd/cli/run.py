@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext, redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnd.cli.console import make_console
+from dnd.cli.console import make_console, make_progress_console
 from dnd.cli.options import chosen_options, import_from_here, run_options
-from dnd.errors import StoppedError
+from dnd.errors import DndError, StoppedError
+from dnd.text import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from dnd.pipeline.result import Result
 
 
 @click.command()
@@ -21,6 +30,8 @@ from dnd.errors import StoppedError
     help="Print the plan, with times where earlier runs measured them, and touch nothing.",
 )
 @click.option("--log", metavar="FILE", help="Append what happens to FILE, a line each, with the time.")
+@click.option("--no-report", is_flag=True, help="Build no report.  [default: report, in the run folder]")
+@click.option("--verbose", is_flag=True, help="Show the held-out figures of the models, too.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but, at the end, a summary as JSON.")
 def run(
@@ -29,6 +40,8 @@ def run(
     fresh: bool,
     dry_run: bool,
     log: str | None,
+    no_report: bool,
+    verbose: bool,
     quiet: bool,
     as_json: bool,
     **given: Any,
@@ -50,23 +63,41 @@ def run(
 
         show_plan(make_console(), wanted, registry)
         return 0
-    from dnd.cli.labels_table import show_result
+    from dnd.cli.labels_table import show_next, show_result
     from dnd.pipeline.execute import execute
     from dnd.runtime.log import log_to
     from dnd.runtime.signals import stop_on_signals
     from dnd.store.locks import run_folder
 
-    folder, console = run_folder(out), make_console(quiet=quiet or as_json)
+    silent = quiet or as_json
+    folder, console, progress = run_folder(out), make_console(quiet=silent), make_progress_console(quiet=silent)
     try:
         with log_to(log), stop_on_signals() as stopped, redirect_stdout(sys.stderr) if as_json else nullcontext():
-            result = execute(wanted, folder, fresh=fresh, console=console, registry=registry, stopped=stopped)
+            result = execute(wanted, folder, fresh=fresh, console=progress, registry=registry, stopped=stopped)
+            page = None if no_report else _report(result, progress, stopped)
     except StoppedError:
         click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
         return 1
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What is finished is kept: the same command goes on from there.", err=True)
         return 1
-    show_result(console, result)
+    show_result(console, result, verbose=verbose)
+    show_next(console, result, page)
     if as_json:
-        click.echo(result.summary())
+        click.echo(result.summary(page))
     return result.exit_code
+
+
+def _report(result: Result, progress: Console, stopped: Callable[[], bool]) -> Path | None:
+    """Its page; None, with a line on standard error, where it cannot be built: the labels are there all the same."""
+    from dnd.results.report.build import build_report
+    from dnd.runtime.progress import Meter
+
+    try:
+        with Meter(progress, stopped=stopped) as meter, meter.stage("report", len(result.labels)) as advance:
+            return build_report([result.opened], progress=advance).page
+    except StoppedError:
+        raise
+    except DndError as error:
+        click.echo(plain(f"The report is not built: {error}. {error.hint}"), err=True)
+        return None

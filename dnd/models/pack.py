@@ -200,8 +200,8 @@ def _is_same(model: LockedModel) -> bool:
     folder = store_folder() / model.name
     if not os.path.lexists(folder):
         return False
-    memory = DigestMemory(digests_path())
-    fault = first_fault(model, folder, memory)
+    with DigestMemory(digests_path()) as memory:
+        fault = first_fault(model, folder, memory)
     others = strangers(model, folder) if not fault else []
     if fault or others:
         fault = fault or f"{folder} holds files that the archive does not list: {', '.join(others[:3])}"

@@ -109,8 +109,9 @@ class Weights:
         if not folder.is_dir():
             raise ModelError(f"the model {name!r} is not here: there is no folder {folder}", how_to_get(model))
         _refuse_unpinned(model)
-        memory = DigestMemory(digests_path(), again=again)
-        if fault := first_fault(model, folder, memory):
+        with DigestMemory(digests_path(), again=again) as memory:
+            fault = first_fault(model, folder, memory)
+        if fault:
             raise ModelError(f"the model {name!r} is not what models.lock says: {fault}", how_to_get(model))
         if others := strangers(model, folder):
             listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")

@@ -40,11 +40,12 @@ class Result:
         """0, or 3 where some units failed."""
         return 3 if any(label.status == "failed" for label in self.labels) else 0
 
-    def summary(self) -> str:
-        """What a scheduler wants to know, as JSON."""
+    def summary(self, page: Path | None = None) -> str:
+        """What a scheduler wants to know, as JSON. `page` is the report's, where there is one."""
         record = json.loads((self.folder / "run.json").read_text("utf-8"))
         told = {name: record[name] for name in ("units", "seconds", "truth") if name in record}
-        return json.dumps({"run": str(self.folder), "exit_code": self.exit_code, **told}, ensure_ascii=False)
+        report = {} if page is None else {"report": str(page)}
+        return json.dumps({"run": str(self.folder), "exit_code": self.exit_code, **report, **told}, ensure_ascii=False)
 
     def to_pandas(self) -> Any:
         """labels.csv as a pandas.DataFrame."""

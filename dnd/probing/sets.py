@@ -30,10 +30,10 @@ class FolderSet(ImageFolder):
         self.memory = memory
 
     def contents(self) -> Iterator[bytes]:
-        memory = DigestMemory(self.memory)
-        for start in range(0, len(self.paths), _CHUNK):
-            found = memory.of_all([self.folder / path for path in self.paths[start : start + _CHUNK]])
-            yield from (b"unreadable" if digest is None else bytes.fromhex(digest) for digest in found)
+        with DigestMemory(self.memory) as memory:
+            for start in range(0, len(self.paths), _CHUNK):
+                found = memory.of_all([self.folder / path for path in self.paths[start : start + _CHUNK]])
+                yield from (b"unreadable" if digest is None else bytes.fromhex(digest) for digest in found)
 
 
 class UnionSet(ProbingSet):

@@ -40,7 +40,7 @@ class RunFolder:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Raises UsageError where there is no finished run."""
         self.folder = Path(folder)
-        wrong = "Name a folder that `dnd run` made: the last line it prints is its path."
+        wrong = "Name a folder that `dnd run` made: `--out`, or `runs/<time>`."
         if not self.folder.is_dir():
             raise UsageError(f"there is no run folder {self.folder}", wrong)
         for name in ("labels.csv", "labels.jsonl"):

@@ -65,7 +65,9 @@ class Meter:
             TextColumn("{task.description:<14}"),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
         )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 _JUST_NOW = 2.0
 """Seconds: a file changed this lately may change again within its timestamp, so its digest is not remembered."""
@@ -33,6 +34,14 @@ class DigestMemory:
                 base = sqlite3.connect(file, timeout=10)
                 base.execute("CREATE TABLE IF NOT EXISTS sha256 (path TEXT PRIMARY KEY, state TEXT, digest TEXT)")
                 self._base = base
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._base is not None:
+            self._base.close()
+            self._base = None
 
     def of(self, path: Path) -> str:
         """Raises OSError where the file cannot be read."""
