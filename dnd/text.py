@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dnd.errors import UsageError
+from dnd.files import open_regular
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 """What steers a terminal, or no XML may hold; tabs and new lines stay."""
@@ -45,7 +47,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def read_csv(file: Path) -> list[tuple[int, dict[str, str]]]:
     """(line number, cells by column) of each row; columns in lower case, cells stripped."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
+        with io.TextIOWrapper(open_regular(file), "utf-8-sig", newline="") as opened:
             reader = csv.reader(opened)
             columns = [column.strip().lower() for column in next(reader, [])]
             lines = []

@@ -11,8 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "dnd"
 ROOMS = (
-    *("errors", "text", "api", "offline", "plugin", "store", "models", "runtime", "config", "target", "probing"),
-    *("results", "testing", "pipeline", "analysis", "evaluation", "bench", "doctor", "cli"),
+    *("errors", "files", "text", "api", "offline", "plugin", "store", "models", "runtime", "config", "target"),
+    *("probing", "results", "testing", "pipeline", "analysis", "evaluation", "bench", "doctor", "cli"),
 )
 """From the ground up."""
 FREE = ("dnd", "dnd.__main__")

@@ -16,6 +16,7 @@ import torch
 from dnd.analysis.ablate import Units, without
 from dnd.api import ProbingSet
 from dnd.errors import UsageError
+from dnd.files import read_text
 from dnd.probing.prefetch import map_ahead
 from dnd.target.layout import by_unit, first_tensor
 from dnd.target.preprocess import Preprocess, stack
@@ -63,7 +64,7 @@ def labelled(probing: ProbingSet, classes: Path | None) -> Labelled:
 
 def _read_classes(file: Path) -> list[str]:
     try:
-        names = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
+        names = [line.strip() for line in read_text(file, "utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
     while names and not names[-1]:

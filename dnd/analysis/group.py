@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dnd.api import Unit
 from dnd.errors import UsageError
+from dnd.files import read_text
 from dnd.models.encoder import Floats, embed
 from dnd.results.run import RunFolder
 
@@ -115,7 +116,7 @@ def group_units(
 def read_categories(file: Path) -> dict[str, list[str]]:
     """ "category: word, word" a line; # begins a comment."""
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = read_text(file, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot read {file}: {getattr(error, 'strerror', None) or error}",

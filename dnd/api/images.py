@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,12 +15,23 @@ import numpy.typing as npt
 
 from dnd.api.plugins import ProbingSet
 from dnd.errors import UsageError
+from dnd.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_NOT_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""What Pillow knows by name but cannot decode by itself."""
+_KINDS = frozenset(
+    ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP")
+)
+"""Of Pillow's decoders, those for pictures: others hand the file to another program (EPS to Ghostscript, whatever the
+file is called), or are hardly ever tried."""
+_SURE = _KINDS - {"DIB", "PCX", "SGI", "TGA"}
+"""Those whose files say what they are in their first bytes."""
+_ROWS = 256
+"""Of a grey image that are converted at a time."""
+_BIG = 1 << 24
+"""Pixels above which images are decoded one at a time."""
+_one_big_at_a_time = Lock()
 
 
 def read_image(path: Path) -> Image:
@@ -29,24 +41,33 @@ def read_image(path: Path) -> Image:
     A picture above Pillow's decompression-bomb limit (89 million pixels) counts as unreadable.
     """
     from PIL import Image as images
-    from PIL import ImageOps
+    from PIL import ImageOps, UnidentifiedImageError
 
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")  # to open a pipe would wait for ever
     try:
-        with images.open(path) as image:
-            limit = images.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
+        with open_regular(path) as file, images.open(file, formats=_decoders()) as image:
+            pixels, limit = image.width * image.height, images.MAX_IMAGE_PIXELS
+            if limit is not None and pixels > limit:
                 raise ValueError(f"{image.width}x{image.height} is more than {limit} pixels")
-            image.load()
-            upright: Image = image
-            with suppress(Exception):  # A broken EXIF block is no reason to do without the image.
-                upright = ImageOps.exif_transpose(image)
-            return to_rgb(upright)
+            with _one_big_at_a_time if pixels > _BIG else nullcontext():
+                image.load()
+                upright: Image = image
+                with suppress(Exception):  # A broken EXIF block is no reason to do without the image.
+                    upright = ImageOps.exif_transpose(image)
+                return to_rgb(upright)
+    except UnidentifiedImageError:
+        raise ValueError("it is no image of a kind that is read") from None
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # Decoders raise anything: SyntaxError, struct.error, IndexError, ...
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _decoders(kinds: frozenset[str] = _KINDS) -> list[str]:
+    """Those that this Pillow has."""
+    from PIL import Image as images
+
+    images.init()
+    return sorted(kinds & images.OPEN.keys())
 
 
 def to_rgb(image: Image) -> Image:
@@ -66,21 +87,25 @@ def _grey(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 
     Floats: 0..1 or 0..255 as they stand; integers: 0..65535; anything else from its smallest to its largest.
     """
-    wide = values.astype(np.float64)
-    low, high = float(wide.min()), float(wide.max())
+    low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
         raise ValueError("holds values that are not finite")
     tops = (1.0, 255.0) if values.dtype.kind == "f" else (65535.0,)
     top = next((top for top in tops if high <= top), None)
+    zero = 0.0
     if low < 0 or top is None:
-        wide, top = wide - low, (high - low) or 1.0
-    return (wide * (255 / top)).round().astype(np.uint8)
+        zero, top = low, (high - low) or 1.0
+    found = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), _ROWS):  # as float64 the whole would be eight times as large
+        found[row : row + _ROWS] = ((values[row : row + _ROWS].astype(np.float64) - zero) * (255 / top)).round()
+    return found
 
 
 class ImageFolder(ProbingSet):
     """The images below a folder, whatever the depth, sorted by their path.
 
-    Files count by their extension (any that Pillow reads); hidden ones do not. Links to folders are followed.
+    Files count by their extension, those without one by their first bytes; hidden ones do not. Links to folders are
+    followed, but not in circles.
     """
 
     name = "folder"
@@ -127,7 +152,7 @@ class ImageFolder(ProbingSet):
 def file_digest(path: Path) -> bytes:
     """sha256 of a file; "unreadable" of one that cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return b"unreadable"
@@ -137,16 +162,26 @@ def _images_below(folder: Path) -> tuple[list[str], int]:
     """Relative POSIX paths of the image files, sorted, and how many files there are besides."""
     from PIL import Image as images
 
-    images.init()
-    kinds = images.OPEN.keys() - _NOT_PHOTOS
+    kinds = {*_decoders(), "MPO"}  # several JPEGs in one file, of which the first is read
     readable = {suffix for suffix, kind in images.registered_extensions().items() if kind in kinds}
     found, others = [], 0
     for path in _files_below(folder, set()):
-        if "." + path.rpartition(".")[2].lower() in readable:
+        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+        if suffix in readable or (not suffix and _looks_like_an_image(path)):
             found.append(os.path.relpath(path, folder).replace(os.sep, "/"))
         else:
             others += 1
     return sorted(found), others
+
+
+def _looks_like_an_image(path: str) -> bool:
+    from PIL import Image as images
+
+    try:
+        with open_regular(Path(path)) as file, images.open(file, formats=_decoders(_SURE)):
+            return True
+    except Exception:  # decoders raise anything
+        return False
 
 
 def _files_below(folder: Path | str, above: set[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dnd.api.records import Unit
 from dnd.errors import UsageError
+from dnd.files import read_text
 from dnd.text import read_csv, whole_number
 
 _SEPARATOR = " | "
@@ -37,7 +38,7 @@ class Truth:
 def read_truth(file: Path) -> dict[Unit, Truth]:
     """Truths by unit; the layer is empty where the file names none. UsageError where it is no truth file."""
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        lines = read_text(file, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
     first = [cell.strip().strip('"').lower() for cell in (lines or [""])[0].split(",")]

@@ -18,6 +18,7 @@ from dnd.bench.outcome import Outcome, read_outcome
 from dnd.bench.quality import Judge
 from dnd.config.run import Run
 from dnd.errors import DndError, OfflineError, UsageError
+from dnd.files import read_text
 from dnd.pipeline.execute import execute
 from dnd.pipeline.result import Result
 from dnd.plugin.registry import Registry
@@ -75,7 +76,7 @@ def _key(matrix: Matrix, run: Run | None, registry: Registry) -> str:
     parts: dict[str, Any] = {
         "run": run.to_dict() if run else None,
         "plugins": [[*entry, known.get(entry)] for entry in entries],
-        "truth": matrix.truth.read_text("utf-8") if matrix.truth else None,
+        "truth": read_text(matrix.truth) if matrix.truth else None,
         "encoder": matrix.encoder,
     }
     return digest_of(parts)
@@ -96,7 +97,7 @@ def _run(one: Combination, run: Run, key: str, folder: Path, registry: Registry,
             reason += " (error.txt in its folder says where)"
         return Outcome(one.name, key, one.variants, one.note, reason, time.perf_counter() - began)
     seconds = time.perf_counter() - began
-    facts = json.loads((folder / "run.json").read_text("utf-8"))
+    facts = json.loads(read_text(folder / "run.json"))
     return Outcome(
         name=one.name,
         key=key,

@@ -21,6 +21,7 @@ from dnd.config.read import build_run
 from dnd.config.run import Run
 from dnd.config.tables import apply_options, flatten, read_tables
 from dnd.errors import UsageError
+from dnd.files import read_text
 from dnd.plugin.registry import Registry
 from dnd.store.toml import parse_toml
 from dnd.text import suggest
@@ -85,7 +86,7 @@ class Matrix:
 def read_matrix(path: Path) -> Matrix:
     """UsageError tells of everything that is wrong with the file itself; runs are not looked at."""
     try:
-        tables = parse_toml(path.read_text("utf-8"))
+        tables = parse_toml(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the matrix {path}: {getattr(error, 'strerror', None) or error}") from error
     except ValueError as error:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dnd.files import read_text
 from dnd.store.files import write_atomic
 
 _FILE = "outcome.json"
@@ -52,7 +53,7 @@ class Outcome:
 def read_outcome(folder: Path, key: str) -> Outcome | None:
     """A finished combination's, if it is of this key; None where it is to be run."""
     try:
-        record = json.loads((folder / _FILE).read_text("utf-8"))
+        record = json.loads(read_text(folder / _FILE))
         kinds = {kind: (right, total) for kind, (right, total) in record.pop("kinds").items()}
         found = Outcome(**record, kinds=kinds)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -19,6 +19,7 @@ import pydantic
 
 from dnd.api import Config
 from dnd.errors import UsageError
+from dnd.files import read_text
 
 PACKAGE = "package:"
 """`package:NAME/FILE` is a file that an installed package brings along."""
@@ -106,7 +107,7 @@ class CalibrationFile:
     @cached_property
     def content(self) -> Calibration:
         try:
-            return Calibration.model_validate_json(self.path.read_text("utf-8"))
+            return Calibration.model_validate_json(read_text(self.path))
         except (OSError, UnicodeDecodeError) as error:
             what = getattr(error, "strerror", None) or error
             raise UsageError(f"labels.calibration: cannot read {self.path}: {what}", _FIT) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dnd.errors import UsageError
+from dnd.files import read_text
 from dnd.store.toml import parse_toml
 from dnd.text import suggest
 
@@ -67,7 +68,7 @@ def flatten(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return parse_toml(path.read_text("utf-8"))
+        return parse_toml(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the run file {path}: {getattr(error, 'strerror', None) or error}") from error
     except ValueError as error:

@@ -23,7 +23,7 @@ from dnd.models.lockfile import LockedModel, parse_lock
 
 LOCK, RUNFILE, WHEELS = "models.lock", "run.toml", "wheels/"
 BLOCK = 1 << 20
-_HEAD = 16 << 20
+_HEAD = 4 << 20
 """Bytes that models.lock or the run file may have at most."""
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dnd.files import open_regular
 from dnd.models.lockfile import SAFE, LockedModel
 from dnd.store.digests import DigestMemory, sha256_of
 
@@ -28,7 +29,7 @@ def fits_etag(path: Path, etag: str | None) -> bool:
     if len(etag) == 64:
         return sha256_of(path) == etag
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest() == etag

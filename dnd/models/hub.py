@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from dnd.errors import ModelError
+from dnd.files import no_follow
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Hub:
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        with self._errors(f"{path} of {at.repo}@{at.commit}", at.repo), partial.open("ab") as file:
+        with self._errors(f"{path} of {at.repo}@{at.commit}", at.repo), open(partial, "ab", opener=no_follow) as file:
             begin = file.tell()
             if remote.size is not None and begin > remote.size:
                 begin = file.seek(0)

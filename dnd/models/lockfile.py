@@ -11,6 +11,7 @@ from typing import Annotated, Self
 import pydantic
 
 from dnd.errors import ModelError, first_fault
+from dnd.files import read_text
 from dnd.store.files import write_atomic
 from dnd.store.toml import parse_toml
 
@@ -178,7 +179,7 @@ class _Lock(_Strict):
 def read_lock(path: Path) -> dict[str, LockedModel]:
     """The models of a lock file by name, in its order; ModelError where it is not one."""
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     return parse_lock(text, str(path))

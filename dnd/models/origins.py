@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dnd.errors import ModelError
+from dnd.files import open_regular
 from dnd.models.hub import Hub, Remote, Revision
 from dnd.models.lockfile import LockedFile
 
@@ -89,7 +90,7 @@ class FolderOrigin:
             os.link(source, wanted.partial)
             advance(remote.size or 0)
             return
-        with source.open("rb") as old, wanted.partial.open("wb") as new:
+        with open_regular(source) as old, wanted.partial.open("xb") as new:
             while block := old.read(1 << 20):
                 advance(new.write(block))
             new.flush()

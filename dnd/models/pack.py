@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 
 from dnd.errors import ModelError
+from dnd.files import open_regular
 from dnd.models.archive import BLOCK, LOCK, RUNFILE, WHEELS, Archive, Entry, is_wheel, model_entries, write_archive
 from dnd.models.digests import first_fault, strangers
 from dnd.models.fetch import check_space, store_lock
@@ -103,7 +104,7 @@ def _blocks(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
     if isinstance(source, bytes):
         yield source
         return
-    with source.open("rb") as file:
+    with open_regular(source) as file:
         while block := file.read(BLOCK):
             advance(len(block))
             yield block
@@ -131,17 +132,18 @@ def unpack(weights: Weights, path: Path, console: Console, *, add: bool = False,
     With `add` models that the lock file does not know are taken on. ModelError leaves everything as it was.
     """
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     with file, store_lock("unpacking"):
         archive = Archive(path, file)
         recorded = _agreed(weights, archive, add)
-        same = tuple(name for name, model in archive.models.items() if _is_same(model))
+        same = {name: model for name, model in archive.models.items() if _is_same(model)}
         new = tuple(name for name in archive.models if name not in same)
         staging = store_folder() / ".unpacking"
         shutil.rmtree(staging, ignore_errors=True)  # of an unpack that was killed: we hold the lock
         try:
+            staging.mkdir()  # a link in its place stays, and is refused
             left = _stage(archive, staging, new, into, console)
             written = _move_beside(staging, into) if into else ()
             for name in new:
@@ -153,7 +155,7 @@ def unpack(weights: Weights, path: Path, console: Console, *, add: bool = False,
             shutil.rmtree(staging, ignore_errors=True)
         lock = weights.record(recorded) if recorded else None
     names = tuple(model.name for model in recorded)
-    return Unpacked(archive.sha256, new, same, names, lock, written, left)
+    return Unpacked(archive.sha256, new, tuple(same), names, lock, written, left)
 
 
 def _agreed(weights: Weights, archive: Archive, add: bool) -> list[LockedModel]:
@@ -215,13 +217,13 @@ def _stage(archive: Archive, staging: Path, new: Sequence[str], into: Path | Non
 
     Returns how many members that are no model's were left out.
     """
-    tops, left = tuple(f"models/{name}/" for name in new), 0
+    writes, left = frozenset(new), 0
     extras = archive.size - sum(model.size for model in archive.models.values()) if into else 0
     check_space(store_folder(), sum(archive.models[name].size for name in new) + extras)
     with byte_bar(console, f"checking {archive.path.name}", archive.size) as advance:
         for entry, blocks in archive.members():
             extra = entry.sha256 is None
-            wanted = into is not None if extra else entry.path.startswith(tops)
+            wanted = into is not None if extra else entry.path.split("/")[1] in writes
             left += extra and not wanted
             _copy(blocks, staging.joinpath(*PurePosixPath(entry.path).parts) if wanted else None, advance)
     return left
@@ -245,10 +247,17 @@ def _move_beside(staging: Path, into: Path) -> tuple[Path, ...]:
     found = [path for path in (staging / RUNFILE, *sorted((staging / "wheels").glob("*"))) if path.exists()]
     moves = [(path, into / path.relative_to(staging)) for path in found]
     for old, new in moves:
+        if new.parent != into and new.parent.is_symlink():
+            raise ModelError(f"{new.parent} is a symbolic link", "Choose another folder with --into.")
         if os.path.lexists(new) and not (new.is_file() and sha256_of(new) == sha256_of(old)):
             raise ModelError(f"{new} exists and is another file", "Choose another folder with --into.")
     for old, new in moves:
         new.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(old, part := new.with_name(f".{new.name}.part"))
-        os.replace(part, new)
+        part = new.with_name(f".{new.name[:64]}.{uuid.uuid4().hex}.part")
+        try:
+            with open_regular(old) as source, part.open("xb") as copy:
+                shutil.copyfileobj(source, copy)
+            os.replace(part, new)
+        finally:
+            part.unlink(missing_ok=True)
     return tuple(new for _, new in moves)

@@ -18,6 +18,7 @@ from dnd.config.read import build_run
 from dnd.config.run import OWN_METHOD, Run
 from dnd.config.tables import flatten
 from dnd.errors import DamagedError, DndError, StoreError, UsageError
+from dnd.files import read_text
 from dnd.models.weights import Weights
 from dnd.offline.environment import set_switches
 from dnd.pipeline.build import build_module, chosen_units, make_probing, make_target
@@ -147,7 +148,7 @@ def check_folder(out: Path, run: Run, registry: Registry, fresh: bool) -> None:
     """UsageError where the run folder is another run's."""
     file = out / "run.toml"
     try:
-        old = parse_toml(file.read_text("utf-8")) if file.exists() else None
+        old = parse_toml(read_text(file)) if file.exists() else None
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {file}: {error}", "Choose another folder with --out.") from error
     if old is None or fresh:

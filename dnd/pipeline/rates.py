@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.errors import StoreError
+from dnd.files import read_text
 from dnd.runtime.memory import device_name
 from dnd.store.files import write_atomic
 from dnd.store.folders import cache_folder
@@ -106,7 +107,7 @@ def _measured(stats: StageStats) -> Iterable[tuple[str, int, float]]:
 def read_rates(path: Path) -> dict[str, Rate]:
     """What is remembered, by key; nothing where the file is not there or not one of ours."""
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_text(path))
         if found["version"] == 2:
             rates = {key: Rate(**row) for key, row in found["rates"].items()}
             return {key: rate for key, rate in rates.items() if rate.items_per_second > 0}

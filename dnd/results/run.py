@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dnd.api import Grading, Label, Unit
 from dnd.errors import DamagedError, StoreError, UsageError, first_fault
+from dnd.files import read_text
 from dnd.results.record import Candidate, Exemplar, Record, Shown
 from dnd.store.folders import results_folder
 from dnd.store.images import Store
@@ -257,7 +258,7 @@ def _label(row: Mapping[Any, Any]) -> Label:
 
 def _table(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
     try:
-        found = parse(file.read_text("utf-8")) if file.is_file() else {}
+        found = parse(read_text(file)) if os.path.lexists(file) else {}
         if not isinstance(found, dict):
             raise ValueError("it holds no table")
     except (OSError, ValueError, RecursionError) as error:

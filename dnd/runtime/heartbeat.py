@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dnd.errors import DndError, StoppedError
+from dnd.files import no_follow
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
@@ -82,7 +83,7 @@ class Heartbeat:
 
     def _write_over(self, data: bytes) -> None:
         """A full disk has no room for another file; this one's own blocks hold its last words all the same."""
-        with suppress(OSError), self._file.open("r+b") as file:
+        with suppress(OSError), open(self._file, "r+b", opener=no_follow) as file:
             file.write(data)
             file.truncate()
 

@@ -12,12 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from dnd.files import open_regular
+
 _JUST_NOW = 2.0
 """Seconds: a file changed this lately may change again within its timestamp, so its digest is not remembered."""
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    """OSError, too, for what is no regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -30,6 +33,8 @@ class DigestMemory:
         self._again = again
         if file is not None:
             with suppress(sqlite3.Error, OSError):
+                if file.is_symlink():  # SQLite would write to what it leads to
+                    return
                 file.parent.mkdir(parents=True, exist_ok=True)
                 base = sqlite3.connect(file, timeout=10)
                 base.execute("CREATE TABLE IF NOT EXISTS sha256 (path TEXT PRIMARY KEY, state TEXT, digest TEXT)")

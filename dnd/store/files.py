@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import uuid
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dnd.errors import StoreError
+from dnd.files import remedy
 from dnd.offline.block import raise_if_tried
+from dnd.store.digests import sha256_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,8 +24,12 @@ def write_atomic(
     data: bytes | Iterable[bytes] | Callable[[BinaryIO], None],
     *,
     flush: bool = True,
+    below: Path | None = None,
 ) -> Path:
     """Write a whole file or nothing; raises StoreError where the disk will not have it.
+
+    A link in the file's place is replaced, never followed. With `below`, no folder between that one and the file may
+    be a link either.
 
     `path` may follow from the sha256 of what is written. `data` is given as a whole, in parts, or by who writes it
     into the file. Without `flush` a power cut, though not a kill, may lose what was written in the last seconds.
@@ -32,6 +37,8 @@ def write_atomic(
     raise_if_tried()  # what was made while somebody reached for the network is not kept
     shown = path if isinstance(path, Path) else path("...")
     temporary = shown.parent / f".{shown.name[:64]}.{uuid.uuid4().hex}.tmp"
+    if below is not None:
+        _refuse_links(shown.parent, below)
     try:
         shown.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -43,21 +50,31 @@ def write_atomic(
                 file.flush()
                 os.fsync(file.fileno())
         final = path if isinstance(path, Path) else path(sha256_of(temporary))
+        if final.exists() and not (final.is_file() or final.is_dir()):
+            raise OSError(errno.EEXIST, "a pipe or a device is in its place")
         os.replace(temporary, final)
     except OSError as error:
-        raise StoreError(
-            f"cannot write {shown}: {error.strerror or error}",
-            "Free some space or choose another --out, then give the command again: what is computed is kept.",
-        ) from error
+        raise StoreError(f"cannot write {shown}: {error.strerror or error}", how_to_go_on(error)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return final
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _refuse_links(folder: Path, top: Path) -> None:
+    while folder not in (top, folder.parent):
+        if folder.is_symlink():
+            raise StoreError(f"{folder} is a symbolic link", "A store holds none: delete it, or choose another store.")
+        folder = folder.parent
+
+
+def how_to_go_on(error: OSError) -> str:
+    """The hint for a run folder or a store that cannot be written."""
+    return remedy(
+        error,
+        space="Free some space or choose another --out, then give the command again: what is computed is kept.",
+        rights="Choose an --out that you may write to; the store lies beside it, or where $DND_STORE says.",
+    )
 
 
 def raise_unless_damaged(error: Exception, path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnd.api import Picture
 from dnd.errors import DamagedError
+from dnd.files import open_regular
 from dnd.store.files import raise_unless_damaged, set_aside, write_atomic
 from dnd.store.table import Table
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from PIL.Image import Image
 
+MAX_PIXELS = 1 << 22
+"""Of an image in the store, 2048 x 2048 say: a unit's images are in memory together, and somebody else's PNG of a few
+kilobytes could hold hundreds of megabytes. No captioner or scorer sees more than a fraction of these."""
 _IMAGES_REMEMBERED = 1 << 16
 _LOG = logging.getLogger(__name__)
 
@@ -42,13 +46,14 @@ class Store:
         return Table(self.folder / f"{stage}-{key[:24]}", schema)
 
     def put_image(self, image: Image) -> Picture:
-        """Keep an RGB image, once by content."""
+        """Keep an RGB image, once by content; one of more than `MAX_PIXELS` at a smaller size."""
+        image = _reduced(image)
         digest = _image_digest(image)
         path = self.image_path(digest)
         if self._lacks(digest):
             buffer = io.BytesIO()
             image.save(buffer, "PNG", compress_level=1)
-            write_atomic(path, buffer.getvalue(), flush=False)
+            write_atomic(path, buffer.getvalue(), flush=False, below=self.folder)
         return self.picture(digest)
 
     def image_path(self, digest: str) -> Path:
@@ -63,9 +68,9 @@ class Store:
 
         path = self.image_path(digest)
         try:
-            if path.exists() and not path.is_file():
-                raise ValueError("a pipe, say, which would be waited for")
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file, formats=("PNG",)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError("no image of a store is so large")
                 image.load()
             if image.mode == "RGB" and _image_digest(image) == digest:
                 return image
@@ -101,6 +106,18 @@ class Store:
         except DamagedError:
             return True
         return False
+
+
+def _reduced(image: Image) -> Image:
+    pixels = image.width * image.height
+    if pixels <= MAX_PIXELS:
+        return image
+    from PIL.Image import Resampling
+
+    scale = (MAX_PIXELS / pixels) ** 0.5
+    width = max(1, int(image.width * scale))
+    height = max(1, min(int(image.height * scale), MAX_PIXELS // width))
+    return image.resize((min(width, MAX_PIXELS // height), height), Resampling.LANCZOS)
 
 
 def _image_digest(image: Image) -> str:

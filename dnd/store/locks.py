@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,10 +21,16 @@ from typing import TextIO
 from dnd.errors import StoreError, UsageError
 
 LOCK = ".lock"
+_LONGEST = 4096
+"""Characters that a holder says of itself at most."""
 
 
 class HeldError(Exception):
     """Another process has the lock; the text says which."""
+
+
+class OddLockError(OSError):
+    """In the lock's place lies what somebody else put there."""
 
 
 def run_folder(out: str | os.PathLike[str] | None) -> Path:
@@ -54,11 +61,10 @@ def only_here(folder: Path) -> Iterator[None]:
                 "Wait for it or stop it, or choose another folder with --out (what they share is computed once).",
             ) from None
         except OSError as error:
-            raise StoreError(
-                f"cannot use the run folder {folder}: {error.strerror or error}",
-                "Choose a folder that you may write to with --out, on a local disk if this one's has no locks (some"
-                " NFS).",
-            ) from error
+            hint = "Choose a folder that you may write to with --out, on a local disk if this one has no locks (NFS)."
+            if isinstance(error, OddLockError):
+                hint = f"Nothing was written to it. Delete {folder / LOCK}, if you know who made it."
+            raise StoreError(f"cannot use the run folder {folder}: {error.strerror or error}", hint) from error
         yield
 
 
@@ -82,15 +88,30 @@ def held(path: Path) -> Iterator[None]:
                 path.unlink()  # while it is still ours; who has it open sees that it is gone
 
 
+def _open(path: Path) -> TextIO:
+    """The lock file, made if need be; never what a link in its place leads to, which would be overwritten."""
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise OddLockError(error.errno, f"{path.name} is a symbolic link") from error
+        raise
+    facts = os.fstat(number)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+        os.close(number)
+        raise OddLockError(errno.EEXIST, f"{path.name} is no file of its own but a hard link, a pipe or a device")
+    return os.fdopen(number, "a+", encoding="utf-8")
+
+
 def _lock(path: Path) -> TextIO:
     import fcntl
 
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = _open(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
                     return file
             file.close()  # the last holder took it away between our two steps
         except OSError as error:
@@ -104,7 +125,7 @@ def _holder(file: TextIO) -> str:
     """What the lock's holder wrote about itself."""
     try:
         file.seek(0)
-        facts = json.load(file)
+        facts = json.loads(file.read(_LONGEST))
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["since"]))
         return f"process {facts['pid']} on {facts['host']}, since {since}"
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnd.errors import StoreError
+from dnd.store.files import how_to_go_on
 
 Floats = npt.NDArray[np.float32]
 
@@ -91,7 +92,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.OperationalError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise StoreError(
-            f"cannot write a temporary file in {folder}: {why}",
-            "Free some space; what is computed is kept, the same command goes on.",
-        ) from error
+        hint = "Free some space; what is computed is kept, the same command goes on."
+        if isinstance(error, OSError):
+            hint = how_to_go_on(error)
+        raise StoreError(f"cannot write a temporary file in {folder}: {why}", hint) from error

@@ -14,7 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dnd.store.files import raise_unless_damaged, set_aside, sha256_of, write_atomic
+from dnd.store.digests import sha256_of
+from dnd.store.files import raise_unless_damaged, set_aside, write_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,7 +82,7 @@ class Table:
                 for table in chain([first], others):
                     writer.write_table(table, row_group_size=4 * _ROWS_AT_ONCE)
 
-        return write_atomic(lambda digest: self.folder / f"part-{digest}.parquet", write)
+        return write_atomic(lambda digest: self.folder / f"part-{digest}.parquet", write, below=self.folder.parent)
 
     def rows(
         self, columns: Sequence[str] | None = None, keys: Container[str] | None = None

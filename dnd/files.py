@@ -1,0 +1,50 @@
+"""Files that others may have made: read where they are regular files only; and what mends a failure."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+
+_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_WAITLESS = getattr(os, "O_NONBLOCK", 0)
+_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file for reading; OSError for a pipe or a device, which could be waited for or read without end."""
+    _check(path, os.stat(path).st_mode)  # before it is opened: to open a device may do something  # noqa: PTH116
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _WAITLESS))  # noqa: SIM115
+    try:
+        _check(path, os.fstat(file.fileno()).st_mode)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EIO, "it is no regular file", str(path))
+
+
+def no_follow(path: str, flags: int) -> int:
+    """An `opener` for `open` that refuses a symbolic link, so that nobody writes to what it leads to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a regular file, line ends as they are; OSError or UnicodeDecodeError."""
+    with open_regular(path) as file:
+        return file.read().decode(encoding)
+
+
+def remedy(error: OSError, *, space: str, rights: str, other: str | None = None) -> str:
+    """Of three hints the one that fits why a file cannot be used; `other` is `space` unless given."""
+    if error.errno in _RIGHTS:
+        return rights
+    return space if error.errno in _SPACE or other is None else other
