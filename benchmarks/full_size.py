@@ -114,7 +114,7 @@ class Subject:
 
     def _chats(self, count: int, first: int) -> tuple[Callable[[], Sequence[Any]], int, float]:
         """What as many units ask as fill a batch: first all captions to simplify, then all concepts."""
-        units, second = max(1, count // CAPTIONS), self.backend.config.second_asks
+        units, second = max(1, count // CAPTIONS), self.backend.config.n_extra_samples
         each = (1, 1) if self.light else (CAPTIONS, CONCEPTS + second)
         kinds = (simplify_messages(CAPTION), concept_messages((CAPTION,) * CAPTIONS))
         rounds = [

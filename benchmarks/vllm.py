@@ -29,8 +29,8 @@ from typing import Any
 import psutil
 
 MARK = "DND_BENCHMARK_MARK"
-MICROWORLD = {"model": "microworld-llama", "temperature": 0.85, "asks": 16}
-SMOLLM2 = {"model": "smollm2-135m-q4", "asks": 6, "second_asks": 2}
+MICROWORLD = {"model": "microworld-llama", "temperature": 0.85, "n_samples": 16}
+SMOLLM2 = {"model": "smollm2-135m-q4", "n_samples": 6, "n_extra_samples": 2}
 
 
 class Bench:
@@ -109,7 +109,7 @@ class Bench:
 
     def end(self, how: signal.Signals) -> dict[str, Any]:
         """End a run while its server is up; how long until all its processes are gone."""
-        settings = {**MICROWORLD, "asks": 100, "temperature": 1.9, "concurrency": 1, "eager": True}
+        settings = {**MICROWORLD, "n_samples": 100, "temperature": 1.9, "concurrency": 1, "eager": True}
         command = self.command(f"end-{how.name}-{self.mark[:6]}", "vllm", settings)
         run = subprocess.Popen(
             command,

@@ -77,7 +77,13 @@ def test_from_a_connected_machine_to_an_air_gapped_one(machines: tuple[Path, Pat
     digest = next(word for word in packed.split() if len(word) == 64)
     assert digest in unpacked, "both sides print what was packed"
 
-    little = ("probing.count=256", "concepts.n=2", "images.n=2", "summarizer.asks=4", "summarizer.second_asks=0")
+    little = (
+        "probing.count=256",
+        "concepts.n=2",
+        "images.n=2",
+        "summarizer.n_samples=4",
+        "summarizer.n_extra_samples=0",
+    )
     wanted = ["carried/run.toml", "--units", "4", *(word for one in little for word in ("--set", one))]
     report = dnd("doctor", *wanted, "--json", home=box)
     faults = [check for check in json.loads(report.stdout) if check["state"] == "fault"]

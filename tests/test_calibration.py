@@ -142,8 +142,8 @@ def test_a_calibration_of_another_scorer_or_setting_is_refused(tmp_path: Path) -
     coverage = write(tmp_path / "c.json", scorer={"backend": "coverage", "model": "microworld-clip"})
     chosen = {"labels.calibration": str(coverage)}
     assert read_run("default", registry, options=chosen).labels.calibration == str(coverage)
-    with pytest.raises(UsageError, match=r"fitted for scorer.enough_drive = 0.85, not for 0.6"):
-        read_run("default", registry, options={**chosen, "scorer.enough_drive": 0.6})
+    with pytest.raises(UsageError, match=r"fitted for scorer.enough_auc = 0.85, not for 0.6"):
+        read_run("default", registry, options={**chosen, "scorer.enough_auc": 0.6})
     unfit = write(tmp_path / "d.json", scorer={"backend": "coverage", "model": "microworld-clip", "gone": 1})
     with pytest.raises(UsageError, match="other settings of the scorer 'coverage'"):
         read_run("default", registry, options={"labels.calibration": str(unfit)})

@@ -197,25 +197,25 @@ def test_a_list_is_fed_back_once() -> None:
 
 def test_captions_that_the_first_answer_leaves_out_are_asked_about_too() -> None:
     captions = ("red dots", "blue dots", "green dots", "a plain cyan background")
-    summarizer = Scripted("dots", "dots", "cyan", "cyan", asks=2, second_asks=2)
+    summarizer = Scripted("dots", "dots", "cyan", "cyan", n_samples=2, n_extra_samples=2)
     assert summarizer.summarize([SummaryRequest(captions, 4, 1)]) == [["dots", "cyan"]]
     assert all(set(ask.messages[-1]["content"].split("\n")[1:]) == {f"- {captions[3]}"} for ask in summarizer.asked[2:])
 
 
 def test_a_second_meaning_takes_a_quarter_of_the_places_at_most() -> None:
     captions = ("red dots", "blue dots", "white dots", "a cyan ring")
-    summarizer = Scripted("dots", "red dots", "blue dots", "white dots", "ring", "cyan", asks=4, second_asks=2)
+    summarizer = Scripted("dots", "red dots", "blue dots", "white dots", "ring", "cyan", n_samples=4, n_extra_samples=2)
     assert summarizer.summarize([SummaryRequest(captions, 4, 1)]) == [["dots", "red dots", "blue dots", "ring"]]
 
 
 def test_unreadable_answers_are_an_error_and_never_data() -> None:
-    summarizer = Scripted(*["I cannot say."] * 5, asks=4)
+    summarizer = Scripted(*["I cannot say."] * 5, n_samples=4)
     with pytest.raises(ItemError, match="5 answers"):
         summarizer.summarize([SummaryRequest(("a",), 2, 1)])
 
 
 def test_a_unit_without_any_readable_answer_is_asked_once_more_with_what_was_wrong() -> None:
-    summarizer = Scripted("It is hard to say.", "They are all dogs", "dogs", asks=2, second_asks=0)
+    summarizer = Scripted("It is hard to say.", "They are all dogs", "dogs", n_samples=2, n_extra_samples=0)
     assert summarizer.summarize([SummaryRequest(("a",), 2, 1)]) == [["dogs"]]
     first, second, last = summarizer.asked
     assert last.messages[:-2] == second.messages
@@ -225,7 +225,7 @@ def test_a_unit_without_any_readable_answer_is_asked_once_more_with_what_was_wro
 
 
 def test_the_error_shows_the_last_answer() -> None:
-    summarizer = Scripted("Sorry", "No idea", "I cannot say.", asks=2)
+    summarizer = Scripted("Sorry", "No idea", "I cannot say.", n_samples=2)
     with pytest.raises(ItemError, match=r"3 answers .* the last was 'I cannot say\.' \(a sentence or a refusal\)"):
         summarizer.summarize([SummaryRequest(("a",), 2, 1)])
     with pytest.raises(ItemError, match="without captions"):
@@ -244,13 +244,13 @@ def test_the_error_shows_the_last_answer() -> None:
 def test_a_second_meaning_takes_one_place_of_few(
     n: int, first: list[str], second: list[str], candidates: list[str]
 ) -> None:
-    summarizer = Scripted(*first, *second, asks=len(first), second_asks=1)
+    summarizer = Scripted(*first, *second, n_samples=len(first), n_extra_samples=1)
     assert summarizer.summarize([SummaryRequest(("red dots", "blue dots", "a ring"), n, 1)]) == [candidates]
 
 
 def test_a_second_meaning_is_asked_for_at_usual_length_with_new_seeds() -> None:
     captions = ("red dots", "blue dots", "a cyan ring", "a ring")
-    summarizer = Scripted(*["dots"] * 2, *["ring"] * 2, asks=2, second_asks=2, temperature=0.7)
+    summarizer = Scripted(*["dots"] * 2, *["ring"] * 2, n_samples=2, n_extra_samples=2, temperature=0.7)
     summarizer.summarize([SummaryRequest(captions, 4, 1)])
     for ask in summarizer.asked[2:]:
         assert sorted(ask.messages[-1]["content"].split("\n")[1:]) == ["- a cyan ring"] * 2 + ["- a ring"] * 2
@@ -259,15 +259,15 @@ def test_a_second_meaning_is_asked_for_at_usual_length_with_new_seeds() -> None:
 
 
 def test_where_a_concept_accounts_for_no_caption_nothing_more_is_asked() -> None:
-    summarizer = Scripted("animal", asks=1)
+    summarizer = Scripted("animal", n_samples=1)
     assert summarizer.summarize([SummaryRequest(("a dog", "a cat"), 1, 1)]) == [["animal"]]
     assert len(summarizer.asked) == 1
 
 
 def test_seeds_are_of_the_request_and_of_each_ask() -> None:
-    summarizer = Scripted("dogs, cats", "cows, pigs", "dogs", "cows", asks=2, temperature=0.7)
+    summarizer = Scripted("dogs, cats", "cows, pigs", "dogs", "cows", n_samples=2, temperature=0.7)
     summarizer.summarize([SummaryRequest(("a",), 2, 1)])
-    other = Scripted("dog", "cat", asks=2, temperature=0.7)
+    other = Scripted("dog", "cat", n_samples=2, temperature=0.7)
     other.summarize([SummaryRequest(("a",), 2, 2)])
     asked = [*summarizer.asked, *other.asked]
     assert len({ask.seed for ask in asked}) == 6
@@ -276,7 +276,7 @@ def test_seeds_are_of_the_request_and_of_each_ask() -> None:
 
 def test_the_domain_is_asked_about() -> None:
     for domain, said in (("general", False), ("land cover", True)):
-        summarizer = Scripted("water", asks=1, domain=domain)
+        summarizer = Scripted("water", n_samples=1, domain=domain)
         summarizer.summarize([SummaryRequest(("a lake",), 1, 1)])
         assert ("land-cover class" in summarizer.asked[0].messages[0]["content"]) == said
 
@@ -310,7 +310,7 @@ def test_simplified_captions_are_remembered_up_to_a_number(monkeypatch: pytest.M
         assert sorted(last.split("\n")[1:]) == [f"- {caption}" for caption in sorted(captions)]
         return [text.removeprefix("Caption: a ") for text in asked]
 
-    summarizer = Rewriting(simplify=True, asks=1)
+    summarizer = Rewriting(simplify=True, n_samples=1)
     assert rewritten("cat", "ant", "bee") == ["ant", "bee", "cat"]  # more than that at once, in an order of their own
     assert {ask.temperature for ask in summarizer.asked[:-1]} == {0.0}
     assert rewritten("bee") == []
@@ -326,7 +326,7 @@ def test_captions_are_told_on_one_line() -> None:
 
 def test_captions_are_shuffled_anew_for_every_ask() -> None:
     captions = tuple("abcdefgh")
-    summarizer = Scripted(*["dog"] * 10, asks=5)
+    summarizer = Scripted(*["dog"] * 10, n_samples=5)
     first = summarizer.summarize([SummaryRequest(captions, 5, 1)])
     told = [ask.messages[-1]["content"].split("\n")[1:] for ask in summarizer.asked]
     assert all(sorted(lines) == [f"- {caption}" for caption in captions] for lines in told)
@@ -337,7 +337,7 @@ def test_captions_are_shuffled_anew_for_every_ask() -> None:
 
 
 def test_every_distinct_caption_is_simplified_once() -> None:
-    summarizer = Scripted("dog", "cat", "animal", "animal", simplify=True, asks=1)
+    summarizer = Scripted("dog", "cat", "animal", "animal", simplify=True, n_samples=1)
     requests = [SummaryRequest(("a big dog there", "a small cat here"), 1, seed) for seed in (1, 2)]
     assert summarizer.summarize(requests) == [["animal"], ["animal"]]
     assert len(summarizer.asked) == 4
@@ -348,7 +348,7 @@ def test_every_distinct_caption_is_simplified_once() -> None:
 
 
 def test_a_caption_that_cannot_be_simplified_stays() -> None:
-    summarizer = Scripted("I\ncannot", "dog", simplify=True, asks=1)
+    summarizer = Scripted("I\ncannot", "dog", simplify=True, n_samples=1)
     summarizer.summarize([SummaryRequest(("a dog",), 1, 1)])
     assert summarizer.asked[1].messages[-1]["content"].endswith("- a dog")
     summarizer.answers = ["dog"]

@@ -354,8 +354,8 @@ def test_a_plugin_that_calls_home_when_it_is_imported_is_named(
 @needs_namespace
 def test_the_microworld_is_labelled_without_any_interface(tmp_path: Path) -> None:
     """Small, but all models and stages of the demo, in a network namespace whose loopback, too, is down."""
-    small = ["exemplars.k=3", "exemplars.pool=0", "exemplars.sample=16", "concepts.n=2", "images.n=1"]
-    small += ["summarizer.asks=1", "generator.steps=1", "probing.count=64"]
+    small = ["exemplars.k=3", "exemplars.shortlist=0", "exemplars.sample=16", "concepts.n=2", "images.n=1"]
+    small += ["summarizer.n_samples=1", "generator.steps=1", "probing.count=64"]
     settings = [text for one in small for text in ("--set", one)]
     out = tmp_path / "run"
     command = ["unshare", "-rn", sys.executable, "-m", "dnd", "run", "--units", "1,2", *settings, "--out", str(out)]

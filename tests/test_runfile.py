@@ -165,7 +165,7 @@ def test_folders_become_absolute_and_names_win_over_folders(monkeypatch: pytest.
         ({"device": "gpu"}, ["device: 'gpu' does not fit", "wanted: auto, cpu, cuda"]),
         ({"exemplars": {"k": 0}}, ["exemplars.k: 0 does not fit"]),
         ({"exemplars": {"pooling": "median"}}, ["exemplars.pooling", "'mean' or 'max'"]),
-        ({"labels": {"min_drive": float("nan")}}, ["labels.min_drive"]),
+        ({"labels": {"min_auc": float("nan")}}, ["labels.min_auc"]),
         ({"target": {"name": "net", "layers": []}}, ["target.layers: name at least one", "`dnd doctor`"]),
         ({"target": {"layers": ["a"]}}, ["target.name: none chosen", "net"]),
         ({"target": {"name": "nat", "layers": ["a"]}}, ["no target named 'nat'", "'net'"]),
@@ -365,3 +365,11 @@ def test_a_removed_setting_is_passed_over_with_a_note(tmp_path: Path, caplog: py
 def test_a_former_name_is_checked_as_the_present_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"summarizer\.n_samples: 'many' does not fit"):
         sampled(tmp_path, text='asks = "many"\n')
+
+
+def test_the_names_of_earlier_versions_are_known(tmp_path: Path) -> None:
+    text = "[exemplars]\npool = 80\n[labels]\nmin_drive = 0.6\n[summarizer]\nasks = 3\nsecond_asks = 1\n"
+    (tmp_path / "old.toml").write_text(f'base = "default"\n{text}[scorer]\nenough_drive = 0.85\n')
+    run = read_run(tmp_path / "old.toml", Registry.load()).to_dict()
+    assert (run["exemplars"]["shortlist"], run["labels"]["min_auc"], run["scorer"]["enough_auc"]) == (80, 0.6, 0.85)
+    assert (run["summarizer"]["n_samples"], run["summarizer"]["n_extra_samples"]) == (3, 1)

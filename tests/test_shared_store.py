@@ -72,7 +72,7 @@ def network(turn: int = 0) -> torch.nn.Sequential:
 
 def label(photos: Path, out: Path, tables: dict[str, Any], turn: int = 0) -> Result:
     layers = {"target": {"name": "Net", "layers": ["1"], "units": "all"}}
-    shown = {"labels": {"min_drive": 0.0}, "scorer": {"backend": "everything"}}
+    shown = {"labels": {"min_auc": 0.0}, "scorer": {"backend": "everything"}}
     run = toys.toy_run(photos, registry(), **{**layers, **shown, **tables})
     return execute(run, out, registry=registry(), live=(network(turn), toys.preprocess))
 

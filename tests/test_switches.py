@@ -151,7 +151,7 @@ def test_a_summarizer_that_reads_images_needs_no_captions(photos: Path, tmp_path
 
 
 def test_without_selection_no_image_is_made(photos: Path, tmp_path: Path) -> None:
-    result = label(photos, tmp_path / "run", scorer={"backend": "first"}, labels={"min_drive": 1.0})
+    result = label(photos, tmp_path / "run", scorer={"backend": "first"}, labels={"min_auc": 1.0})
     assert first_labels(result) == ["red", "green", "blue"]
     assert [one.status for one in result.labels] == ["labelled"] * 3 + ["uninterpretable"]  # which is silent
     assert stages(tmp_path / "run") == ["exemplars", "captions", "concepts", "scores"]

@@ -261,7 +261,7 @@ def test_the_base_for_satellites_runs_with_small_models_as_the_guide_says(tmp_pa
     given = shlex.split(command.replace("\\\n", " ").replace("my_network:vegetation", "far_above:net"))
     given[given.index("--layer") + 1] = "units"
     small = ["probing.rgb=[0,1,2]", "concepts.n=1", "images.n=2", "generator.steps=1", "exemplars.k=3"]
-    small += ["exemplars.sample=6", "labels.min_drive=0", "labels.min_score=-9"]
+    small += ["exemplars.sample=6", "labels.min_auc=0", "labels.min_score=-9"]
     run = [*given, "--device", "cpu", "--quiet", "--out", "run", *(word for one in small for word in ("--set", one))]
     done = CliRunner().invoke(cli, run, catch_exceptions=False)
     assert done.exit_code == 0, done.output

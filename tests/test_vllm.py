@@ -75,7 +75,7 @@ class Fake:
         return found
 
     def summarizer(self, **settings: Any) -> VllmSummarizer:
-        config = VllmConfig(**{"model": "microworld-llama", "python": str(self.python), "asks": 4, **settings})
+        config = VllmConfig(**{"model": "microworld-llama", "python": str(self.python), "n_samples": 4, **settings})
         return VllmSummarizer(config, RUNTIME)
 
 
@@ -365,7 +365,7 @@ def test_what_the_model_or_the_machine_cannot_do_is_said_early(fake: Fake) -> No
 
 def test_a_running_server_is_used_and_left_alone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     def attached(**settings: Any) -> VllmSummarizer:
-        given = {"url": f"{url}/v1/", "served_model": "dnd", "api_key_env": "THE_KEY", "asks": 4, **settings}
+        given = {"url": f"{url}/v1/", "served_model": "dnd", "api_key_env": "THE_KEY", "n_samples": 4, **settings}
         return VllmSummarizer(VllmConfig(**given), RUNTIME)
 
     with fake.summarizer() as ours:
@@ -418,7 +418,7 @@ def test_settings_survive_a_run_file() -> None:
 def test_only_what_changes_answers_is_in_the_key() -> None:
     kept = VllmConfig.model_fields.keys() - VllmConfig.unkeyed
     own = {"model", "dtype", "quantization", "structured", "url", "served_model"}
-    asking = {"temperature", "asks", "second_asks", "simplify", "max_new_tokens", "domain"}
+    asking = {"temperature", "n_samples", "n_extra_samples", "simplify", "max_new_tokens", "domain"}
     assert kept == own | asking
 
 

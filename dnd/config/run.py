@@ -40,10 +40,11 @@ class Exemplars(Config):
     """Add attention crops of the strongest images."""
     max_crops: pydantic.NonNegativeInt = 4
     """Crops per image at most."""
-    pool: pydantic.NonNegativeInt = 0
-    """With more than k: the exemplars are k different ones among so many strongest."""
+    shortlist: pydantic.NonNegativeInt = 0
+    """With more than k: the k exemplars are chosen for diversity among this many strongest images."""
     sample: pydantic.PositiveInt = 256
-    """Random probing images that show a unit's ordinary behaviour."""
+    """Random probing images that give a unit's baseline activations."""
+    renamed: ClassVar[Mapping[str, str]] = {"pool": "shortlist"}
 
 
 class Concepts(Config):
@@ -58,14 +59,16 @@ class Images(Config):
 
 
 class Labels(Config):
-    min_drive: float = pydantic.Field(0.7, ge=0, le=1)
-    """What the best candidate's `drive` must reach, else the unit is uninterpretable."""
+    min_auc: float = pydantic.Field(0.7, ge=0, le=1)
+    """AUC that the best candidate must reach, else the unit is uninterpretable: how well the unit's activations tell
+    the candidate's images from random probing images; 0.5 is chance."""
     min_score: float | None = None
     """What its score must reach besides: depends on the scorer, so there is none unless a run file says so."""
     calibration: str | None = None
     """A file that turns scores into confidences: a path, or package:NAME/FILE."""
     min_confidence: float = pydantic.Field(0.5, ge=0, le=1)
     """With a calibration: how likely a unit's first label must be right, else the unit is uninterpretable."""
+    renamed: ClassVar[Mapping[str, str]] = {"min_drive": "min_auc"}
     removed: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("encoder", "distinct"), f"leaving out near-duplicates {_USELESS}"
     )

@@ -124,7 +124,7 @@ def _finding(known: Known, calibration: Calibration | None, unit: Unit) -> Findi
         one.concepts,
         scores,
         drives,
-        min_drive=least.min_drive,
+        min_drive=least.min_auc,
         min_score=least.min_score,
         calibration=calibration,
         min_confidence=least.min_confidence,

@@ -7,9 +7,9 @@ import random
 import re
 from abc import abstractmethod
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 
@@ -69,10 +69,11 @@ class AskingConfig(Config):
     temperature: float = pydantic.Field(0.3, ge=0, le=2)
     simplify: bool = True
     """Have the model rewrite every caption first, without unnecessary detail."""
-    asks: int = pydantic.Field(10, ge=1, le=100)
-    """At most so many asks per unit for its distinct candidates; an answer that cannot be read spends one."""
-    second_asks: int = pydantic.Field(8, ge=0, le=100)
-    """Further asks about just the captions that the commonest answer does not account for, word by word: a unit may
+    renamed: ClassVar[Mapping[str, str]] = {"asks": "n_samples", "second_asks": "n_extra_samples"}
+    n_samples: int = pydantic.Field(10, ge=1, le=100)
+    """Answers sampled per unit at most, until it has enough distinct candidates; those that cannot be read count."""
+    n_extra_samples: int = pydantic.Field(8, ge=0, le=100)
+    """Further samples on just the captions that the commonest answer does not account for, word by word: a unit may
     respond to two unrelated things."""
     domain: Name = "general"
     """What the images are of: "land cover" asks for a land-cover class beside the concept."""
@@ -115,19 +116,19 @@ class AskingSummarizer(Summarizer):
                 raise ItemError(
                     f"no concept in {unit.asked} answers of the language model; the last was {unit.last[:80]!r}"
                     f" ({unit.wrong})",
-                    hint="raise the summarizer's asks or temperature, or use a larger language model",
+                    hint="raise the summarizer's n_samples or temperature, or use a larger language model",
                 )
         self._ask_again(units)
         return [unit.candidates() for unit in units]
 
     def _missing(self, unit: _Unit) -> int:
-        asks: int = self.config.asks
-        return max(0, min(unit.request.n_concepts - len(unit.found), asks - unit.asked))
+        n_samples: int = self.config.n_samples
+        return max(0, min(unit.request.n_concepts - len(unit.found), n_samples - unit.asked))
 
     def _ask_again(self, units: Sequence[_Unit]) -> None:
         """A last wave for units with captions that their commonest concept does not account for."""
         rests = [_Unit(unit.request, unit.rest(), asked=unit.asked) for unit in units]
-        self._ask([rest for rest in rests if rest.captions], [self.config.second_asks for r in rests if r.captions])
+        self._ask([rest for rest in rests if rest.captions], [self.config.n_extra_samples for r in rests if r.captions])
         for unit, rest in zip(units, rests, strict=True):
             unit.second = rest.found
 

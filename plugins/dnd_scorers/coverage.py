@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import pydantic
@@ -16,8 +17,9 @@ from dnd_scorers.clip import ClipScorer, ClipScorerConfig
 class CoverageConfig(ClipScorerConfig):
     prompt: str = "{concept}"
     """What CLIP's text tower reads."""
-    enough_drive: float = pydantic.Field(0.85, gt=0.5, le=1)
-    """A candidate is docked only where its images drive the unit less than this (AUC against random images)."""
+    enough_auc: float = pydantic.Field(0.85, gt=0.5, le=1)
+    """A candidate is docked only where its AUC against random probing images is below this."""
+    renamed: ClassVar[Mapping[str, str]] = {"enough_drive": "enough_auc"}
 
     @pydantic.field_validator("prompt")
     @classmethod
@@ -49,7 +51,7 @@ class Coverage(ClipScorer):
         activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
         drives = np.array([auc(one.activations[i], one.sample_activations) for i in order])
         found = coverage(
-            likeness(texts @ points.T, len(one.sample)), activations, np.minimum(drives / self.config.enough_drive, 1)
+            likeness(texts @ points.T, len(one.sample)), activations, np.minimum(drives / self.config.enough_auc, 1)
         )
         scores = np.empty(len(order))
         scores[order] = found

@@ -43,7 +43,7 @@ def exemplar_stage(
             batch_size=job.run.batch_size,
             progress=passed,
             workers=job.run.workers,
-            pool=settings.pool,
+            pool=settings.shortlist,
             fresh=job.fresh,
             stage=job.meter.stage,
         )
