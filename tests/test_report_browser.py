@@ -311,6 +311,27 @@ def test_keys_lead_from_unit_to_unit(visit: Open) -> None:
     expect(page.locator("#main h1")).to_have_text("green")
 
 
+def test_every_view_is_as_high_as_its_window_and_keys_scroll_it(visit: Open) -> None:
+    for name in ("large", "both"):
+        page = visit(name, size={"width": 1100, "height": 420})
+        page.wait_for_selector("#main h1")
+        for view in ("overview", "unit"):
+            if view == "unit":
+                page.click("#list a")
+                page.wait_for_selector("body[data-view=unit]")
+                page.wait_for_selector("#main >> text=Next")
+            heights = page.evaluate("[document.documentElement.scrollHeight, innerHeight]")
+            assert heights[0] == heights[1], f"{name}, {view}: the document goes on below its window"
+            scrolled = "document.getElementById('main').scrollTop"
+            most = page.evaluate("main => main.scrollHeight - main.clientHeight", page.query_selector("#main"))
+            assert most > 0
+            for key, places in (("End", [most]), ("Home", [0]), ("PageDown", range(1, most + 1)), ("PageUp", [0])):
+                page.keyboard.press(key)
+                assert round(page.evaluate(scrolled)) in places, (name, view, key)
+            page.keyboard.press("Space")
+            assert page.evaluate(scrolled) > 0
+
+
 def test_links_lead_to_units_and_wrong_ones_say_so(visit: Open) -> None:
     assert visit("large", "#b/7").inner_text("#main h1") == "needle"
     page = visit("small", "#b/5")

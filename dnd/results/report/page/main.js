@@ -67,12 +67,26 @@
     },
   };
 
+  // The evidence scrolls by these keys, wherever the focus was left by opening a unit.
+  const scrolls = {
+    PageDown: () => main.scrollTop + main.clientHeight * 0.9, PageUp: () => main.scrollTop - main.clientHeight * 0.9,
+    Home: () => 0, End: () => main.scrollHeight,
+  };
+  const scrollMain = (event) => {
+    const key = event.key === " " ? (event.shiftKey ? "PageUp" : "PageDown") : event.key;
+    const left = event.target === document.body || event.target.closest("#list a[aria-current], #main h1");
+    if (!left || !Object.hasOwn(scrolls, key)) return;
+    event.preventDefault();
+    main.scrollTo({ top: scrolls[key]() });
+  };
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("input, select, textarea")) {
       if (event.key === "Escape") event.target.blur();
       return;
     }
+    scrollMain(event);
     if (Object.hasOwn(keys, event.key)) { event.preventDefault(); keys[event.key](); }
   });
 
