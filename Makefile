@@ -3,11 +3,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-dev
 
 .PHONY: demo test check lint format types wheel plugins
 
-demo: $(STAMP)
+demo: $(VENV)/.installed-demo
 	$(BIN)/dnd run
 
 # One thread each: torch's threads would wait for each other where tests share the cores.
@@ -31,9 +31,11 @@ wheel: $(STAMP)
 plugins: $(STAMP)
 	$(BIN)/python .ci/plugins
 
-$(STAMP): pyproject.toml constraints.txt
+# What an extra of pyproject.toml names: `demo` what the demo needs, `dev` all that tests and checks need.
+$(VENV)/.installed-%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'Python 3.11 or later is needed; name one with: make PYTHON=python3.12 ...' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo 'Installing dnd[$*] into $(VENV): about 2 GB and some minutes with the CPU build of torch, more with a CUDA build.'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
