@@ -76,6 +76,24 @@ def test_every_unit_gets_its_colour(photos: Path, tmp_path: Path) -> None:
     assert len(line["candidates"][0]["images"]) == 4
 
 
+def test_a_steered_network_gets_answers_of_its_own_from_a_shared_store(photos: Path, tmp_path: Path) -> None:
+    run, net = toys.toy_run(photos), toys.Net()
+    before = execute(run, tmp_path / "before", registry=toys.registry(), live=(net, toys.preprocess))
+    handle = net.units.register_forward_hook(lambda module, inputs, output: output.roll(1, 1))
+    after = execute(run, tmp_path / "after", registry=toys.registry(), live=(net, toys.preprocess))
+    handle.remove()
+    again = execute(run, tmp_path / "again", registry=toys.registry(), live=(net, toys.preprocess))
+    named = [{line.unit.index: line.labels[0][0] for line in r.labels if line.labels} for r in (before, after, again)]
+    assert [{u: n[u] for u in n if u != silent} for n, silent in zip(named, (3, 0, 3), strict=True)] == [
+        ANSWERS,
+        {1: "red", 2: "green", 3: "blue"},
+        ANSWERS,
+    ]
+    facts = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("before", "after", "again")]
+    assert [len(one["hooks"]) for one in facts] == [0, 1, 0]
+    assert facts[0]["target"] == facts[2]["target"] != facts[1]["target"]
+
+
 def test_a_live_module_is_described_from_python(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dnd
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from dnd.api import Unit
 from dnd.errors import DeviceError, UsageError
-from dnd.target.fingerprint import fingerprint
+from dnd.target.behaviour import behaviour
+from dnd.target.fingerprint import fingerprint, foreign_hooks
 from dnd.target.layout import by_unit, pool, rounded, token_grid
 from dnd.target.load import HookedTarget, load_function
 from dnd.target.preprocess import probe_image
@@ -344,6 +345,128 @@ def test_the_fingerprint_follows_weights_structure_and_preprocess() -> None:
         fingerprint(Net(), lambda image: preprocess(image) * 2),
     }
     assert len(prints) == 7
+
+
+def _quantized(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 64), torch.nn.Linear(64, 5))
+    return torch.ao.quantization.quantize_dynamic(net, {torch.nn.Linear})
+
+
+def test_the_fingerprint_follows_packed_weights() -> None:
+    """Their repr is abbreviated, and the first weights of two networks may be alike."""
+    first, again, second = _quantized(0), _quantized(0), _quantized(0)
+    packed = second[1]._packed_params
+    weight, bias = packed._weight_bias()
+    values = weight.int_repr().clone()
+    values[30, 1500] ^= 1
+    one_bit = torch._make_per_tensor_quantized_tensor(values, weight.q_scale(), weight.q_zero_point())
+    packed.set_weight_bias(one_bit, bias)
+    assert fingerprint(first, preprocess) == fingerprint(again, preprocess)
+    assert len({fingerprint(net, preprocess) for net in (first, second, _quantized(1))}) == 3
+
+
+class Steered(Net):
+    """Its activations hang on things beside weights and buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha = 1.0
+        self.direction = torch.zeros(6)
+        self.settings = {"k": [1, 2]}
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        return super().forward(x * self.alpha)
+
+
+def _ablated(unit: int, value: float = 0.0) -> torch.nn.Module:
+    def ablate(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        changed = output.clone()
+        changed[:, unit] = value
+        return changed
+
+    net = Steered()
+    net.relu.register_forward_hook(ablate)
+    return net
+
+
+def _altered() -> dict[str, torch.nn.Module]:
+    made: dict[str, Any] = {name: Steered() for name in ("plain", "attribute", "tensor", "nested", "patched", "before")}
+    made["attribute"].alpha = 1.1
+    made["tensor"].direction[3] = 1
+    made["nested"].settings["k"][1] = 3
+    made["patched"].tokens.forward = lambda x: torch.nn.functional.linear(x, made["patched"].tokens.weight)
+    made["before"].conv.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 1.1,))
+    made |= {"ablated": _ablated(3), "another ablated": _ablated(4), "steered": _ablated(3, 2.5)}
+    made["parametrized"] = Steered()
+    torch.nn.utils.parametrize.register_parametrization(made["parametrized"].head, "weight", torch.nn.Softplus())
+    return made
+
+
+@pytest.mark.parametrize("layers", [(), ("tokens", "head")])
+def test_the_fingerprint_follows_hooks_attributes_and_patches(layers: tuple[str, ...]) -> None:
+    prints = {name: fingerprint(net, preprocess, layers) for name, net in _altered().items()}
+    assert len(set(prints.values())) == len(prints) == 10
+    assert prints == {name: fingerprint(net, preprocess, layers) for name, net in _altered().items()}
+
+
+@pytest.mark.parametrize("name", ["attribute", "patched", "before", "ablated", "another ablated", "steered"])
+def test_what_the_layers_give_is_part_of_it(name: str) -> None:
+    """Whatever changed it, and wherever that cannot be read: C++, a closed-over file."""
+    nets = _altered()
+    layers = ("tokens",)
+    assert behaviour(nets[name], preprocess, layers) != behaviour(nets["plain"], preprocess, layers)
+    assert behaviour(Steered(), preprocess, layers) == behaviour(nets["plain"], preprocess, layers)
+
+
+def test_threads_and_batches_do_not_change_what_the_layers_give() -> None:
+    threads, found = torch.get_num_threads(), set()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.add(behaviour(Net(), preprocess, ("conv", "tokens", "head")))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
+
+
+def test_hooks_that_a_network_came_with_are_named() -> None:
+    assert foreign_hooks(Net()) == []
+    assert foreign_hooks(_ablated(3)) == ["relu: forward hook _ablated.<locals>.ablate"]
+
+
+class Dropping(Net):
+    """Functional dropout, which eval() cannot turn off."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        return super().forward(torch.nn.functional.dropout(x, 0.1))
+
+
+def test_chance_in_the_forward_pass_is_refused() -> None:
+    with pytest.raises(UsageError, match="layer tokens gives other activations each time") as caught:
+        fingerprint(Dropping(), preprocess, ("tokens", "head"))
+    assert "dropout" in caught.value.hint
+
+
+def test_random_masking_is_refused() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.ViTMAEConfig(**sizes, image_size=32, patch_size=8)
+    with pytest.raises(UsageError, match="gives other activations each time"):
+        fingerprint(transformers.ViTMAEModel(config), preprocess, ("layernorm",))
+
+
+def test_a_network_that_changes_its_input_is_watched_all_the_same() -> None:
+    class InPlace(Net):
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            return super().forward(x.sub_(0.5))
+
+    inputs = batch(16)
+    before = inputs.clone()
+    with HookedTarget(InPlace(), preprocess, ["conv"]) as hooked:
+        found = hooked.pooled(inputs)["conv"]
+        assert torch.equal(hooked.pooled(inputs)["conv"], found)
+    assert torch.equal(inputs, before)
 
 
 def test_a_preprocess_with_chance_in_it_is_refused() -> None:

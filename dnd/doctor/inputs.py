@@ -118,12 +118,14 @@ def build_target(context: Context) -> tuple[torch.nn.Module, Any]:
 
 def _layer(context: Context, module: torch.nn.Module, preprocess: Any, layer: str) -> tuple[Check, int, int]:
     """The check of a layer, how many of its units are wanted, how many it has."""
+    from dnd.target.behaviour import behaviour
     from dnd.target.hooked import HookedTarget
 
     name = f"layer.{layer}"
     try:
         with HookedTarget(module, preprocess, [layer], pooling=context.run.exemplars.pooling) as hooked:
             size = hooked.layer_sizes()[layer]
+        behaviour(module, preprocess, [layer])
     except DndError as error:
         return Check.of(name, error), 0, 0
     except Exception as error:

@@ -157,7 +157,7 @@ def open_run(
     module, preprocess = _target(run, registry, runtime)
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
     with hooked:
-        identity = fingerprint(module, preprocess)
+        identity = fingerprint(module, preprocess, run.target.layers)
     # Another seed than the run's: no image that chose a label judges it.
     fresh = run.general.model_copy(update={"seed": derive_seed(run.seed, "evaluation")})
     drawing = replace(run, general=fresh, images=run.images.model_copy(update={"n": images}))

@@ -41,7 +41,7 @@ from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.locks import only_here
 from dnd.store.toml import parse_toml
-from dnd.target.fingerprint import fingerprint
+from dnd.target.fingerprint import fingerprint, foreign_hooks
 from dnd.target.hooked import HookedTarget
 from dnd.target.load import Preprocess
 
@@ -101,9 +101,10 @@ def _execute(
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
     with hooked:
         units = chosen_units(run, hooked.layer_sizes())
-    identity = fingerprint(module, preprocess)
+    identity, hooks = fingerprint(module, preprocess, run.target.layers), foreign_hooks(module)
     write_atomic(out / "run.toml", run.to_toml().encode())
     _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
+    _LOG.info("hooks that the target came with: %s", "; ".join(hooks) or "none")
     meter, all_stats = Meter(console, stopped=stopped), list[StageStats]()
     with Heartbeat(out, meter, all_stats) as heartbeat:
 
@@ -127,6 +128,7 @@ def _execute(
         facts = {
             "models": {name: weights.digest(name) for name in models},
             "target": identity,
+            "hooks": hooks,
             "probing": {
                 "images": result.n_images,
                 "duplicates": result.duplicates,

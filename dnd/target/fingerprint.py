@@ -1,29 +1,25 @@
-"""The identity of a network: what it is made of, and what its preprocess does."""
+"""The identity of a network: what it is made of, what its layers give, and what its preprocess does."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+from collections.abc import Sequence
 
 import torch
 
 from dnd.errors import UsageError
+from dnd.target.behaviour import behaviour
+from dnd.target.content import Content
 from dnd.target.preprocess import Preprocess, probe_image
 
 
-def fingerprint(module: torch.nn.Module, preprocess: Preprocess) -> str:
-    """sha256 over the module's structure, its weights, its layers' `forward` code, and what `preprocess` does.
+def fingerprint(module: torch.nn.Module, preprocess: Preprocess, layers: Sequence[str] = ()) -> str:
+    """sha256 over the module's structure, weights, attributes, hooks and `forward` code, over what `layers` give for
+    fixed inputs, and over what `preprocess` does.
 
-    Of functions that a `forward` calls the code is not seen. Raises UsageError for a preprocess with chance in it, or
-    whose values are not finite.
+    Raises UsageError for chance in the preprocess or in a layer, and for a preprocess whose values are not finite.
     """
-    digest = hashlib.sha256(repr(module).encode())
-    for kind in sorted({type(part) for part in module.modules()}, key=_kind_name):
-        digest.update(f"\n{_kind_name(kind)}\n{_source(kind)}".encode())
-    values = {**dict(module.named_buffers()), **module.state_dict()}  # which lacks buffers that are not to be saved
-    for name, value in sorted(values.items()):
-        digest.update(f"\n{name} ".encode())
-        _add(digest, value)
+    content = Content()
+    content.module(module)
     image = probe_image()
     once, again = preprocess(image), preprocess(image)
     if not once.isfinite().all():
@@ -36,25 +32,18 @@ def fingerprint(module: torch.nn.Module, preprocess: Preprocess) -> str:
             "the target's preprocess gives another tensor each time for the same image",
             "Use the transform for evaluation: without random crops, flips or the like.",
         )
-    _add(digest, once)
-    return digest.hexdigest()
+    content.add(once)
+    if layers:
+        content.add(behaviour(module, preprocess, layers))
+    return content.hexdigest()
 
 
-def _kind_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _source(kind: type[torch.nn.Module]) -> str:
-    try:
-        return inspect.getsource(kind.forward)
-    except (OSError, TypeError):
-        return ""
-
-
-def _add(digest: hashlib._Hash, value: object) -> None:
-    if isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu().contiguous()
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    else:
-        digest.update(repr(value).encode())
+def foreign_hooks(module: torch.nn.Module) -> list[str]:
+    """The forward hooks and pre-hooks on a network, "layer4: forward hook steer": they change what is labelled."""
+    kinds = {"_forward_pre_hooks": "forward pre-hook", "_forward_hooks": "forward hook"}
+    return [
+        f"{name or 'the network'}: {kind} {getattr(hook, '__qualname__', type(hook).__qualname__)}"
+        for name, part in module.named_modules()
+        for attribute, kind in kinds.items()
+        for hook in getattr(part, attribute).values()
+    ]

@@ -58,7 +58,7 @@ class Replica:
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         on_cuda = self.device.type == "cuda"
         with torch.no_grad(), torch.cuda.device(self.device) if on_cuda else nullcontext():
-            self.module(batch.to(self.device, dtype))
+            self.module(batch.to(self.device, dtype, copy=True))  # which it may change in place
 
 
 @contextmanager
