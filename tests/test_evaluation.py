@@ -37,6 +37,13 @@ TABLES = {
     "Neuron ID,label\n3,a dog\n": ["/3 a dog"],
     "Neuron ID,Label 1,Label 2,Label 3\n3,dog,cat,\n": ["/3 dog|cat"],
     "\ufeffneuron id , Label 1\n3,dog\n": ["/3 dog"],
+    "neuron,concept\n3,dog OR cat\n4,\n": ["/3 dog OR cat", "/4 -"],
+    "layer,unit,val correlation,weight0,concept0,weight1,concept1,weight2,concept2,weight3,concept3,bias\n"
+    "layer4,0,.3,.2,dog,.9,cat,-.5,car,0,0,.3\nlayer4,1,.3,0,0,0,0,0,0,0,0,.3\n": ["layer4/0 cat|dog", "layer4/1 -"],
+    "unit,concept0,weight0,concept1,weight1,concept2,weight2,concept3,weight3\n7,a,1,b,2,c,3,d,4\n": ["/7 d|c|b"],
+    "# made by hand\n\nunit;description\n3;a dog, asleep\n": ["/3 a dog, asleep"],
+    "unit\tdescription\n3\ta dog, asleep\n": ["/3 a dog, asleep"],
+    "index,label\n3,dog\n": ["/3 dog"],
     "unit,category,label,score,object-label\n1,scene,swimming_pool-s,.05,x\n64,color,red-c,.1,y\n": [
         "/0 swimming pool",
         "/63 red",
@@ -72,6 +79,12 @@ def test_statuses_are_told_apart(tmp_path: Path) -> None:
         ("layer,unit,description\na,1,dog, cat\n", "line 2: 4 cells, but 3 columns"),
         ("Neuron ID,label\n1,dog\n1,cat\n", "several rows for unit 1"),
         ("unit,category,label,score\n0,object,dog,1\n", "count from 1"),
+        ("unit,weight0,concept0\n1,heavy,dog\n", "line 2: could not convert"),
+        ("Neuron ID,label,label\n1,dog,cat\n", "several columns 'label'"),
+        ('unit,description\n1,"dog\n2,cat\n', "line 3: a quote is not closed"),
+        ('unit,description\n1,"dog\n2,cat"\n3,owl\n', "line 2: a quote is not closed"),
+        ('unit,description\n1,"dog" cat\n', "line 2: ',' expected"),
+        ("layer,unit,description\n", "it has no rows"),
         ("", "it has no rows"),
     ],
 )
@@ -97,6 +110,74 @@ def test_planted_truth_has_several_meanings_or_none(tmp_path: Path) -> None:
     truth = read_truth(write(tmp_path / "t.csv", "layer,unit,kind,concept\nc,0,union,blue | star\nc,1,noise,\n"))
     assert truth[Unit("c", 0)] == Truth((("blue",), ("star",)), "union")
     assert truth[Unit("c", 1)] == Truth((), "noise")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"{name},text\n0,dog\n2,cat\n"
+            for name in ("unit", "neuron", "index", "Neuron ID", "neuron_id", "Unit-Index")
+        ),
+        *(f"neuron,{name}\n0,dog\n2,cat\n" for name in ("label", "description", "concept", "summary")),
+        "\ufeffunit;text\n0;dog\n2;cat\n",
+        "unit\ttext\r\n0\tdog\r\n2\tcat\r\n",
+        "# by me, for you\nunit,text\n0,dog\n\n2,cat\n",
+        "score,text,unit\n1,dog,0\n2,cat,2\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.txt"])
+def test_a_truth_table_is_read_by_its_column_of_unit_numbers(tmp_path: Path, text: str, name: str) -> None:
+    truth = {Unit("", 0): Truth((("dog",),)), Unit("", 2): Truth((("cat",),))}
+    assert read_truth(write(tmp_path / name, text)) == truth
+    (tmp_path / name).write_bytes(text.lstrip("\ufeff").encode("utf-16"))  # as spreadsheets write "Unicode text"
+    assert read_truth(tmp_path / name) == truth
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.csv", "id,text\n0,dog\n", "none of its columns holds unit numbers (id, text)"),
+        ("t.csv", "dog\ncat\n", "none of its columns holds unit numbers (dog)"),
+        ("t.csv", "", "it is empty"),
+        ("t.tsv", "class\ttext\n0\tdog\n", "none of its columns holds unit numbers"),
+        ("t.txt", "id,text\n0,dog\n1,cat\n", "a table without a column of unit numbers"),
+        ("t.txt", "dog;0\ncat;1\nowl;2\n", "a table without a column of unit numbers"),
+        ("t.csv", "unit,words\n0,dog\n", "none of its columns holds texts (unit, words)"),
+        ("t.csv", "unit,label,description\n0,dog,cat\n", "its texts may be in label or description"),
+        ("t.csv", "unit,text,text\n0,dog,cat\n", "several columns 'text'"),
+        ("t.csv", "unit,text\n", "has no rows"),
+        ("t.csv", "unit,text\n0,\n", "no unit has a text"),
+        ("t.csv", "unit,text\n-1,dog\n", "line 2: '-1' is not the number of a unit"),
+        ("t.csv", 'unit,text\n0,"dog\n', "a quote is not closed"),
+        ("t.csv", 'unit,text\n0,"dog\n1,cat"\n', "a quote is not closed"),
+        ("t.csv", "unit,kind,concept\n0,single,dog\n0,single,cat\n", "line 3: unit 0 again"),
+        ("t.csv", "unit,category,label,score\n1,object,dog,.1\n", "whose units count from 1"),
+    ],
+)
+def test_a_truth_that_would_be_misread_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_truth(write(tmp_path / name, text))
+    assert said in str(caught.value)
+
+
+def test_a_cell_may_hold_several_lines(tmp_path: Path) -> None:
+    truth = read_truth(write(tmp_path / "t.csv", 'unit,text\n0,"a dog\nwith 2, or 3, ears"\n1,cat\n'))
+    assert truth[Unit("", 0)].meanings == (("a dog\nwith 2, or 3, ears",),)
+    assert len(truth) == 2
+
+
+def test_a_layer_of_the_truth_is_chosen() -> None:
+    truths = {Unit("a", 0): Truth((("dog",),)), Unit("b", 0): Truth((("cat",),)), Unit("b", 1): Truth((("owl",),))}
+    for layer, found in (("a", ["dog"]), ("b", ["cat", "owl"])):
+        cases = join([Row(Unit("", i), ("x",)) for i in range(3)], truths, layer)
+        assert [case.truth.concepts[0] for case in cases if case.truth] == found
+    both = [Row(Unit("a", 0), ("x",)), Row(Unit("b", 1), ("y",))]
+    assert [case.row.labels for case in join(both, truths, "b")] == [("y",)]
+    with pytest.raises(UsageError, match="has no layer 'c'"):
+        join(both, truths, "c")
+    with pytest.raises(UsageError, match="several layers, none of them 'a'"):
+        join([Row(Unit("c", 0), ("x",)), Row(Unit("d", 0), ("x",))], truths, "a")
 
 
 def test_layers_are_matched_where_they_can_be() -> None:

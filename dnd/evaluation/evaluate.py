@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dnd.api import model_names, read_truth
+from dnd.api import model_names
+from dnd.api.truth import read_truth_file
 from dnd.config.run import Run
 from dnd.errors import DndError, UsageError
 from dnd.evaluation.bertscore import unrelated_f1
@@ -20,7 +21,7 @@ from dnd.evaluation.estimates import Figure, Summary, spread, summarise, tidy
 from dnd.evaluation.images import image_figures
 from dnd.evaluation.planted import graded
 from dnd.evaluation.reopen import Opened, grader, open_run
-from dnd.evaluation.tables import read_labels
+from dnd.evaluation.tables import read_label_table
 from dnd.evaluation.text import (
     Texts,
     clip_figures,
@@ -99,6 +100,8 @@ class Options:
     """What `dnd eval` is asked for."""
 
     truth: Path | None = None
+    layer: str | None = None
+    """Of the truth, where it has several."""
     encoder: str | None = None
     clip: str | None = None
     images: int = 0
@@ -115,7 +118,8 @@ def evaluate(source: Path, options: Options, meter: Meter) -> Evaluation:
     missing = [module for module in _NEEDS if util.find_spec(module) is None]
     if missing:
         raise UsageError(f"packages are missing: {', '.join(missing)}", "Run: pip install 'dnd-describe[eval]'")
-    rows = read_labels(source)
+    rows, how = read_label_table(source)
+    read = {"labels": how}
     images = options.images if source.is_dir() else 0
     if options.truth is None and not images:
         what = "Give --truth FILE." if source.is_dir() else "Give --truth FILE: figures on images need a run's folder."
@@ -123,10 +127,15 @@ def evaluate(source: Path, options: Options, meter: Meter) -> Evaluation:
     if options.truth is not None and options.encoder is None:
         known = [model.name for model in Weights.default().by_name.values() if model.role == "encoder"]
         raise UsageError("texts are compared by an encoder: name one with --encoder", f"There are: {', '.join(known)}.")
-    cases = join(rows, read_truth(options.truth)) if options.truth else [Case(row, None) for row in rows]
+    if options.layer and options.truth is None:
+        raise UsageError("--layer chooses among the layers of a truth", "Give --truth FILE too.")
+    cases = [Case(row, None) for row in rows]
+    if options.truth:
+        truths, read["truth"] = read_truth_file(options.truth)
+        cases = join(rows, truths, options.layer or "")
     if not any(case.row.labels for case in cases):
         raise UsageError(f"none of the {len(cases)} units of {source} has a label", "There is nothing to evaluate.")
-    found = Evaluation(source, cases)
+    found = Evaluation(source, cases, facts={"read": read})
     figures: list[Figure] = []
     opened = None
     if source.is_dir() and (source / "run.toml").is_file() and images:
