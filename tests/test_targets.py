@@ -115,6 +115,19 @@ def test_weights_that_are_missing_are_never_made_up(tmp_path: Path) -> None:
         transformers_target(tmp_path).build()
 
 
+def test_a_transformers_that_wants_torchvision_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    def wants(*_: Any, **__: Any) -> None:
+        raise ImportError("AutoImageProcessor requires the Torchvision library")
+
+    save_resnet(tmp_path)
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", wants)
+    with pytest.raises(UsageError, match="does not read images without torchvision") as caught:
+        transformers_target(tmp_path).build()
+    assert "transformers>=5.18" in caught.value.hint
+
+
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     model = save_resnet(tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -45,7 +45,8 @@ class Plugin(ABC):
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
-    """Modules that it imports when it is used, beyond dnd's own: looked for before any work starts."""
+    """Modules that it imports when it is used, beyond dnd's own: looked for before any work starts, and refused where
+    they are older than its distribution asks for (`transformers>=5.17` among its extras)."""
     Config: ClassVar[type[pydantic.BaseModel]] = Config
     """Settings, a subclass of `dnd.api.Config`. A field of type `ModelName` names a model in models.lock, one of type
     `ProbingFolder` is the run's probing folder unless the run file says another."""

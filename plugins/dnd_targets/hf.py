@@ -36,8 +36,7 @@ class TransformersTarget(api.Target):
             if kind is None:
                 raise ValueError(f"transformers has no {settings.architectures[0]}")
             _refuse_talkers(kind, settings, name)
-            # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
-            processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL)
+            processor = _image_processor(folder)
             module = _reading_pixels(_vision_tower(load_whole(kind, folder, name, **LOCAL)), name)
 
         def preprocess(image: Image) -> torch.Tensor:
@@ -52,6 +51,19 @@ def _folder(text: str) -> Path:
     if not path.exists():
         raise api.ModelError(f"there is no {path}", "Give the path of weights on this machine.")
     return path
+
+
+def _image_processor(folder: Path) -> Any:
+    """The PIL image processor everywhere: pixels must not depend on whether torchvision is installed."""
+    import transformers
+
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL)
+    except ImportError as error:
+        raise api.UsageError(
+            f"transformers {transformers.__version__} does not read images without torchvision",
+            'pip install "transformers>=5.18"',
+        ) from error
 
 
 def _refuse_talkers(kind: Any, settings: Any, name: str) -> None:
