@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def pytest_configure() -> None:
     """Where the tests run in the background, Ctrl-C may be ignored, and so it would be by every child of theirs."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Every reason why tests were skipped, with how many; it says what brings them (tests/needs.py)."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        for report in terminalreporter.getreports("skipped")
+    )
+    if reasons:
+        terminalreporter.section("not run here, and what brings them")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:>4} test{'s' if count > 1 else ' '}  {reason}")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import needs
 import pytest
 from finished import EXEMPLARS, finish
 from PIL import Image
@@ -93,8 +94,8 @@ def test_a_card_without_its_images_says_so(run):
         run[0].image(run[0].exemplars[0])
 
 
+@needs.pandas
 def test_pandas_keeps_words_that_look_like_nothing(run):
-    pytest.importorskip("pandas")
     frame = run.to_pandas()
     assert frame.label.tolist()[::2] == ["lake", "null"]
     assert frame.label.isna().tolist() == [False, True, False]

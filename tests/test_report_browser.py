@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 import reports
 from click.testing import CliRunner
@@ -19,12 +20,13 @@ from dnd.results.report.build import build_report
 from dnd.results.run import RunFolder
 from dnd.store.images import Store
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `browser`)")
-expect = sync_api.expect
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (Debian: apt-get install chromium)")
+try:
+    from playwright import sync_api
+    from playwright.sync_api import expect
+except ImportError:  # then all are skipped
+    pass
+CHROMIUM = needs.find_chromium()
+pytestmark = needs.browser
 
 N = 300
 DESK, PHONE = {"width": 1200, "height": 800}, {"width": 390, "height": 780}
@@ -498,8 +500,10 @@ def test_every_figure_of_an_evaluation_is_drawn(visit: Open) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@needs.axe
 def test_axe_finds_no_violation(visit: Open, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.base", reason="axe is not installed (the extra `browser`)")
+    from axe_playwright_python import base as axe
+
     views = [("small", "#a/0", DESK), ("both", "#a/1", DESK), ("small", "#units", PHONE)]
     if scheme == "light":
         views += [("small", "", DESK), ("both", "", DESK), ("small", "#a/0", PHONE)]

@@ -10,6 +10,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import needs
 import pytest
 from outside import CAPTIONER, install
 
@@ -69,9 +70,11 @@ def test_a_new_plugin_is_whole_and_passes_its_own_tests(
     assert own == 0
 
 
+@needs.hatchling
 def test_it_installs_as_editable_without_a_network(tmp_path: Path) -> None:
     """`pip install --no-build-isolation -e .` needs no package beside hatchling."""
-    wheel = pytest.importorskip("hatchling.builders.wheel")
+    from hatchling.builders import wheel
+
     example = shutil.copytree(EXAMPLE, tmp_path / "mean-colour")
     for folder in (write_plugin("own-scorer", "scorer", tmp_path), example):
         (built,) = wheel.WheelBuilder(str(folder)).build(directory=str(tmp_path / "out"), versions=["editable"])

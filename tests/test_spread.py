@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -196,10 +197,9 @@ def test_an_interrupt_does_not_wait_for_what_is_under_way() -> None:
     with spread(fault="hang") as proxy:
         futures = proxy._threads.map(proxy.generate, [REQUESTS[:1]])
         time.sleep(0.2)
-        began = time.monotonic()
         proxy.close()
-        assert time.monotonic() - began < 30  # it hangs for 60
-        del futures
+        with pytest.raises((NoAnswerError, CancelledError)):  # after the wait there would have been an answer
+            list(futures)
 
 
 def test_closing_while_a_worker_is_being_replaced_leaves_none() -> None:
@@ -354,17 +354,17 @@ def test_with_a_time_limit_only_what_hangs_fails(photos: Path, tmp_path: Path) -
     result = label(
         photos,
         tmp_path / "run",
-        timeout=2.0,
-        generator={"backend": "awkward", "fault": "hang", "on": "green", "log": str(log)},
+        timeout=10.0,
+        generator={"backend": "awkward", "fault": "hang", "on": "green", "log": str(log), "batch_size": 1},
         images={"n": 1},
     )
     assert result.exit_code == 0  # every unit has a candidate left
     by_unit = {finding.label.unit.index: finding for finding in result.findings}
     assert by_unit[0].label.labels[0][0] == "red"
-    assert by_unit[0].dropped == {"green": "images: no answer within 2 s"}
+    assert by_unit[0].dropped == {"green": "images: no answer within 10 s"}
     assert by_unit[1].label.status == "uninterpretable"  # a green unit, and green could not be drawn
     lines = [json.loads(line) for line in (tmp_path / "run" / "labels.jsonl").read_text().splitlines()]
-    assert lines[0]["dropped"] == [{"concept": "green", "reason": "images: no answer within 2 s"}]
+    assert lines[0]["dropped"] == [{"concept": "green", "reason": "images: no answer within 10 s"}]
     assert {candidate["concept"] for candidate in lines[0]["candidates"]} == {"red", "blue"}
 
 

@@ -166,7 +166,7 @@ def test_the_same_requests_have_the_same_answers_whatever_goes_wrong(fake: Fake)
     for orders, settings, starts in (
         ({"errors": 3}, {}, 1),
         ({"die_at": 5, "bad_starts": undisturbed + 2}, {}, 2),
-        ({"hang_at": 5, "bad_starts": undisturbed + 4}, {"answer_seconds": 0.5}, 2),
+        ({"hang_at": 5, "bad_starts": undisturbed + 4}, {"answer_seconds": 4}, 2),
     ):
         fake.orders(**orders)
         before = len(fake.lines("starts"))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import needs
 import psutil
 import pytest
 
@@ -20,7 +21,6 @@ from dnd_llama.prompts import concept_messages, simplify_messages
 from dnd_vllm import VllmSummarizer
 from dnd_vllm.config import VllmConfig
 
-PYTHON = os.environ.get("DND_VLLM_PYTHON")
 WEIGHTS = Path(__file__).parent.parent / "plugins/dnd_microworld/weights/microworld-llama"
 RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
 CAPTIONS = (
@@ -31,13 +31,13 @@ CAPTIONS = (
     "a blue star on a plain white background",
 )
 
-pytestmark = pytest.mark.skipif(not PYTHON, reason="DND_VLLM_PYTHON names no Python with vLLM")
+pytestmark = needs.vllm
 
 
 @pytest.fixture(scope="module")
 def vllm() -> Iterator[VllmSummarizer]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # several times as fast with so small a model
-    config = VllmConfig(model="microworld-llama", python=PYTHON, eager=True, structured=False)
+    config = VllmConfig(model="microworld-llama", python=needs.VLLM_PYTHON, eager=True, structured=False)
     with VllmSummarizer(config, RUNTIME) as summarizer:
         yield summarizer
         assert summarizer._server is not None
