@@ -13,6 +13,11 @@ _WAITLESS = getattr(os, "O_NONBLOCK", 0)
 _RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+def is_surroundings(error: OSError) -> bool:
+    """Whether it tells of a file or folder that the user has to open, mend or name differently: no bug."""
+    return bool(error.filename) and error.errno in _RIGHTS | _SPACE | {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading; OSError for a pipe or a device, which could be waited for or read without end."""
     _check(path, os.stat(path).st_mode)  # before it is opened: to open a device may do something  # noqa: PTH116

@@ -7,8 +7,8 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
-"""What steers a terminal, or no XML may hold; tabs and new lines stay."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
+"""What steers a terminal, turns the direction of what follows, or no XML may hold; tabs and new lines stay."""
 
 
 def plain(text: str) -> str:

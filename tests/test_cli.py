@@ -254,6 +254,8 @@ def test_what_is_printed_into_a_void_stops_no_work(where: str) -> None:
     script = """
 import sys
 from dnd.cli.console import make_console
+from dnd.cli.screen import open_screens
+open_screens()
 console = make_console()
 sys.stdin.read()  # until the other end is gone
 for n in range(3):

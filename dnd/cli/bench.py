@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from dnd.cli.options import import_from_here
-
 
 @click.command()
 @click.argument("matrix", metavar="MATRIX.toml", type=click.Path(exists=True, dir_okay=False))
@@ -31,7 +29,6 @@ def bench(matrix: str, out: str | None, as_json: bool) -> int:
     from dnd.cli.console import print_table
     from dnd.plugin.registry import Registry
 
-    import_from_here()
     wanted = read_matrix(Path(matrix))
     choose_metric(wanted.metric, set())
     folder = Path(out) if out else Path("runs") / f"bench-{wanted.path.stem}"

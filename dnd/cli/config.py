@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dnd.cli.console import print_table
-from dnd.cli.options import chosen_options, import_from_here, run_options
+from dnd.cli.options import chosen_options, run_options
 
 
 @click.command()
@@ -21,7 +21,6 @@ def config(runfile: str | None, out: str | None, fresh: bool, **given: Any) -> N
     from dnd.plugin.registry import Registry
 
     settings = given.pop("settings")
-    import_from_here()
     run = read_run(runfile, Registry.load(), options=chosen_options(given), settings=settings)
     click.echo(run.to_toml(), nl=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dnd.text import plain
 
@@ -16,16 +16,13 @@ def make_console(*, quiet: bool = False) -> Console:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
-    from dnd.cli.screen import Screen
-
     class Plain(Console):
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for part in super().render(renderable, options):
                 yield part if part.control else Segment(plain(part.text), part.style)
 
-    file: Any = Screen()
-    console = Plain(file=file, highlight=False, quiet=quiet)
-    return console if console.is_terminal else Plain(file=file, highlight=False, quiet=quiet, width=200)
+    console = Plain(highlight=False, quiet=quiet)
+    return console if console.is_terminal else Plain(highlight=False, quiet=quiet, width=200)
 
 
 def make_progress_console(*, quiet: bool = False) -> Console:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnd.cli.console import make_console
-from dnd.cli.options import chosen_options, import_from_here, run_options
+from dnd.cli.options import chosen_options, run_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,6 @@ def doctor(runfile: str | None, out: str | None, fresh: bool, quick: bool, as_js
     from dnd.store.folders import results_folder
     from dnd.store.locks import run_folder
 
-    import_from_here()
     settings, folder = given.pop("settings"), run_folder(out)
     with Console(stderr=True).status("looking") as status:
         checks = list(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from dnd.text import plain
+
 FORMATS = ("csv", "jsonl", "markdown", "latex", "reference", "parquet")
+_DATA = {"csv", "jsonl", "reference"}
 
 
 @click.command()
@@ -31,8 +36,15 @@ def export(folder: str, kind: str, out: str | None, no_images: bool) -> None:
     if out is None:
         if kind == "parquet":
             raise UsageError("parquet is no text for the screen", "Name a file with --out FILE.")
+        on_terminal = sys.stdout.isatty()
         for part in as_text(run, kind):
-            click.echo(part, nl=False)
+            if on_terminal:
+                click.echo(plain(part), nl=False)
+            elif kind in _DATA:  # the same bytes in every locale
+                sys.stdout.flush()
+                sys.stdout.buffer.write(part.encode())
+            else:
+                click.echo(part, nl=False)
         return
     write(run, kind, Path(out), images=not no_images)
     click.echo(f"{len(run)} unit{'s' if len(run) != 1 else ''} in {out}", err=True)

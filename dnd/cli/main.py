@@ -24,15 +24,25 @@ from dnd.cli.plugins import plugins
 from dnd.cli.prune import prune
 from dnd.cli.report import report
 from dnd.cli.run import run
+from dnd.cli.screen import open_screens, output_is_lost
 from dnd.cli.status import status
 from dnd.errors import DndError
+from dnd.files import is_surroundings
 from dnd.offline.block import forbid_network, raise_if_tried
 from dnd.offline.environment import set_switches
 from dnd.text import plain
 
+_LEAVE_FILES = {"run", "bench", "calibrate", "eval", "group", "prune", "report"}
+_ELSEWHERE = (
+    "Give yourself the right to it, or name another place: --out for a run, $DND_STORE for the store of its stages,"
+    " $DND_MODELS and $DND_CACHE for models, $HOME for whatever has no other place."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: the one place where errors are printed."""
+    open_screens()
+    code: object = 0
     try:
         try:
             code = cli.main(arguments, prog_name="dnd", standalone_mode=False)
@@ -45,11 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         click.echo("Interrupted.", err=True)
         code = 1
     except DndError as error:
-        click.echo(plain(f"Error: {error}"), err=True)
-        if error.hint:
-            click.echo(plain(f"Hint: {error.hint}"), err=True)
+        code = _say(str(error), error.hint)
+    except OSError as error:
+        if not is_surroundings(error):
+            raise  # a bug
+        code = _say(f"cannot use {error.filename}: {error.strerror}", _ELSEWHERE)
+    code = code if isinstance(code, int) else 0
+    if output_is_lost() and code == 0 and _is_for_output(arguments):
         code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _say(message: str, hint: str) -> int:
+    click.echo(plain(f"Error: {message}"), err=True)
+    if hint:
+        click.echo(plain(f"Hint: {hint}"), err=True)
+    return 1
+
+
+def _is_for_output(arguments: Sequence[str] | None) -> bool:
+    """Whether what it prints is all that a command is for: others leave files, which are whole."""
+    words = [word for word in (sys.argv[1:] if arguments is None else arguments) if not word.startswith("-")]
+    return not words or words[0] not in _LEAVE_FILES
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

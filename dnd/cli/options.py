@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -56,9 +55,3 @@ def chosen_options(given: dict[str, Any]) -> dict[str, Any]:
         for name, value in given.items()
         if value not in (None, ())
     }
-
-
-def import_from_here() -> None:
-    """Let `module:function` targets lie in the current folder, as `python -m` does."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")

@@ -61,10 +61,8 @@ def prune(folder: str, out: str | None, as_json: bool, **given: object) -> None:
 
     from dnd.analysis.prune import PruneSpec, carry_out
     from dnd.cli.console import make_console
-    from dnd.cli.options import import_from_here
     from dnd.results.run import RunFolder
 
-    import_from_here()
     found = carry_out(RunFolder(folder), PruneSpec(**cast(dict[str, Any], given)))
     if out:
         save_mask(Path(out), found)

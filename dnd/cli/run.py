@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnd.cli.console import make_console, make_progress_console
-from dnd.cli.options import chosen_options, import_from_here, run_options
+from dnd.cli.options import chosen_options, run_options
 from dnd.errors import DndError, StoppedError
 from dnd.text import plain
 
@@ -55,7 +55,6 @@ def run(
     from dnd.plugin.registry import Registry
 
     settings = given.pop("settings")
-    import_from_here()
     registry = Registry.load()
     wanted = read_run(runfile, registry, options=chosen_options(given), settings=settings)
     if dry_run:

@@ -7,7 +7,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,9 +22,27 @@ __all__ = ["HookedTarget", "Preprocess", "fingerprint", "load_function"]
 
 
 def load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:
-    """Call "module:function", which gives (module, preprocess); modules in the current folder are found too."""
+    """Call "module:function", which gives (module, preprocess); modules in the current folder are found too.
+
+    That folder counts for this alone, and after all that is installed: a numpy.py that lies there is nobody's numpy.
+    """
+    with _current_folder_last():
+        return _load_function(name)
+
+
+@contextmanager
+def _current_folder_last() -> Iterator[None]:
+    before, here = list(sys.path), os.getcwd()  # noqa: PTH109
+    sys.path[:] = [path for path in before if path not in ("", here)] + [here]
+    try:
+        yield
+    finally:
+        if sys.path[-1:] == [here]:  # else their code has changed it, which is theirs to do
+            sys.path[:] = before
+
+
+def _load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:
     where, _, what = name.partition(":")
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         function = getattr(run_theirs(name, lambda: importlib.import_module(where)), what, None)
         names = dir(sys.modules[where])
@@ -34,8 +53,6 @@ def load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:
         elif error.name and not f"{where}.".startswith(f"{error.name}."):
             hint = f"{where!r} imports it: install it into this environment."
         raise UsageError(f"cannot import {where!r} for the target {name!r}: {error}", hint) from error
-    finally:
-        sys.path.remove(os.getcwd())  # noqa: PTH109
     if not callable(function):
         close = difflib.get_close_matches(what, names, n=1)
         raise UsageError(f"{where!r} has no function {what!r}", f"Did you mean {close[0]}?" if close else "")
