@@ -62,6 +62,33 @@ def tcp6() -> socket.socket:
     return socket.socket(socket.AF_INET6)
 
 
+AWAY_TOO = AWAY.encode()
+
+
+class Says(str):
+    """To whoever asks it is this machine; the kernel gets what is in it."""
+
+    def __str__(self) -> str:
+        return "127.0.0.1"
+
+    def lower(self) -> str:
+        return "localhost"
+
+
+class SaysBytes(bytes):
+    def __bytes__(self) -> bytes:
+        return b"127.0.0.1"
+
+
+class SaysPair(tuple):  # type: ignore[type-arg]
+    def __getitem__(self, place: Any) -> Any:
+        return ("127.0.0.1", 443)[place]
+
+
+class SaysLocal(socket.socket):
+    family = socket.AF_UNIX  # type: ignore[assignment]
+
+
 # --- what is refused, and what is not ----------------------------------------------------------------
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
@@ -88,6 +115,26 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "bind to all in IPv6": (lambda: tcp6().bind(("::", 8765)), "bind to :: port 8765"),
     "bind UDP": (lambda: udp().bind(("", 0)), "bind to 0.0.0.0"),
     "listen unbound": (lambda: socket.socket().listen(), "listen on 0.0.0.0"),
+    "a name server here": (lambda: udp().sendto(b"x", ("127.0.0.53", 53)), "send to a name server, 127.0.0.53 port 53"),
+    "a name server over TCP": (
+        lambda: socket.socket().connect(("127.0.0.1", 53)),
+        "connect to a name server, 127.0.0.1 port 53",
+    ),
+    "a name service": (
+        lambda: socket.socket(socket.AF_UNIX).connect("/run/systemd/resolve/io.systemd.Resolve"),
+        "connect to a name service, /run/systemd/resolve/io.systemd.Resolve",
+    ),
+    "a text that says another": (lambda: socket.socket().connect((Says(AWAY), 443)), f"connect to {AWAY} port 443"),
+    "bytes that say another": (
+        lambda: socket.socket().connect((SaysBytes(AWAY.encode()), 443)),
+        f"connect to {AWAY} port 443",
+    ),
+    "an address that says another": (
+        lambda: socket.socket().connect(SaysPair((AWAY, 443))),
+        f"connect to {AWAY} port 443",
+    ),
+    "a socket that says another": (lambda: SaysLocal().connect((AWAY, 443)), f"connect to {AWAY} port 443"),
+    "bind to all below socket.socket": (lambda: socket.SocketType().bind(("", 0)), "bind to 0.0.0.0"),
     "another family": (lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW), "open a socket of family AF_PACKET"),
 }
 
@@ -125,7 +172,9 @@ def test_what_stays_here_works(tmp_path: Path) -> None:
             client.connect(str(tmp_path / "s"))
         with socket.socket() as finds_a_port:  # as many libraries do
             finds_a_port.bind(("", 0))
+            assert finds_a_port.getsockname()[0] == "127.0.0.1"
             assert finds_a_port.getsockname()[1]
+            socket.SocketType.listen(finds_a_port)  # nobody sees this, and it exposes nothing
         assert socket.getaddrinfo(AWAY, 443)[0][4] == (AWAY, 443)  # no name server is asked
         assert socket.gethostbyname("localhost") == "127.0.0.1"
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close()
@@ -406,6 +455,14 @@ def test_dnd_sealed_is_sealed(tmp_path: Path) -> None:
     theirs = done.stdout.splitlines()[-1]
     assert theirs.startswith("net:")
     assert theirs != mine.strip()
+
+
+def test_sealed_leaves_no_socket_that_was_there_before() -> None:
+    with socket.socket() as one:
+        code = "from dnd.offline.namespace import seal; seal()"
+        done = subprocess.run([sys.executable, "-c", code], pass_fds=[one.fileno()], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert f"a socket to the network is open already (file descriptor {one.fileno()})" in done.stderr
 
 
 def test_sealed_where_it_cannot_be_is_an_error(

@@ -25,6 +25,18 @@ CHILDREN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "children") 
 _LOCAL = {-1, 0, *(getattr(socket, name, -1) for name in ("AF_UNIX", "AF_NETLINK", "AF_ALG"))}
 """Families that stay in this machine's kernel; -1 is a socket made from a descriptor, asked again when it is used."""
 _IP = {int(socket.AF_INET), int(socket.AF_INET6)}
+_PLAIN: Any = socket.socket.__mro__[1]
+"""What the interpreter itself knows of a socket."""
+_NAME_SERVERS = {53, 853, 5353, 5355}
+"""Ports whose servers, on this machine too, pass questions on: DNS, over TLS, multicast, LLMNR."""
+_NAME_SERVICES = (
+    "/run/systemd/resolve/",
+    "/run/nscd/",
+    "/var/run/nscd/",
+    "/run/avahi-daemon/",
+    "/var/run/avahi-daemon/",
+)
+"""Folders of Unix sockets that do the same."""
 _AROUND = {"dnd", "click", "pluggy"}
 """Packages that only call the one who tries."""
 _SHOWN = 100
@@ -79,6 +91,8 @@ def _check_before_lookups() -> None:
 
         def checked(self: socket.socket, *args: Any) -> Any:
             if _State.active:
+                if name == "bind" and len(args) == 1:
+                    args = (_on_loopback(self, args[0]),)
                 check(self, *args)
             return method(self, *args)
 
@@ -103,6 +117,15 @@ def _connect(sock: Any, address: Any, what: str = "connect to") -> None:
     host = _host(sock, address)
     if host is not None and not is_loopback(host):
         _refuse(f"{what} {_place(address)}")
+    if host is not None and _is_name_server((_pair(address) or (None, None))[1]):
+        _refuse(f"{what} a name server, {_place(address)}")
+    if host is None and _path(address).startswith(_NAME_SERVICES):
+        _refuse(f"{what} a name service, {_path(address)}")
+
+
+def _path(address: Any) -> str:
+    """Of a Unix socket."""
+    return os.path.normpath(_text(address)) if isinstance(address, (str, bytes, bytearray)) else ""
 
 
 def _send(sock: Any, address: Any) -> None:
@@ -111,11 +134,18 @@ def _send(sock: Any, address: Any) -> None:
 
 
 def _bind(sock: Any, address: Any) -> None:
-    """The wildcard address with port 0 is how a free port is found: that exposes nothing until it listens."""
     host = _host(sock, address)
-    stream = int(sock.type) == int(socket.SOCK_STREAM)
-    if host is not None and not is_loopback(host) and not (stream and host in ("", "0.0.0.0", "::") and not address[1]):
+    if host is not None and not is_loopback(host):
         _refuse(f"bind to {_place(address)}")
+
+
+def _on_loopback(sock: Any, address: Any) -> Any:
+    """The wildcard address with port 0 is how a free port is found: loopback has one too, and exposes nothing."""
+    host, pair = _host(sock, address), _pair(address)
+    stream = int(sock.type) == int(socket.SOCK_STREAM)
+    if host is None or pair is None or not stream or host not in ("", "0.0.0.0", "::") or pair[1] != 0:
+        return address
+    return ("::1" if _family(sock) == int(socket.AF_INET6) else "127.0.0.1", *pair[1:])
 
 
 def _listen(sock: Any, *_backlog: int) -> None:
@@ -180,24 +210,48 @@ def _packed(host: str) -> bytes | None:
 
 def _host(sock: Any, address: Any) -> str | None:
     """The host asked for; None where the kernel of this machine is all that is asked, or Python will refuse it."""
-    family = int(sock.family)
+    family = _family(sock)
     if family in _LOCAL:
         return None
     if family not in _IP:
         return "?"
-    return _text(address[0]) if isinstance(address, tuple) and len(address) > 1 else None
+    pair = _pair(address)
+    return None if pair is None else _text(pair[0])
+
+
+def _family(sock: Any) -> int:
+    """The socket's own: a subclass's property may say another."""
+    return int(_PLAIN.family.__get__(sock) if isinstance(sock, _PLAIN) else sock.family)
 
 
 def _text(host: Any) -> str:
+    """What the kernel will be given: a subclass may say something else of itself."""
+    if isinstance(host, str):
+        return str.__str__(host)
     if isinstance(host, (bytes, bytearray)):
-        return bytes(host).decode("ascii", "replace")
+        return memoryview(host).tobytes().decode("ascii", "replace")
+    if isinstance(host, int):
+        return int.__repr__(host)
     return "" if host is None else str(host)
 
 
+def _pair(address: Any) -> tuple[Any, ...] | None:
+    """(host, port, ...) of an internet address, read past whatever a subclass of tuple says."""
+    return (
+        tuple.__getitem__(address, slice(None)) if isinstance(address, tuple) and tuple.__len__(address) > 1 else None
+    )
+
+
+def _is_name_server(port: Any) -> bool:
+    """Whether what is sent there, though it stays on this machine at first, is passed on to the network."""
+    return isinstance(port, int) and int.__index__(port) in _NAME_SERVERS
+
+
 def _place(address: Any) -> str:
-    if not (isinstance(address, tuple) and len(address) > 1):
+    pair = _pair(address)
+    if pair is None:
         return repr(address)
-    host, port = _text(address[0]) or "0.0.0.0", _text(address[1])
+    host, port = _text(pair[0]) or "0.0.0.0", _text(pair[1])
     return f"{host} port {port}" if port and port != "0" else host
 
 

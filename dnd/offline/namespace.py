@@ -10,8 +10,11 @@ import ctypes
 import errno
 import os
 import socket
+import stat
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dnd.errors import UsageError
@@ -33,6 +36,11 @@ def seal() -> None:
         raise UsageError(
             f"--sealed must come before any thread, and {threads} run already", "Start dnd as its own process."
         )
+    if sockets := list(_network_sockets()):
+        raise UsageError(
+            f"--sealed: a socket to the network is open already (file descriptor {sockets[0]}), and would stay so",
+            f"Start dnd without it: dnd --sealed ... {sockets[0]}>&-",
+        )
     user, group = os.geteuid(), os.getegid()
     reason = _unshare(_NEWNET)
     if reason == errno.EPERM:
@@ -49,6 +57,17 @@ def seal() -> None:
 
 def _threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+def _network_sockets() -> Iterator[int]:
+    """Descriptors of this process's sockets that belong to the network around it: inherited, say."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            number = int(entry.name)
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as one:
+                    if one.family != socket.AF_UNIX:
+                        yield number
 
 
 def _unshare(flags: int) -> int:
