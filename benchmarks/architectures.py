@@ -10,13 +10,15 @@ from typing import Any
 
 MODELS = {
     "blip2": "blip2-opt-2.7b",
+    "blip2-t5": "blip2-flan-t5-xl",
     "llama": "llama-3.1-8b-instruct",
     "sdxl": "sdxl-base-1.0",
     "clip": "clip-vit-large-patch14",
 }
 """Architecture -> its model in models.lock."""
-N_WORDS, N_QUERIES = {"tiny": 300, "full": 50304}, {"tiny": 4, "full": 32}
-"""BLIP-2's vocabulary and query tokens."""
+N_WORDS = {"opt": {"tiny": 300, "full": 50304}, "t5": {"tiny": 300, "full": 32128}}
+"""The vocabularies of BLIP-2's language models."""
+N_QUERIES = {"tiny": 4, "full": 32}
 IMAGE_TOKEN = 4
 SIDE = {"tiny": 28, "full": 224}
 """Pixels of BLIP-2's and CLIP's square input."""
@@ -34,6 +36,10 @@ _QFORMER = {
 _OPT = {
     "tiny": {"hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
     "full": {"hidden_size": 2560, "ffn_dim": 10240, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+_T5 = {
+    "tiny": {"d_model": 64, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_heads": 2},
+    "full": {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
 }
 _LLAMA = {
     "tiny": {"vocab_size": 129, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
@@ -93,16 +99,21 @@ def model_name(architecture: str, size: str) -> str:
     return MODELS[architecture] if size == "full" else f"{size}-{MODELS[architecture]}"
 
 
-def blip2_model(size: str) -> Any:
-    """BLIP-2 with OPT-2.7b."""
+def blip2_model(size: str, language: str = "opt") -> Any:
+    """BLIP-2 with OPT-2.7b, or with Flan-T5-XL ("t5")."""
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
     width = _VISION[size]["hidden_size"]
-    text = {"vocab_size": N_WORDS[size], "word_embed_proj_dim": _OPT[size]["hidden_size"], **_OPT[size]}
+    text: dict[str, Any] = {"model_type": language, "vocab_size": N_WORDS[language][size]}
+    if language == "opt":
+        text |= {"word_embed_proj_dim": _OPT[size]["hidden_size"], "max_position_embeddings": 2048, **_OPT[size]}
+    else:
+        text |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, **_T5[size]}
+        text |= {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
     config = Blip2Config(
         vision_config={"image_size": SIDE[size], "patch_size": 14, **_VISION[size]},
         qformer_config={"encoder_hidden_size": width, "cross_attention_frequency": 2, **_QFORMER[size]},
-        text_config={"model_type": "opt", "max_position_embeddings": 2048, **text},
+        text_config=text,
         num_query_tokens=N_QUERIES[size],
         image_token_index=IMAGE_TOKEN,
     )

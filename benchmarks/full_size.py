@@ -51,6 +51,7 @@ from dnd_scorers import ClipRank
 from dnd_sdxl import SdxlConfig, SdxlGenerator
 
 STAGES = {"blip2": "captions", "llama": "concepts", "sdxl": "images", "clip": "scores"}
+"""By plugin, which the name of an architecture begins with."""
 BATCHES: dict[str, tuple[int | str, ...]] = {
     "blip2": (1, "auto"),
     "llama": (1, "auto"),
@@ -75,22 +76,26 @@ PACKAGES = ("dnd-describe", "torch", "transformers", "tokenizers", "diffusers", 
 CAPTION = "a small brown dog and a grey cat lie side by side on a red blanket in front of a wooden fence"
 
 
+def plugin_of(architecture: str) -> str:
+    return architecture.partition("-")[0]
+
+
 class Subject:
     """A plugin with the settings that are measured, and batches of work for it."""
 
     def __init__(self, architecture: str, size: str, batch: int | str, device: str, settings: dict[str, Any]) -> None:
-        self.name, self.light = architecture, size == "tiny" or device == "cpu"
+        self.plugin, self.light = plugin_of(architecture), size == "tiny" or device == "cpu"
         runtime = api.Runtime(device=device, weights=Weights.default().resolve)
         common = {"model": arch.model_name(architecture, size), "batch_size": batch}
-        if device == "cpu" and architecture != "clip":
+        if device == "cpu" and self.plugin != "clip":
             common["dtype"] = "bfloat16"
         kind, config, usual = {
             "blip2": (Blip2Captioner, Blip2Config, {"max_new_tokens": 4} if self.light else {}),
             "llama": (LlamaSummarizer, LlamaConfig, {"max_new_tokens": 8 if self.light else 16}),
             "sdxl": (SdxlGenerator, SdxlConfig, {"steps": 2} if self.light else {}),
             "clip": (ClipRank, ClipRank.Config, {}),
-        }[architecture]
-        if architecture == "sdxl" and device == "cpu" and size == "full":
+        }[self.plugin]
+        if self.plugin == "sdxl" and device == "cpu" and size == "full":
             usual |= {"width": 256, "height": 256}
         self.settings = usual | settings
         self.backend: Any = kind(config.model_validate(common | self.settings), runtime)
@@ -102,7 +107,7 @@ class Subject:
         """(what gives the answers, how many it gives, items of the stage per answer); `first` makes it a new one."""
         batch = self.batch_size()
         make = {"blip2": self._captions, "llama": self._chats, "sdxl": self._images, "clip": self._evidence}
-        return make[self.name](1 if self.light else batch, first)
+        return make[self.plugin](1 if self.light else batch, first)
 
     def _captions(self, count: int, first: int) -> tuple[Callable[[], Sequence[Any]], int, float]:
         images = noise(first, count)
@@ -244,7 +249,7 @@ def measure(
     memory stays behind. An automatic batch has been tried while the model was loaded, and is warm."""
     subject = Subject(architecture, size, batch, device, settings)
     backend, peaks = subject.backend, Peaks(device)
-    import_module(MODULES[architecture])
+    import_module(MODULES[subject.plugin])
     before = held(device)
     peaks.restart()
     began = time.perf_counter()
@@ -252,14 +257,14 @@ def measure(
     wait(device)
     loaded = time.perf_counter() - began
     row = {
-        "stage": STAGES[architecture],
+        "stage": STAGES[plugin_of(architecture)],
         "backend": backend.name,
         "model": arch.model_name(architecture, size),
         "size": size,
         "device": device.partition(":")[0],
         "device_name": memory.device_name(device),
         "settings": subject.settings,
-        "holds_for": {key: getattr(backend.config, key) for key in MATTER.get(architecture, ())},
+        "holds_for": {key: getattr(backend.config, key) for key in MATTER.get(subject.plugin, ())},
         "batch_size_set": batch,
         "chosen": dict(backend.chosen()),
         "load_seconds": round(loaded, 2),
@@ -294,7 +299,7 @@ def answer(subject: Subject, first: int) -> tuple[float, float]:
     run, count, share = subject.work(first)
     began = time.perf_counter()
     if len(run()) != count:
-        raise RuntimeError(f"{subject.name} left some of {count} items without an answer")
+        raise RuntimeError(f"{subject.plugin} left some of {count} items without an answer")
     return time.perf_counter() - began, count * share
 
 
@@ -425,8 +430,9 @@ def read_batches(texts: Sequence[str], device: str) -> Batches:
             raise SystemExit(f"there is no architecture {architecture!r}; there are {', '.join(arch.MODELS)}")
         changed = {key: _number(value) for key, _, value in (one.partition("=") for one in settings)}
         found.setdefault(architecture, []).extend((_number(one), changed) for one in sizes.split(","))
-    for architecture, usual in BATCHES.items():
-        found.setdefault(architecture, [(batch, {}) for batch in (usual if device != "cpu" else (1,))])
+    for architecture in arch.MODELS:
+        usual = BATCHES[plugin_of(architecture)] if device != "cpu" else (1,)
+        found.setdefault(architecture, [(batch, {}) for batch in usual])
     return found
 
 
@@ -440,7 +446,7 @@ def _number(text: str) -> Any:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
-    parser.add_argument("--models", default=",".join(arch.MODELS), help="some of blip2,llama,sdxl,clip")
+    parser.add_argument("--models", default=",".join(arch.MODELS), help=f"some of {','.join(arch.MODELS)}")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--rounds", type=int, help="timed batches; with 0 the one whose models are clocked  [1; CPU: 0]"

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import architectures as arch
 import full_size
 import torch
 
@@ -34,6 +35,7 @@ from dnd.runtime.memory import device_name
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("tests", "microworld", *full_size.STAGES)
+"""Of a standard run; other architectures are run where they are named."""
 NEEDED = {"captions": full_size.CAPTIONS, "concepts": 1, "images": full_size.CONCEPTS * full_size.IMAGES, "scores": 1}
 """Items of each stage that a standard unit takes."""
 
@@ -127,15 +129,16 @@ def write(path: Path, what: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 where a part failed."""
+    known = dict.fromkeys((*PARTS, *arch.MODELS))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(known)}")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--cpu-labels", type=Path, help="labels.csv of a default run on a CPU")
     parser.add_argument("--out", type=Path, help="folder of the results  [default: results/gpu-<name of the device>]")
     options, others = parser.parse_known_args(arguments)
     parts = options.parts.split(",")
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(parts) - set(known):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("there is no GPU here; --device cpu --size tiny tries the script out")
     name = re.sub(r"[^a-z0-9]+", "-", device_name(options.device).lower()).strip("-")

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +71,29 @@ def _entry(folder: Path, name: str, like: LockedModel) -> LockedModel:
 def write(architecture: str, size: str, device: str, folder: Path) -> None:
     """A random model, drawn on the device, with all that its plugin reads."""
     folder.mkdir(parents=True)
-    {"blip2": _write_blip2, "llama": _write_llama, "sdxl": _write_sdxl, "clip": _write_clip}[architecture](
-        size, device, folder
-    )
+    writers = {
+        "blip2": _write_blip2,
+        "blip2-t5": partial(_write_blip2, language="t5"),
+        "llama": _write_llama,
+        "sdxl": _write_sdxl,
+        "clip": _write_clip,
+    }
+    writers[architecture](size, device, folder)
 
 
-def _write_blip2(size: str, device: str, folder: Path) -> None:
+def _write_blip2(size: str, device: str, folder: Path, language: str = "opt") -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import Blip2Processor, PreTrainedTokenizerFast
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *(f"w{number}" for number in range(arch.N_WORDS[size] - 5))]
+    words = [
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<image>",
+        *(f"w{number}" for number in range(arch.N_WORDS[language][size] - 5)),
+    ]
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.decoder = decoders.WordPiece(prefix="##")
@@ -88,7 +101,7 @@ def _write_blip2(size: str, device: str, folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=["<image>"], **named)
     pictures = BlipImageProcessorPil(size={"height": arch.SIDE[size], "width": arch.SIDE[size]})
     Blip2Processor(pictures, tokenizer, num_query_tokens=arch.N_QUERIES[size]).save_pretrained(folder)
-    model = _empty(lambda: arch.blip2_model(size), torch.float32)
+    model = _empty(lambda: arch.blip2_model(size, language), torch.float32)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     _draw(_state(model), folder, device, shard="10GB")
