@@ -6,9 +6,9 @@ much memory it takes to load and to work, how fast it is, and whether it gives a
     python benchmarks/full_size.py --size tiny --out out # the same classes, small
 
 Every model has a process of its own, which writes OUT/MODEL.json after each batch size: a list whose first object tells
-of the machine and the files, the others of one batch size each. On a CPU the
-work is as small as can be: one item in few steps. See random_weights.py; --work chooses where the weights lie (16 GB at
-most at a time), and with --keep they stay there for the next time.
+of the machine and the files, the others of one batch size each. On a CPU the work is as small as can be: one item in
+few steps. See random_weights.py; --work chooses where the weights lie (16 GB at most at a time), and with --keep they
+stay there for the next time.
 
 Random weights never end an answer early: BLIP-2's captions have all of their tokens, and Llama's answers 16, about the
 mean of a rewritten caption and of a concept.
@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -245,34 +245,46 @@ def wait(device: str) -> None:
 def measure(
     architecture: str, size: str, batch: int | str, device: str, rounds: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Load, a batch to warm up a GPU, `rounds` timed ones, one more with the models clocked, close; RuntimeError where
-    memory stays behind. An automatic batch has been tried while the model was loaded, and is warm."""
+    """What `load_and_work` finds, and what stays in memory after closing; RuntimeError where it is too much."""
     subject = Subject(architecture, size, batch, device, settings)
-    backend, peaks = subject.backend, Peaks(device)
     import_module(MODULES[subject.plugin])
     before = held(device)
+    with closing(subject.backend), closing(Peaks(device)) as peaks:
+        row = {
+            "stage": STAGES[subject.plugin],
+            "backend": subject.backend.name,
+            "model": arch.model_name(architecture, size),
+            "size": size,
+            "device": device.partition(":")[0],
+            "device_name": memory.device_name(device),
+            "settings": subject.settings,
+            "holds_for": {key: getattr(subject.backend.config, key) for key in MATTER.get(subject.plugin, ())},
+            "batch_size_set": batch,
+            **load_and_work(subject, device, rounds, peaks),
+        }
+    del subject
+    row["left_bytes"] = held(device) - before
+    if row["left_bytes"] > (SLACK if device.startswith("cuda") else 0):
+        raise RuntimeError(f"{architecture} left {row['left_bytes'] / 1e6:.0f} MB behind")
+    return row
+
+
+def load_and_work(subject: Subject, device: str, rounds: int, peaks: Peaks) -> dict[str, Any]:
+    """Load, a batch to warm up a GPU, `rounds` timed ones, one more with the models clocked. An automatic batch was
+    tried while the model was loaded, and is warm."""
+    backend, before = subject.backend, held(device)
     peaks.restart()
     began = time.perf_counter()
     backend.load()
     wait(device)
-    loaded = time.perf_counter() - began
     row = {
-        "stage": STAGES[plugin_of(architecture)],
-        "backend": backend.name,
-        "model": arch.model_name(architecture, size),
-        "size": size,
-        "device": device.partition(":")[0],
-        "device_name": memory.device_name(device),
-        "settings": subject.settings,
-        "holds_for": {key: getattr(backend.config, key) for key in MATTER.get(subject.plugin, ())},
-        "batch_size_set": batch,
+        "load_seconds": round(time.perf_counter() - began, 2),
         "chosen": dict(backend.chosen()),
-        "load_seconds": round(loaded, 2),
         "weight_bytes": held(device) - before,
         "load": peaks.read(),
     }
     peaks.restart()
-    if device.startswith("cuda") and batch != "auto":
+    if device.startswith("cuda") and backend.config.batch_size != "auto":
         answer(subject, 0)
     seconds, items = 0.0, 0.0
     for number in range(rounds):
@@ -282,16 +294,12 @@ def measure(
         spent, count = answer(subject, 1000 * (rounds + 1))
     if not rounds:
         seconds, items = spent, count
-    row |= {"items_per_second": float(f"{items / seconds:.4g}"), "work": peaks.read()}
-    row["share_in_models"] = round(inside[0] / spent, 3)
-    row["batch_size"] = subject.batch_size()
-    backend.close()
-    peaks.close()
-    del subject, backend
-    row["left_bytes"] = held(device) - before
-    if row["left_bytes"] > (SLACK if device.startswith("cuda") else 0):
-        raise RuntimeError(f"{architecture} left {row['left_bytes'] / 1e6:.0f} MB behind")
-    return row
+    return row | {
+        "items_per_second": float(f"{items / seconds:.4g}"),
+        "work": peaks.read(),
+        "share_in_models": round(inside[0] / spent, 3),
+        "batch_size": subject.batch_size(),
+    }
 
 
 def answer(subject: Subject, first: int) -> tuple[float, float]:
@@ -374,25 +382,26 @@ def examine(architecture: str, options: argparse.Namespace, out: Path) -> None:
             head |= files_of(name, arch.MODELS[architecture])
         rows: list[dict[str, Any]] = [head]
         _write(rows, out)
-        failures = []
+        failures: list[str] = []
+        lost = False
         for batch, settings in options.batches[architecture]:
             try:
                 row = measure(architecture, size, batch, device, options.rounds, settings)
                 console.print(summary(architecture, row))
             except Exception as error:
                 row = {"backend": architecture, "batch_size_set": batch, "settings": settings, "error": repr(error)}
-                failures.append(error)
-                console.print(f"{architecture}, batch {batch}: {error!r}", style="red")
-                if is_device_lost(error):
-                    break
-            finally:
-                gc.collect()
+                failures.append(f"batch {batch}: {error!r}")
+                console.print(f"{architecture}, {failures[-1]}", style="red")
+                lost = is_device_lost(error)
             rows.append(row)
             _write(rows, out)
+            if lost:
+                break
+            gc.collect()
         head["seconds"] = round(time.perf_counter() - began, 1)
         _write(rows, out)
     if failures:
-        raise failures[0]
+        raise RuntimeError(f"{architecture}: {'; '.join(failures)}")
 
 
 def summary(architecture: str, row: dict[str, Any]) -> str:
