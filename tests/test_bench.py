@@ -171,7 +171,7 @@ def test_what_is_measured(here: Path) -> None:
     assert found.figures["match.graded"]["plain+two+backwards"].value == 0.25  # the silent unit
     apart = found.against("plain+two+backwards")
     assert apart is not None
-    assert (apart.estimate.value, apart.verdict) == (-0.75, "worse")
+    assert (apart.estimate.value, apart.verdict) == (-0.75, "no difference shown")  # three of four units, by McNemar
     assert found.costs["plain+four+toy"].images == 12
     assert found.costs["plain+two+toy"].images == 6
     assert all(outcome.peak > 10e6 for outcome in found.outcomes)
@@ -275,6 +275,7 @@ def test_comparisons_are_paired() -> None:
     assert apart is not None
     assert same is not None
     assert apart.verdict == "worse"
+    assert apart.p == pytest.approx(3 * 2 * 0.5**10)  # ten units that differ, all one way; three pairs
     assert apart.estimate.value == pytest.approx(-0.1)
     assert same.verdict == "no difference shown"
     assert len(found.differences) == 3
@@ -329,7 +330,7 @@ def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads((folder / "bench.json").read_text()) == record
     assert (folder / "bench.svg").read_text().count("<circle") == 6
     html = (folder / "bench.html").read_text("utf-8")
-    for said in ("right: share of units", "Ranked by <code>match.graded</code>", "1.000 [1.000,&nbsp;1.000]"):
+    for said in ("right: share of units", "Ranked by <code>match.graded</code>", "1.000 [0.510,&nbsp;1.000]"):
         assert said in html
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from dnd import api
 from dnd.api import Truth, read_truth
 from dnd.errors import UsageError
 from dnd.evaluation import metrics as binary
-from dnd.evaluation.estimates import Pairs, bootstrap, spread, summarise
+from dnd.evaluation.estimates import Pairs, left_out, spread, summarise
 from dnd.evaluation.images import drive_tables, suppression
+from dnd.evaluation.intervals import bootstrap, estimates, holm, mcnemar, paired, wilson
 from dnd.evaluation.planted import graded
 from dnd.evaluation.sanity import run_checks
 from dnd.evaluation.tables import Row, read_labels
@@ -212,6 +214,81 @@ def test_abstentions_count_as_wrong_beside_the_figure() -> None:
     assert (summary.with_abstentions.value, summary.with_abstentions.n) == (0.5, 4)
 
 
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_best_constant_is_chosen_on_the_other_units(statistic: Any, higher: bool) -> None:
+    for n in (2, 5, 8):
+        constants = np.random.default_rng(n).integers(0, 5, (n, 6)).astype(float)
+        expected = []
+        for i in range(n):
+            levels = getattr(np, statistic)(np.delete(constants, i, axis=0), axis=0)
+            expected.append(constants[i, (levels if higher else -levels).argmax()])
+        assert left_out(constants, statistic, higher).tolist() == expected
+    assert np.isnan(left_out(np.ones((1, 3)))).all()
+
+
+def test_all_right_is_not_certainly_all_right() -> None:
+    found = estimates(np.ones((12, 1)), ["mean"])[0]
+    assert (found.value, found.n, found.high) == (1, 12, 1)
+    assert found.low == pytest.approx(12 / (12 + 1.959964**2))  # Wilson at n of n
+    twins = np.kron(np.eye(6), np.ones((2, 2)))  # each label is right of two units: shuffled gets 1 in 11
+    (summary,) = summarise([Pairs("x", twins, np.zeros((12, 0)), []).figure()])
+    assert summary.own.low == pytest.approx(0.7575, abs=1e-4)
+    assert summary.above_shuffled.value == pytest.approx(10 / 11)
+    assert summary.above_shuffled.low == pytest.approx(0.7575 - 1 / 11, abs=1e-4)
+    assert wilson(0, 12) == (0, pytest.approx(1 - 0.7575, abs=1e-4))
+
+
+def test_own_minus_shuffled_is_paired() -> None:
+    """Units differ much more than own and shuffled do: apart the intervals overlap, in pairs they do not."""
+    level = np.random.default_rng(0).normal(0, 1, 40)[:, None]
+    values = level + np.where(np.eye(40) > 0, 0.1, 0) + np.random.default_rng(1).normal(0, 0.01, (40, 40))
+    (summary,) = summarise([Pairs("x", values, np.zeros((40, 0)), []).figure()])
+    assert summary.shuffled.low < summary.own.low < summary.shuffled.high
+    assert 0.09 < summary.above_shuffled.low < 0.1 < summary.above_shuffled.high < 0.11
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """95 % nominal: shares near 1, means of eight units, and differences of paired shares."""
+    rng = np.random.default_rng(5)
+    for n, p in ((10, 0.9), (12, 0.5), (40, 0.97)):
+        hits = [wilson(k, n)[0] <= p <= wilson(k, n)[1] for k in rng.binomial(n, p, 400).tolist()]
+        assert np.mean(hits) >= 0.92
+    few = rng.normal(3, 1, (8, 2000))
+    found = bootstrap(few, ["mean"] * 2000, resamples=1000)
+    narrow = np.percentile(few[rng.integers(0, 8, (1000, 8))].mean(axis=1), [2.5, 97.5], axis=0)
+    held = np.mean([one.low <= 3 <= one.high for one in found])
+    assert held >= 0.92
+    assert ((narrow[0] <= 3) & (narrow[1] >= 3)).mean() < held - 0.02  # what plain percentiles hold
+    hits = []
+    for _ in range(400):
+        one = rng.random(15) < 0.9
+        other = np.where(rng.random(15) < 0.7, one, rng.random(15) < 0.5)
+        found_pair, _ = paired(one.astype(float), other.astype(float))
+        hits.append(found_pair.low <= 0.9 - (0.7 * 0.9 + 0.3 * 0.5) <= found_pair.high)
+    assert np.mean(hits) >= 0.92
+
+
+def test_paired_shares_are_tested_by_mcnemar() -> None:
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(0, 5) == pytest.approx(2 * 0.5**5)
+    assert mcnemar(3, 9) == pytest.approx(2 * sum(math.comb(12, k) for k in range(4)) / 2**12)
+    one, other = np.array([1.0] * 14 + [0] * 6), np.array([1.0] * 8 + [0] * 12)
+    apart, p = paired(one, other)
+    assert (apart.value, apart.n) == (pytest.approx(0.3), 20)
+    assert p == pytest.approx(2 * 0.5**6)
+    assert 0 < apart.low < 0.3 < apart.high < 0.6
+    assert paired(one, one)[1] == 1
+    assert paired(np.array([np.nan]), np.array([1.0]))[0].n == 0
+    assert paired(np.full(6, 0.5), np.full(6, 0.25))[1] == 2 * 0.5**6
+
+
+def test_holm_is_stepwise() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
 def test_bootstrap_interval_is_that_of_the_mean() -> None:
     values = np.random.default_rng(1).normal(5, 2, size=(400, 1))
     found = bootstrap(values, ["mean"], seed=3, resamples=4000)[0]
@@ -232,7 +309,7 @@ def test_bootstrap_leaves_out_units_without_a_value() -> None:
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_bootstrap_median_is_the_median_of_the_drawn(numbers: list[int]) -> None:
-    from dnd.evaluation.estimates import _weighted_medians
+    from dnd.evaluation.intervals import _weighted_medians
 
     values = np.array(numbers, np.float64)
     counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), size=5)
@@ -282,7 +359,7 @@ def test_no_label_is_right_for_a_unit_that_means_nothing() -> None:
     whole, of_noise, of_single = exact_figures_of_all(cases)
     assert whole.own.tolist() == [1, 0, 1, 0]
     assert whole.shuffled == pytest.approx([1 / 3, 2 / 3, 1 / 3, 2 / 3])
-    assert whole.constant.mean() == 0.5
+    assert whole.constant.tolist() == [0, 0, 0, 0]  # two of each: on the other three units the other one is best
     assert np.isnan(of_noise.own).tolist() == [False, False, True, True]
     assert (of_noise.constant_label, of_single.constant_label) == ("(no label)", "dog")
 

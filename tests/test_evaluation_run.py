@@ -65,7 +65,10 @@ def test_a_table_against_lines(tmp_path: Path, encoder: str, capsys: pytest.Capt
     assert found["counts"]["with_truth_labelled"] == 3
     assert found["read"]["truth"] == "text, line by line: 4 units, the first line is unit 0"
     figures = found["figures"]
-    assert figures["match.exact"]["own"] == {"value": pytest.approx(2 / 3, abs=1e-5), "low": 0, "high": 1, "n": 3}
+    assert figures["match.exact"]["own"]["value"] == pytest.approx(2 / 3, abs=1e-5)
+    assert figures["match.exact"]["own"]["low"] == pytest.approx(0.20766, abs=1e-5)  # Wilson's of 2 in 3
+    assert figures["match.exact"]["own_minus_shuffled"]["n"] == 3
+    assert any("fewer than 30 units (here 3, 4)" in note for note in found["notes"])
     assert figures["match.exact"]["with_abstentions_as_wrong"]["value"] == 0.5
     assert figures["match.exact_of_all"]["own"]["value"] == 0.5
     assert set(figures) == {
@@ -90,7 +93,9 @@ def test_the_screen_says_the_same(tmp_path: Path, encoder: str, capsys: pytest.C
     assert "Labels read as CSV, 2 rows, units from 'unit', layers from 'layer', labels from 'description'." in words
     assert "Truth read as CSV, 3 rows, units from 'unit', texts from 'text'." in words
     line = next(line for line in out.splitlines() if line.startswith("match.exact "))
-    assert "1 [1, 1]" in line
+    assert "1 [0.342, 1]" in line
+    chance = next(line for line in out.splitlines() if line.startswith("retrieval.top1 "))
+    assert " 0.5 " in chance
     assert "text.clip_cosine" in out
 
 
@@ -164,7 +169,9 @@ def test_labels_of_a_run_drive_their_units(toy_run: Path, capsys: pytest.Capture
     assert figures["images.suppression_auc"]["own"]["value"] == 1  # only red images are red
     assert figures["images.suppression_auc"]["controls"]["shuffled"]["value"] == pytest.approx(0.25, abs=0.05)
     assert figures["images.simulation_correlation"]["own"]["n"] == 3
-    assert all("were among those" in note for note in found["notes"])  # flat toys may be alike by chance
+    assert all(
+        "were among those" in note or "fewer than 30" in note for note in found["notes"]
+    )  # flat toys may be alike by chance
     assert json.loads((toy_run / "evaluation.json").read_text())["figures"] == figures
 
 

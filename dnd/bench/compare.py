@@ -1,4 +1,4 @@
-"""Which combinations are better than which: bootstrap over units, the same draws for all of them."""
+"""Which combinations are better than which, unit by unit: McNemar's test or the paired t-test, Holm over pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from dnd.bench.costs import Cost, costs, pareto
 from dnd.bench.outcome import Outcome
 from dnd.bench.quality import choose_metric
-from dnd.evaluation.estimates import Estimate, Floats, bootstrap, tidy
+from dnd.evaluation.estimates import tidy
+from dnd.evaluation.intervals import Estimate, Floats, estimates, holm, paired
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class Difference:
     name: str
     other: str
     estimate: Estimate
+    p: float
+    """Of no difference, corrected for how many pairs are compared."""
 
     @property
     def verdict(self) -> str:
-        """ "better" or "worse" where the interval leaves no doubt, else "no difference shown"."""
-        if self.estimate.low > 0:
-            return "better"
-        return "worse" if self.estimate.high < 0 else "no difference shown"
+        """ "better" or "worse" where p is below 0.05, else "no difference shown"."""
+        if self.p >= 0.05:
+            return "no difference shown"
+        return "better" if self.estimate.value > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Bench:
                 return one
             if (one.other, one.name) == (name, self.reference):
                 e = one.estimate
-                return Difference(name, self.reference, Estimate(-e.value, -e.high, -e.low, e.n))
+                return Difference(name, self.reference, Estimate(-e.value, -e.high, -e.low, e.n), one.p)
         return None
 
     def record(self) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class Bench:
             "reference": self.reference,
             "combinations": [self._row(outcome) for outcome in self.outcomes],
             "differences": [
-                {"name": one.name, "other": one.other, **_tidy(one.estimate), "verdict": one.verdict}
+                {"name": one.name, "other": one.other, **_tidy(one.estimate), "p": tidy(one.p), "verdict": one.verdict}
                 for one in self.differences
             ],
             "stages": _stages(self.outcomes),
@@ -94,8 +97,8 @@ def measure(outcomes: Sequence[Outcome], reference: str, metric: str | None = No
     figures = {}
     for figure in names:
         own = [outcome for outcome in done if figure in outcome.values]
-        estimates = bootstrap(_columns(own, figure), ["mean"] * len(own))
-        figures[figure] = dict(zip((outcome.name for outcome in own), estimates, strict=True))
+        levels = estimates(_columns(own, figure), ["mean"] * len(own))
+        figures[figure] = dict(zip((outcome.name for outcome in own), levels, strict=True))
     found = costs(outcomes)
     points = [
         (name, alone, estimate.value)
@@ -117,11 +120,11 @@ def _differences(outcomes: Sequence[Outcome], figure: str) -> list[Difference]:
     pairs = [(a, b) for a in range(len(outcomes)) for b in range(a + 1, len(outcomes))]
     if not pairs:
         return []
-    apart = np.stack([columns[:, a] - columns[:, b] for a, b in pairs], axis=1)
-    estimates = bootstrap(apart, ["mean"] * len(pairs))
+    found = [paired(columns[:, a], columns[:, b]) for a, b in pairs]
+    corrected = holm([p for _, p in found])
     return [
-        Difference(outcomes[a].name, outcomes[b].name, estimate)
-        for (a, b), estimate in zip(pairs, estimates, strict=True)
+        Difference(outcomes[a].name, outcomes[b].name, estimate, p)
+        for (a, b), (estimate, _), p in zip(pairs, found, corrected, strict=True)
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dnd.bench.compare import Bench
 from dnd.bench.outcome import Outcome
-from dnd.evaluation.estimates import Estimate
+from dnd.evaluation.intervals import FEW, Estimate
 
 _SHORT = {"match.graded": "right", "match.exact_of_all": "exact", "text.cosine": "text cosine"}
 _MEANS = {
@@ -101,15 +101,18 @@ STAGE_COLUMNS = ["stage", "combinations", "distinct", "items asked for", "comput
 def notes(bench: Bench) -> list[str]:
     """What the columns mean, in the order they stand."""
     said = [f"{_SHORT[name]}: {_MEANS[name]} (`{name}`)." for name in _ordered(bench) if name in _MEANS]
-    said.append("Intervals: 95 %, bootstrap over units.")
+    said.append("Intervals: 95 % over units: Wilson's for shares, the bootstrap's for other means.")
+    fewest = min((e.n for levels in bench.figures.values() for e in levels.values()), default=FEW)
+    if fewest < FEW:
+        said.append(f"Some figures are of only {fewest} units: differences between so few must be large to show.")
     if kinds_of(bench):
         said.append(f"{', '.join(kinds_of(bench))}: how many units of the kind are right.")
     said.append("no label: units called uninterpretable.")
     if bench.metric:
         said.append(
             f"Ranked by `{bench.metric}`. against the reference: the mean difference from `{bench.reference}`, unit by "
-            "unit; better, worse: its interval is on one side of 0, open: it is not. `*`: none is both better and "
-            "cheaper."
+            "unit; better, worse: p < 0.05 by McNemar's exact test (0 or 1) or the paired t-test, corrected by "
+            "Holm for the number of pairs; open: not shown. `*`: none is both better and cheaper."
         )
     said += [
         "s here: seconds it took, with what earlier combinations had left in the store. s alone: what it would have "

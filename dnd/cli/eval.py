@@ -10,8 +10,9 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dnd.evaluation.estimates import Estimate, Summary
+    from dnd.evaluation.estimates import Summary
     from dnd.evaluation.evaluate import Evaluation
+    from dnd.evaluation.intervals import Estimate
     from dnd.evaluation.sanity import Check
 
 
@@ -117,7 +118,9 @@ def show_evaluation(console: Console, found: Evaluation) -> None:
         "figure",
         "n",
         "value [95 %]",
+        "chance",
         "shuffled [95 %]",
+        "value - shuffled [95 %]",
         "best constant [95 %]",
         "its label",
         "abstained = wrong",
@@ -140,7 +143,9 @@ def _cells(summary: Summary) -> list[str]:
         figure.name + below,
         str(summary.own.n),
         _text(summary.own),
+        "" if figure.chance is None else f"{figure.chance:.3g}",
         _text(summary.shuffled),
+        _text(summary.above_shuffled),
         _text(summary.constant),
         escape(figure.constant_label),
         _text(whole) if whole is not None else "",

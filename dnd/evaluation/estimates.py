@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from dnd.evaluation.intervals import Estimate, Floats, Statistic, estimates, is_share, paired
+
 Numbers = npt.NDArray[np.floating[Any]]
-Statistic = Literal["mean", "median"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its bootstrap 95 % interval over units."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    """Units it is taken over."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +25,9 @@ class Figure:
     shuffled: Floats
     """(n,) the mean over the labels of all other units: what labels shuffled between units are expected to get."""
     constant: Floats
-    """(n,) with the one label that does best if every unit is given it."""
+    """(n,) with one label for all: for each unit the one that does best on all other units."""
     constant_label: str
+    """The one that does best on all units."""
     if_abstained: Floats | None = None
     """(n,) what a unit without a label is given where abstentions count as wrong; None where that makes no sense."""
     statistic: Statistic = "mean"
@@ -54,6 +44,8 @@ class Summary:
     own: Estimate
     shuffled: Estimate
     constant: Estimate
+    above_shuffled: Estimate
+    """Own minus shuffled, unit by unit."""
     with_abstentions: Estimate | None
 
     def record(self) -> dict[str, Any]:
@@ -66,6 +58,7 @@ class Summary:
                 "shuffled": _record(self.shuffled),
                 "constant": {**_record(self.constant), "label": self.figure.constant_label},
             },
+            "own_minus_shuffled": _record(self.above_shuffled),
             "with_abstentions_as_wrong": self.with_abstentions and _record(self.with_abstentions),
         }
         if self.figure.chance is not None:
@@ -99,7 +92,7 @@ class Pairs:
     chance: float | None = None
 
     def figure(self, among: npt.NDArray[np.bool_] | None = None) -> Figure:
-        """Its diagonal, the mean (or median) of the rest of each row, and the best column of `constants`.
+        """Its diagonal, the mean (or median) of the rest of each row, and the best of `constants` on the other units.
 
         `among` (n,) are the units that it is about, if not all.
         """
@@ -114,7 +107,8 @@ class Pairs:
         if self.constants.size:
             levels = middle(self.constants[among], axis=0)
             best = int(np.nanargmax(levels if self.higher_is_better else -levels))
-            constant, label = np.array(self.constants[:, best], np.float64), self.constant_labels[best]
+            constant[among] = left_out(self.constants[among], self.statistic, self.higher_is_better)
+            label = self.constant_labels[best]
         own, shuffled, constant = (np.where(among, those, np.nan) for those in (own, shuffled, constant))
         abstained = None if self.if_abstained is None else np.full(len(own), self.if_abstained)
         return Figure(
@@ -128,6 +122,34 @@ class Pairs:
             self.higher_is_better,
             self.chance,
         )
+
+
+def left_out(constants: Numbers, statistic: Statistic = "mean", higher_is_better: bool = True) -> Floats:
+    """(n, k) of units and labels given to all -> (n,): each unit's value with the label that is best on the others.
+
+    The label that is best on all units, this one included, would be chosen by what it is then measured on. NaN where
+    there is only one unit.
+    """
+    n = len(constants)
+    if n < 2:
+        return np.full(n, np.nan)
+    sign = 1.0 if higher_is_better else -1.0
+    found = np.empty(n)
+    if statistic == "mean":
+        there = ~np.isnan(constants)
+        totals, counts = np.nansum(constants, axis=0, dtype=np.float64), there.sum(axis=0)
+        for i, row in enumerate(constants):
+            rest = (totals - np.nan_to_num(row)) / np.maximum(1, counts - there[i])
+            found[i] = row[int(np.argmax(sign * rest.round(9)))]  # equal ones tie, however they were added up
+        return found
+    order = np.argsort(constants, axis=0, kind="stable")
+    ordered, places = np.take_along_axis(constants, order, 0), np.argsort(order, axis=0)
+    lower, upper = (n - 2) // 2, (n - 1) // 2  # of the n - 1 that are left
+    columns = np.arange(constants.shape[1])
+    for i, place in enumerate(places):
+        rest = (ordered[lower + (place <= lower), columns] + ordered[upper + (place <= upper), columns]) / 2
+        found[i] = constants[i, int(np.argmax(sign * rest))]
+    return found
 
 
 def spread(figure: Figure, places: Sequence[int], n: int, abstained: npt.NDArray[np.bool_]) -> Figure:
@@ -166,53 +188,28 @@ def summarise(figures: Sequence[Figure], seed: int = 0, resamples: int = 2000) -
         )
         columns += [figure.own, figure.shuffled, figure.constant, whole]
         statistics += [figure.statistic] * 4
-    found = bootstrap(np.stack(columns, axis=1), statistics, seed, resamples)
+    found = estimates(np.stack(columns, axis=1), statistics, seed, resamples)
     summaries = []
     for place, figure in enumerate(figures):
         own, shuffled, constant, whole_too = found[4 * place : 4 * place + 4]
         summaries.append(
-            Summary(figure, own, shuffled, constant, whole_too if figure.if_abstained is not None else None)
+            Summary(
+                figure,
+                own,
+                shuffled,
+                constant,
+                _above(figure, own, seed, resamples),
+                whole_too if figure.if_abstained is not None else None,
+            )
         )
     return summaries
 
 
-def bootstrap(values: Floats, statistics: Sequence[Statistic], seed: int = 0, resamples: int = 2000) -> list[Estimate]:
-    """(n, k): the mean or median of each column over its units that are not NaN, with a 95 % percentile interval.
-
-    Units are drawn with replacement, the same draws for every column. The draws depend on the seed alone, and on
-    the order of the units only as far as chance goes.
-    """
-    n = len(values)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
-    present = ~np.isnan(values)
-    means = [i for i, statistic in enumerate(statistics) if statistic == "mean"]
-    draws = np.full((resamples, values.shape[1]), np.nan)
-    held = counts @ present[:, means].astype(np.float32)
-    totals = counts.astype(np.float64) @ np.nan_to_num(values[:, means])
-    draws[:, means] = np.divide(totals, held, out=np.full(totals.shape, np.nan), where=held > 0)
-    for i in set(range(values.shape[1])) - set(means):
-        draws[:, i] = _weighted_medians(values[:, i], counts)
-    estimates = []
-    for i, statistic in enumerate(statistics):
-        column = values[present[:, i], i]
-        if not len(column):
-            estimates.append(Estimate(np.nan, np.nan, np.nan, 0))
-            continue
-        low, high = np.nanpercentile(draws[:, i], [2.5, 97.5])
-        value = column.mean() if statistic == "mean" else np.median(column)
-        estimates.append(Estimate(float(value), float(low), float(high), len(column)))
-    return estimates
-
-
-def _weighted_medians(values: Floats, counts: npt.NDArray[np.float32]) -> Floats:
-    """The median of `values` (n,), each repeated as often as `counts` (B, n) says: (B,)."""
-    kept = ~np.isnan(values)
-    order = np.argsort(values[kept], kind="stable")
-    ordered, running = values[kept][order], counts[:, kept][:, order].cumsum(axis=1)
-    if not len(ordered):
-        return np.full(len(counts), np.nan)
-    total = running[:, -1:]
-    lower = (running >= np.ceil(total / 2)).argmax(axis=1)
-    upper = (running >= np.floor(total / 2) + 1).argmax(axis=1)
-    found = (ordered[lower] + ordered[upper]) / 2
-    return np.asarray(np.where(total[:, 0] > 0, found, np.nan), np.float64)
+def _above(figure: Figure, own: Estimate, seed: int, resamples: int) -> Estimate:
+    """Own minus shuffled, unit by unit. Where own is a share its interval is no narrower than the share's: the
+    shuffled value is a mean over all other units and hardly varies, so that a bootstrap of all right ones would not."""
+    apart, _ = paired(figure.own, figure.shuffled, seed, resamples)
+    if not apart.n or figure.statistic != "mean" or not is_share(figure.own):
+        return apart
+    level = own.value - apart.value
+    return Estimate(apart.value, min(apart.low, own.low - level), max(apart.high, own.high - level), apart.n)

@@ -19,6 +19,7 @@ from dnd.evaluation.bertscore import unrelated_f1
 from dnd.evaluation.clip import Clip
 from dnd.evaluation.estimates import Figure, Summary, spread, summarise, tidy
 from dnd.evaluation.images import image_figures
+from dnd.evaluation.intervals import FEW
 from dnd.evaluation.planted import graded
 from dnd.evaluation.reopen import Opened, grader, open_run
 from dnd.evaluation.tables import read_label_table
@@ -148,9 +149,18 @@ def evaluate(source: Path, options: Options, meter: Meter) -> Evaluation:
     if opened is not None:
         figures += _on_images(found, opened, clip)
     found.summaries = summarise(figures, options.seed, options.resamples)
+    few = sorted({summary.own.n for summary in found.summaries if 0 < summary.own.n < FEW})
+    if few:
+        found.notes.append(
+            f"figures of fewer than {FEW} units (here {', '.join(map(str, few))}) have rough intervals, but for shares"
+        )
     found.facts |= {
         "clip": clip and clip.name,
-        "interval": {"kind": "bootstrap percentile over units", "level": 0.95, "resamples": options.resamples},
+        "interval": {
+            "kind": "over units: Wilson's for shares, else expanded bootstrap percentiles",
+            "level": 0.95,
+            "resamples": options.resamples,
+        },
         "seconds": round(time.perf_counter() - began, 2),
     }
     return found

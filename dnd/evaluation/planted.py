@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnd.api import Grading, Label
-from dnd.evaluation.estimates import Figure
+from dnd.evaluation.estimates import Figure, left_out
 from dnd.evaluation.tables import Row
 
 Grader = Callable[[Sequence[Label]], Grading | None]
@@ -20,7 +20,7 @@ def graded(rows: Sequence[Row], grade: Grader, seed: int = 0) -> Figure | None:
     """1 where the target calls the label right, all units counted: for noise, no label is the right answer.
 
     Shuffled: the mean of 20 shifts of all labels by a random number of units. Constant: the best of no label and
-    of the 40 commonest labels. None where the target knows no truth.
+    of the 40 commonest labels, on all other units. None where the target knows no truth.
     """
     own = _right(rows, rows, grade)
     if own is None:
@@ -37,13 +37,13 @@ def graded(rows: Sequence[Row], grade: Grader, seed: int = 0) -> Figure | None:
     commonest[""] = Row(rows[0].unit, (), "uninterpretable")
     names = ["", *sorted((name for name in counts if name), key=lambda name: (-counts[name], name))[:_CONSTANTS]]
     constants = [_right(rows, [commonest[name]] * n, grade) for name in names]
-    levels = [0.0 if those is None else those.mean() for those in constants]
-    best = int(np.argmax(levels))
+    table = np.stack([np.zeros(n) if those is None else those for those in constants], axis=1)
+    best = int(np.nanargmax(np.nanmean(table, axis=0)))
     return Figure(
         "match.graded",
         own,
         np.mean([those for those in shifted if those is not None], axis=0) if shifted else np.full(n, np.nan),
-        constants[best] if constants[best] is not None else np.zeros(n),  # type: ignore[arg-type]
+        left_out(table),
         names[best] or "(no label)",
     )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dnd.evaluation.intervals import wilson
+
 Numbers = npt.NDArray[np.float64]
 BINS = 10
 
@@ -87,17 +89,10 @@ def _bins(confidence: Numbers, right: Numbers) -> list[Bin]:
     for number in range(BINS):
         inside = place == number
         if n := int(inside.sum()):
-            share = wilson(float(right[inside].sum()), n)
+            k = float(right[inside].sum())
+            share = Interval(k / n, *wilson(k, n))
             found.append(Bin(number / BINS, (number + 1) / BINS, n, float(confidence[inside].mean()), share))
     return found
-
-
-def wilson(k: float, n: int) -> Interval:
-    """k of n with Wilson's interval, which is sound for few and for shares near 0 or 1."""
-    z, share = 1.959964, k / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return Interval(share, max(0.0, middle - reach), min(1.0, middle + reach))
 
 
 def risk_coverage(confidence: Numbers, right: Numbers) -> list[tuple[float, float, float]]:
