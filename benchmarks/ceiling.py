@@ -22,8 +22,8 @@ from benchmarks.training.common import write_figures
 from dnd import api
 from dnd.config.read import read_run
 from dnd.pipeline.execute import execute
-from dnd.pipeline.result import Result
 from dnd.plugin.registry import Entry, Registry
+from dnd.results.run import RunFolder
 from dnd.store.images import Store
 from dnd_microworld import world
 
@@ -53,7 +53,7 @@ def true_captions(lines: Sequence[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
-def run_with(registry: Registry, out: Path, settings: Sequence[str], captioner: str | None) -> Result:
+def run_with(registry: Registry, out: Path, settings: Sequence[str], captioner: str | None) -> RunFolder:
     options = {"captioner.backend": captioner} if captioner else {}
     run = read_run("default", registry, options=options, settings=settings)
     return execute(run, out, registry=registry, console=Console(quiet=True))

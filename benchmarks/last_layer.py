@@ -64,8 +64,8 @@ def measure(stamps: Path, work: Path, console: Console) -> dict[str, Any]:
         with Meter(console) as meter:
             record = evaluate(table, Options(truth=truth, encoder=ENCODER, images=0), meter).record()
         found[name] = {"counts": record["counts"], "figures": record["figures"]}
-    graded = [f for f in result.findings if result.grading and str(f.label.unit) not in result.grading.wrong]
-    right = {finding.label.unit.index for finding in graded}
+    wrong = result.grading.wrong if result.grading else {str(label.unit): "" for label in result.labels}
+    right = {label.unit.index for label in result.labels if str(label.unit) not in wrong}
     return {
         "photos": len(captions),
         "encoder": ENCODER,

@@ -22,11 +22,11 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from dnd.api import Label, read_image
+from dnd.api import read_image
 from dnd.config.read import read_run
 from dnd.pipeline.execute import execute
-from dnd.pipeline.result import Result
 from dnd.plugin.registry import Registry
+from dnd.results.run import RunFolder
 from dnd_lite.classes import N_CLASSES, class_name, class_names, names_class, words
 from dnd_lite.networks import Variant
 from dnd_lite.tagger import Recogniser
@@ -87,11 +87,11 @@ def populations(folder: Path, captions: Mapping[str, str], variant: Variant) -> 
     }
 
 
-def figures(result: Result, classes: Iterable[int]) -> dict[str, float]:
+def figures(result: RunFolder, classes: Iterable[int]) -> dict[str, float]:
     """Shares of the classes' logits, 0..1."""
-    findings = {finding.label.unit.index: finding for finding in result.findings}
+    units = {unit.index: unit for unit in result}
     truth = sorted(set(classes))
-    given = [_first(findings[index].label) for index in truth]
+    given = [units[index].concept for index in truth]
 
     def share(right: Sequence[bool]) -> float:
         return round(sum(right) / len(right), 3)
@@ -102,18 +102,14 @@ def figures(result: Result, classes: Iterable[int]) -> dict[str, float]:
     return {
         "logits": len(truth),
         "right": share([names_class(text, index) for text, index in zip(given, truth, strict=True)]),
-        "right among three": share([among(i, [text for text, _ in findings[i].label.labels]) for i in truth]),
-        "right among candidates": share([among(i, findings[i].concepts) for i in truth]),
-        "first candidate right": share([among(i, findings[i].concepts[:1]) for i in truth]),
-        "labelled": share([findings[i].label.status == "labelled" for i in truth]),
-        "failed": share([findings[i].label.status == "failed" for i in truth]),
+        "right among three": share([among(i, [one.concept for one in units[i].labels]) for i in truth]),
+        "right among candidates": share([among(i, [one.concept for one in units[i].candidates]) for i in truth]),
+        "first candidate right": share([among(i, [one.concept for one in units[i].candidates[:1]]) for i in truth]),
+        "labelled": share([units[i].status == "labelled" for i in truth]),
+        "failed": share([units[i].status == "failed" for i in truth]),
         "labels shuffled": round(shuffled(given, truth), 3),
         "one constant label": round(constant(truth), 3),
     }
-
-
-def _first(label: Label) -> str:
-    return label.labels[0][0] if label.status == "labelled" else ""
 
 
 def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -130,9 +126,9 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
         run = read_run(RUNFILE, Registry.load(), options=chosen, settings=options.settings)
         result = execute(run, scratch / f"run-{run.summarizer.name}", console=console)
         wrong = {
-            class_name(f.label.unit.index): [text for text, _ in f.label.labels]
-            for f in result.findings
-            if not names_class(_first(f.label), f.label.unit.index)
+            class_name(unit.index): [one.concept for one in unit.labels]
+            for unit in result
+            if not names_class(unit.concept, unit.index)
         }
         return {
             "photos": len(captions),

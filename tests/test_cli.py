@@ -32,9 +32,9 @@ class Outcome:
 
 
 def finished(folder: Path, exit_code: int) -> SimpleNamespace:
-    """What the command line asks of a `dnd.pipeline.result.Result`."""
-    empty: dict[str, Any] = {"unreadable": (), "labels": [], "grading": None, "stages": (), "seconds": 0.0}
-    return SimpleNamespace(folder=folder, exit_code=exit_code, opened=None, summary=lambda page: "{}", **empty)
+    """What the command line asks of a `dnd.results.run.RunFolder`."""
+    empty: dict[str, Any] = {"unreadable": (), "labels": [], "grading": None, "facts": {}, "seconds": 0.0}
+    return SimpleNamespace(folder=folder, exit_code=exit_code, summary=lambda page: "{}", **empty)
 
 
 @pytest.fixture

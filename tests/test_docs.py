@@ -24,7 +24,7 @@ from dnd.cli.main import cli
 from dnd.config.read import build_run, read_run
 from dnd.config.run import Concepts, Exemplars, General, Images, Labels
 from dnd.plugin.registry import KINDS, Registry
-from dnd.results.record import Candidate, Exemplar, Named, Record
+from dnd.results.unit import Candidate, Exemplar, ScoredConcept, UnitResult
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -109,7 +109,9 @@ def test_the_glossary_has_every_setting_and_key() -> None:
     terms = set(re.findall(r"`([\w.]+)`", text[text.index("## Glossary") :]))
     settings = {f"{section}.{key}" for section, model in CORE.items() for key in model.model_fields}
     keys = {
-        field.alias or key for part in (Record, Exemplar, Candidate, Named) for key, field in part.model_fields.items()
+        field.alias or key
+        for part in (UnitResult, Exemplar, Candidate, ScoredConcept)
+        for key, field in part.model_fields.items()
     }
     assert settings | set(General.model_fields) | keys <= terms
 

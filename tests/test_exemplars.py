@@ -17,7 +17,7 @@ from dnd.api import Box, ProbingSet, Unit
 from dnd.config.run import Exemplars
 from dnd.errors import UsageError
 from dnd.pipeline.exemplars.boxes import attention_boxes
-from dnd.pipeline.exemplars.crop import CANDIDATES, Candidate, candidates_of
+from dnd.pipeline.exemplars.crop import REGIONS, Region, regions_of
 from dnd.pipeline.exemplars.find import ExemplarResult, find_exemplars
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.topk import LayerTop
@@ -109,7 +109,7 @@ def facts(result: ExemplarResult, units: dict[str, list[int]]) -> dict[str, Any]
     """All that a result says of some units."""
     return {
         f"{layer}/{index}": (
-            [(e.digest, e.source, e.box, e.activation) for e in result.exemplars(Unit(layer, index))],
+            [(e.digest, e.source, e.box, e.activation) for e in result.exemplars[Unit(layer, index)]],
             result.sample_activations(Unit(layer, index)).tolist(),
         )
         for layer, indices in units.items()
@@ -140,7 +140,7 @@ def test_the_exemplars_are_what_a_plain_computation_ranks_first(find: Find, unit
                 expected.append((plain(unit, [cut(images[i], box)])[0], names[i], box))
     expected = sorted(expected, key=lambda e: -e[0])[:5]
 
-    found = find(units={"2": [0, 4], "5": [3]}).exemplars(unit)
+    found = find(units={"2": [0, 4], "5": [3]}).exemplars[unit]
 
     assert [e.source for e in found] == [name for _, name, _ in expected]
     assert [e.activation for e in found] == pytest.approx([value for value, _, _ in expected], rel=1e-4)
@@ -210,7 +210,7 @@ def test_units_in_the_store_are_not_computed_again(find: Find) -> None:
 def test_an_image_that_is_gone_from_the_store_is_put_there_again(find: Find, tmp_path: Path, lost: str) -> None:
     units = {"2": [0, 1, 2, 3, 4, 5]}
     first, store = find(units=units), Store(tmp_path / "store")
-    found = [e for index in units["2"] for e in first.exemplars(Unit("2", index))]
+    found = [e for index in units["2"] for e in first.exemplars[Unit("2", index)]]
     own, views = {e.digest for e in found}, [e.view for e in found if e.view]
     others = [v for v in views if v not in first.sample] if lost == "a view" else first.sample
     digest = next(one for one in others if one not in own)
@@ -292,7 +292,7 @@ def test_bad_and_doubled_images_are_counted_and_skipped(find: Find) -> None:
     assert result.unreadable == (("000.png", "broken on purpose"), ("007.png", "broken on purpose"))
     assert (result.n_images, result.duplicates) == (37, 1)
     for unit in (Unit("2", 0), Unit("5", 3)):
-        assert not {"000.png", "007.png", "005.png"} & {e.source for e in result.exemplars(unit)}
+        assert not {"000.png", "007.png", "005.png"} & {e.source for e in result.exemplars[unit]}
 
 
 def test_a_set_without_one_readable_image_is_an_error(find: Find) -> None:
@@ -312,7 +312,7 @@ def test_the_sample_is_the_same_for_every_choice_of_units(find: Find) -> None:
 def test_another_seed_is_another_sample_and_the_same_exemplars(find: Find) -> None:
     one, other = find(units={"2": [1]}), find(units={"2": [1]}, store="other", seed=1)
     assert set(one.sample) != set(other.sample)
-    assert one.exemplars(Unit("2", 1)) == other.exemplars(Unit("2", 1))
+    assert one.exemplars[Unit("2", 1)] == other.exemplars[Unit("2", 1)]
 
 
 def test_layers_agree_on_the_sample_whatever_could_be_read_when(find: Find) -> None:
@@ -327,7 +327,7 @@ def test_layers_agree_on_the_sample_whatever_could_be_read_when(find: Find) -> N
 
 def test_fewer_images_than_exemplars(find: Find) -> None:
     result = find(Blobs(3), crops=False)
-    assert [len(result.exemplars(Unit("2", unit))) for unit in range(6)] == [3] * 6
+    assert [len(result.exemplars[Unit("2", unit)]) for unit in range(6)] == [3] * 6
     assert len(result.sample) == 3
     assert not any(result.is_silent(Unit("2", unit)) for unit in range(6))
 
@@ -338,9 +338,9 @@ def test_a_unit_that_gives_nan_fails_alone(find: Find) -> None:
         net[2].weight[1] = torch.nan
     result = find(net=net, units={"2": [0, 1, 2]})
     assert result.failed == {Unit("2", 1): "its activations are not finite (NaN or infinite)"}
-    assert result.exemplars(Unit("2", 1)) == ()
+    assert result.exemplars[Unit("2", 1)] == ()
     assert not result.is_silent(Unit("2", 1))
-    assert result.exemplars(Unit("2", 0)) == sound.exemplars(Unit("2", 0))
+    assert result.exemplars[Unit("2", 0)] == sound.exemplars[Unit("2", 0)]
 
 
 def test_a_crop_without_a_finite_activation_is_no_exemplar(find: Find) -> None:
@@ -355,8 +355,8 @@ def test_a_crop_without_a_finite_activation_is_no_exemplar(find: Find) -> None:
     result = find(net=Overflowing(*network()), units={"2": list(range(6))})
     crops = 0
     for unit in range(6):
-        strengths = [e.activation for e in result.exemplars(Unit("2", unit))]
-        crops += sum(e.box is not None for e in result.exemplars(Unit("2", unit)))
+        strengths = [e.activation for e in result.exemplars[Unit("2", unit)]]
+        crops += sum(e.box is not None for e in result.exemplars[Unit("2", unit)])
         assert strengths == sorted(strengths, reverse=True)
         assert np.isfinite(strengths).all()
     assert crops
@@ -371,7 +371,7 @@ def test_a_broken_unit_does_not_spoil_the_diversity_of_its_layer(find: Find) -> 
             net[2].weight[1] = value
             net[2].bias[1] = value
         result = find(net=net, units={"2": [0, 2, 3, 4, 5]}, store=str(value), pool=10, crops=False)
-        found.append([result.exemplars(unit) for unit in units])
+        found.append([result.exemplars[unit] for unit in units])
     assert found[0] == found[1]
 
 
@@ -394,7 +394,7 @@ def test_crops_are_made_as_the_target_takes_them(find: Find) -> None:
 
     units = {"0": list(range(64))}
     result = find(Blobs(16), units, net=torch.nn.Sequential(torch.nn.Conv2d(3, 64, 5, 2, 2)), prepare=prepare, k=8)
-    crops = {(e.source, e.box) for unit in units["0"] for e in result.exemplars(Unit("0", unit)) if e.box}
+    crops = {(e.source, e.box) for unit in units["0"] for e in result.exemplars[Unit("0", unit)] if e.box}
     assert len(crops) > 200
     assert most < 100  # a batch, what waits beside it, and the batch of images that they are cut from
 
@@ -424,7 +424,7 @@ def test_a_preprocess_that_is_not_affine_gives_no_crops_and_says_so(find: Find) 
 
     result = find(prepare=swirl)
     assert "does more than scale, crop, pad and mirror" in result.no_crops
-    assert not any(e.box for unit in range(6) for e in result.exemplars(Unit("2", unit)))
+    assert not any(e.box for unit in range(6) for e in result.exemplars[Unit("2", unit)])
 
 
 def test_a_preprocess_may_be_made_of_layers(find: Find) -> None:
@@ -433,13 +433,13 @@ def test_a_preprocess_may_be_made_of_layers(find: Find) -> None:
     units = {"2": [0, 1]}
     found = find(units=units, prepare=lambda image: preprocess(image) * scale)
     assert facts(found, units) == facts(find(units=units, store="plain"), units)
-    assert any(e.box for unit in (0, 1) for e in found.exemplars(Unit("2", unit)))
+    assert any(e.box for unit in (0, 1) for e in found.exemplars[Unit("2", unit)])
 
 
 def test_crops_can_be_switched_off(find: Find) -> None:
     for settings in ({"crops": False}, {"max_crops": 0}):
         result = find(store=str(settings), **settings)
-        assert not any(e.box for unit in range(6) for e in result.exemplars(Unit("2", unit)))
+        assert not any(e.box for unit in range(6) for e in result.exemplars[Unit("2", unit)])
 
 
 def test_an_image_gets_no_more_crops_than_asked_for(find: Find) -> None:
@@ -447,7 +447,7 @@ def test_an_image_gets_no_more_crops_than_asked_for(find: Find) -> None:
         n: max(
             len(e.boxes)
             for unit in range(6)
-            for e in find(store=str(n), max_crops=n, units={"2": [unit]}).exemplars(Unit("2", unit))
+            for e in find(store=str(n), max_crops=n, units={"2": [unit]}).exemplars[Unit("2", unit)]
         )
         for n in (1, 4)
     }
@@ -456,18 +456,18 @@ def test_an_image_gets_no_more_crops_than_asked_for(find: Find) -> None:
 
 def test_crops_lie_in_what_the_target_sees_of_the_source(find: Find) -> None:
     result = find(prepare=lambda image: preprocess(image.crop((0, 0, image.width // 2, image.height))))
-    found = [e for unit in range(6) for e in result.exemplars(Unit("2", unit))]
+    found = [e for unit in range(6) for e in result.exemplars[Unit("2", unit)]]
     boxes = [box for e in found for box in e.boxes]
     assert boxes
     assert all(box.right < 0.52 for box in boxes)
     assert max(box.right - box.left for box in boxes) > 0.25
-    assert all(e.attention.frame == pytest.approx((0, 0, 0.5, 1), abs=0.02) for e in found if e.attention)
+    assert all(e.map.frame == pytest.approx((0, 0, 0.5, 1), abs=0.02) for e in found if e.map)
 
 
 def test_a_crop_has_its_own_place_in_the_activation_space() -> None:
-    row = {"boxes": [[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]], "activations": [2.0, 3.0], "map": b"", "frame": []}
+    row = {"boxes": [[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]], "activations": [2.0, 3.0], "map": None}
     rows: Any = {"2/0@7": {**row, "features": [[0.0], [1.0], [2.0]]}}
-    found = candidates_of(Unit("2", 0), [(7, 1.0), (8, 0.5)], rows)
+    found = regions_of(Unit("2", 0), [(7, 1.0), (8, 0.5)], rows)
     assert [(c.image, c.activation, c.features) for c in found] == [
         *((7, 1.0, (0.0,)), (7, 2.0, (1.0,)), (7, 3.0, (2.0,))),
         (8, 0.5, ()),
@@ -476,20 +476,20 @@ def test_a_crop_has_its_own_place_in_the_activation_space() -> None:
 
 def test_diversity_takes_the_strongest_and_then_what_differs() -> None:
     places = [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1), (5.0, 0.0), (0.0, 4.0), (9.0, 9.0)]
-    candidates = [Candidate(i, None, 1 - i / 10, place) for i, place in enumerate(places)]
-    assert [c.image for c in choose(candidates, 3, pool=5)] == [0, 3, 4]
-    assert [c.image for c in choose(candidates, 3)] == [0, 1, 2]
+    regions = [Region(i, None, 1 - i / 10, place) for i, place in enumerate(places)]
+    assert [c.image for c in choose(regions, 3, pool=5)] == [0, 3, 4]
+    assert [c.image for c in choose(regions, 3)] == [0, 1, 2]
 
 
 def test_diversity_takes_nothing_twice_where_nothing_differs() -> None:
-    candidates = [Candidate(i, None, 1 - i / 10, (1.0, 2.0)) for i in range(6)]
-    assert [c.image for c in choose(candidates, 3, pool=5)] == [0, 1, 2]
+    regions = [Region(i, None, 1 - i / 10, (1.0, 2.0)) for i in range(6)]
+    assert [c.image for c in choose(regions, 3, pool=5)] == [0, 1, 2]
 
 
 def test_of_a_pool_only_the_strongest_k_images_get_crops(find: Find, tmp_path: Path) -> None:
     find(units={"2": [1]}, k=3, pool=10)
-    strongest = [e.source for e in find(units={"2": [1]}, store="ten", k=10, crops=False).exemplars(Unit("2", 1))]
-    rows = list(Store(tmp_path / "store").table("crops", "key", CANDIDATES).rows())
+    strongest = [e.source for e in find(units={"2": [1]}, store="ten", k=10, crops=False).exemplars[Unit("2", 1)]]
+    rows = list(Store(tmp_path / "store").table("crops", "key", REGIONS).rows())
     cropped = {f"{int(row['key'].partition('@')[2]):03}.png" for row in rows if row["boxes"]}
     assert len(rows) == 10
     assert cropped
@@ -498,9 +498,9 @@ def test_of_a_pool_only_the_strongest_k_images_get_crops(find: Find, tmp_path: P
 
 def test_diversity_leaves_out_what_is_weak() -> None:
     strengths = [1.0, 0.9, 0.8, 0.5, 0.41, 0.39, 0.1]
-    candidates = [Candidate(i, None, value, (float(i), 0.0)) for i, value in enumerate(strengths)]
-    assert [c.image for c in choose(candidates, 3, pool=7, ordinary=0.0)] == [0, 2, 4]
-    assert [c.image for c in choose(candidates, 3, pool=7)] == [0, 3, 6]
+    regions = [Region(i, None, value, (float(i), 0.0)) for i, value in enumerate(strengths)]
+    assert [c.image for c in choose(regions, 3, pool=7, baseline=0.0)] == [0, 2, 4]
+    assert [c.image for c in choose(regions, 3, pool=7)] == [0, 3, 6]
 
 
 def test_diverse_exemplars_come_from_the_pool(find: Find) -> None:
@@ -508,23 +508,23 @@ def test_diverse_exemplars_come_from_the_pool(find: Find) -> None:
     diverse, ten = find(units=units, pool=10, crops=False), find(units=units, store="ten", k=10, crops=False)
     different = 0
     for unit in (Unit("2", 0), Unit("2", 1), Unit("5", 3)):
-        chosen = diverse.exemplars(unit)
-        assert set(chosen) <= set(ten.exemplars(unit))
-        assert chosen[0] == ten.exemplars(unit)[0]
-        different += chosen != ten.exemplars(unit)[:5]
+        chosen = diverse.exemplars[unit]
+        assert set(chosen) <= set(ten.exemplars[unit])
+        assert chosen[0] == ten.exemplars[unit][0]
+        different += chosen != ten.exemplars[unit][:5]
     assert different
 
 
 def test_ties_go_to_whole_images_and_then_to_the_first() -> None:
     box = Box(0.0, 0.0, 0.5, 0.5)
-    candidates = [Candidate(9, None, 1.0), Candidate(3, box, 1.0), Candidate(3, None, 1.0), Candidate(0, box, 2.0)]
-    assert [(c.image, c.box) for c in choose(candidates, 4)] == [(0, box), (3, None), (9, None), (3, box)]
+    regions = [Region(9, None, 1.0), Region(3, box, 1.0), Region(3, None, 1.0), Region(0, box, 2.0)]
+    assert [(c.image, c.box) for c in choose(regions, 4)] == [(0, box), (3, None), (9, None), (3, box)]
 
 
 def test_images_in_the_store_are_the_exemplars(find: Find, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     probing = Blobs()
-    for exemplar in find(probing).exemplars(Unit("2", 0)):
+    for exemplar in find(probing).exemplars[Unit("2", 0)]:
         source = probing.open(int(exemplar.source[:3]))
         expected = cut(source, exemplar.box) if exemplar.box else source
         assert np.array_equal(store.picture(exemplar.digest).open(), expected)

@@ -31,7 +31,7 @@ from dnd.cli.labels_table import show_result
 from dnd.config.run import BACKENDS
 from dnd.errors import PluginError, UsageError
 from dnd.pipeline.execute import execute
-from dnd.pipeline.result import Result
+from dnd.results.run import RunFolder
 
 ANSWERS = {0: "red", 1: "green", 2: "blue"}
 
@@ -47,7 +47,7 @@ def photos(tmp_path: Path) -> Path:
     return toys.make_photos(tmp_path / "photos")
 
 
-def label(photos: Path, out: Path, fresh: bool = False, **tables: Any) -> Result:
+def label(photos: Path, out: Path, fresh: bool = False, **tables: Any) -> RunFolder:
     run = toys.toy_run(photos, **tables)
     return execute(run, out, fresh=fresh, registry=toys.registry(), live=(toys.Net(), toys.preprocess))
 
@@ -68,7 +68,7 @@ def test_every_unit_gets_its_colour(photos: Path, tmp_path: Path) -> None:
     assert rows[3]["status"] == "uninterpretable"
     assert not rows[3]["label"]
     assert result.exit_code == 0
-    assert [finding.label for finding in result.findings[1:3]] == result.labels[1:3]
+    assert [unit.label.labels for unit in result][1:3] == [label.labels for label in result.labels[1:3]]
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"run.toml", "run.json", "labels.csv", "labels.jsonl"}
     line = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[0])
     assert {e["caption"] for e in line["exemplars"]} == {"a red thing"}
@@ -421,8 +421,8 @@ def test_what_is_known_of_a_unit_is_not_kept_in_memory(photos: Path, tmp_path: P
         gc.collect()
         bytes_kept = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        assert len(result.labels) == len(result.findings) == units
-        assert result.findings[units - 1].captions
+        assert len(result) == units
+        assert result[units - 1].exemplars[0].caption
         return bytes_kept
 
     kept(400)  # imports and caches

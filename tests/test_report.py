@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from PIL import Image
 from test_exemplars import SIZE, Blobs, network, preprocess
 
-from dnd.api import Unit
+from dnd.api import FRAME, Unit
 from dnd.cli.main import cli
 from dnd.config.run import Exemplars
 from dnd.errors import DndError, StoreError, UsageError
@@ -31,9 +31,9 @@ from dnd.results.report.build import Report, build_report
 from dnd.results.report.overview import histogram
 from dnd.results.report.rows import kind_of_reason
 from dnd.results.run import RunFolder
-from dnd.results.unit import ordinary
+from dnd.results.unit import ActivationMap, baseline
 from dnd.store.images import Store
-from dnd.target.attention import packed
+from dnd.target.attention import small_map
 from dnd.target.hooked import HookedTarget
 
 
@@ -168,41 +168,44 @@ def test_exemplars_know_what_the_unit_looked_at(tmp_path: Path) -> None:
             hooked, probing, [Unit("2", 0), Unit("2", 4), Unit("5", 0)], Exemplars(k=5, sample=7), store, "key",
             seed=0, batch_size=16, progress=lambda n: None, workers=2, pool=12,
         )  # fmt: skip
-    exemplars = [e for index in (0, 4) for e in result.exemplars(Unit("2", index))]
+    exemplars = [e for index in (0, 4) for e in result.exemplars[Unit("2", index)]]
     assert any(e.box for e in exemplars)
     for index in (0, 4):
-        for e in result.exemplars(Unit("2", index)):
+        for e in result.exemplars[Unit("2", index)]:
             source = probing.open(int(e.source[:3]))
             values = network()[:3](preprocess(source)[None])[0, index].detach().numpy()
-            assert e.attention
-            assert e.attention.packed == packed(values)
-            assert e.attention.frame == pytest.approx((0, 0, 1, 1), abs=0.03)
-            assert (e.box is None) == (e.view == "")
+            assert e.map
+            assert e.map == ActivationMap.of(small_map(values), e.map.frame)
+            assert e.map.frame == pytest.approx((0, 0, 1, 1), abs=0.03)
+            assert (e.box is None) == (e.view is None)
             if e.box:
                 assert e.box in e.boxes
                 assert np.array_equal(store.picture(e.view).open(), source)
             if e.boxes:
                 assert len(e.boxes) == len(attention_boxes(values, (SIZE, SIZE)))
-    assert all(e.attention is None and not e.boxes for e in result.exemplars(Unit("5", 0)))
+    assert all(e.map is None and not e.boxes for e in result.exemplars[Unit("5", 0)])
 
 
 def test_maps_are_kept_small() -> None:
     values = np.array([[-3.0, 1.0], [0.0, -1.0]], np.float32)
-    assert packed(values) == bytes([2, 2, 0, 255, 191, 128])
-    assert packed(np.arange(64 * 32, dtype=np.float32).reshape(64, 32))[:2] == bytes([16, 16])
-    assert packed(np.ones((3, 3), np.float32)) == b""
-    assert packed(np.array([[np.nan, 1]], np.float32)) == b""
+    small = small_map(values)
+    assert small is not None
+    assert small.tolist() == [[0, 255], [191, 128]]
+    assert ActivationMap.of(small, FRAME).model_dump() == {"shape": (2, 2), "frame": FRAME, "cells": "AP+/gA=="}
+    assert np.shape(small_map(np.arange(64 * 32, dtype=np.float32).reshape(64, 32))) == (16, 16)
+    assert small_map(np.ones((3, 3), np.float32)) is None
+    assert small_map(np.array([[np.nan, 1]], np.float32)) is None
 
 
-def test_ordinary_behaviour_in_a_few_numbers() -> None:
-    found = ordinary(np.array([0, 0, 0, 1, np.nan, np.inf], np.float32))
+def test_the_baseline_in_a_few_numbers() -> None:
+    found = baseline(np.array([0, 0, 0, 1, np.nan, np.inf], np.float32))
     assert found
     assert (found.n, found.low, found.high, found.median) == (4, 0, 1, 0)
     assert (found.counts[0], found.counts[-1], sum(found.counts)) == (3, 1, 4)
-    same = ordinary(np.full(5, 2, np.float32))
+    same = baseline(np.full(5, 2, np.float32))
     assert same
     assert same.counts == (5,)
-    assert ordinary(np.array([np.nan], np.float32)) is None
+    assert baseline(np.array([np.nan], np.float32)) is None
 
 
 # --- what it survives --------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from dnd.pipeline.exemplars import topk as seen
 from dnd.pipeline.exemplars.topk import Seen, TopKPass
 from dnd.probing.prefetch import Loaded
-from dnd.store.matrix import Scratch
 
 names = st.lists(st.integers(0, 5) | st.integers(2**63 - 2, 2**63 + 2) | st.integers(2**64 - 3, 2**64 - 1))
 
@@ -48,7 +47,7 @@ def test_a_pass_goes_on_with_the_duplicates_of_a_file_in_any_order(tmp_path: Pat
     """Files once had them in the order of a set."""
 
     def topk_pass() -> TopKPass:
-        return TopKPass({"a": 1}, 9, 2, 2, 0, Scratch(tmp_path))
+        return TopKPass({"a": 1}, 9, 2, 2, 0)
 
     def image(content: int) -> Loaded:
         return Loaded(0, content, torch.zeros(1))

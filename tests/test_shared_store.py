@@ -15,11 +15,12 @@ import toys
 from rich.console import Console
 
 from dnd import api
+from dnd.pipeline.build import Builder
 from dnd.pipeline.execute import execute
 from dnd.pipeline.job import Job
-from dnd.pipeline.result import Result
 from dnd.pipeline.scores import _key as score_key
 from dnd.plugin.registry import Entry, Registry
+from dnd.results.run import RunFolder
 from dnd.runtime.progress import Meter
 from dnd.store.images import Store
 
@@ -70,7 +71,7 @@ def network(turn: int = 0) -> torch.nn.Sequential:
     return net.eval()
 
 
-def label(photos: Path, out: Path, tables: dict[str, Any], turn: int = 0) -> Result:
+def label(photos: Path, out: Path, tables: dict[str, Any], turn: int = 0) -> RunFolder:
     layers = {"target": {"name": "Net", "layers": ["1"], "units": "all"}}
     shown = {"labels": {"min_auc": 0.0}, "scorer": {"backend": "everything"}}
     run = toys.toy_run(photos, registry(), **{**layers, **shown, **tables})
@@ -101,14 +102,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(photos: Path) -> dict[str, Result]:
+def shared(photos: Path) -> dict[str, RunFolder]:
     """Every variant, one after the other over the same store."""
     return {name: label(photos, photos.parent / name, *variant) for name, variant in VARIANTS.items()}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_is_in_the_store_is_taken_by_its_own_alone(
-    photos: Path, shared: dict[str, Result], name: str, tmp_path: Path
+    photos: Path, shared: dict[str, RunFolder], name: str, tmp_path: Path
 ) -> None:
     label(photos, tmp_path / "run", *VARIANTS[name])
     for file in ("labels.csv", "labels.jsonl"):
@@ -152,18 +153,20 @@ def test_each_part_of_the_evidence_makes_another_score() -> None:
     assert len({score_key(one), *(score_key(replace(one, **other)) for other in others)}) == 8
 
 
-def test_variants_differ(shared: dict[str, Result]) -> None:
+def test_variants_differ(shared: dict[str, RunFolder]) -> None:
     assert len({(result.folder / "labels.jsonl").read_bytes() for result in shared.values()}) == len(VARIANTS)
 
 
-def test_activations_on_synthetic_images_are_those_of_the_unit(shared: dict[str, Result]) -> None:
+def test_activations_on_synthetic_images_are_those_of_the_unit(shared: dict[str, RunFolder]) -> None:
     seen = 0
-    for finding in shared["more layers"].findings:
-        unit, net = finding.label.unit, network()[: 1 + int(finding.label.unit.layer)]
-        for pictures, values in zip(finding.images, finding.activations if finding.images else (), strict=True):
+    for unit in shared["more layers"]:
+        net = network()[: 1 + int(unit.layer)]
+        for candidate in unit.candidates if unit.status != "failed" else ():
             with torch.no_grad():
-                outputs = [net(toys.preprocess(p.open())[None])[0, unit.index].mean() for p in pictures]
-            assert values == pytest.approx(np.array(outputs), abs=1e-4)
+                images = [toys.preprocess(unit.image(one))[None] for one in candidate.images]
+                outputs = [float(net(image)[0, unit.index].mean()) for image in images]
+            assert outputs
+            assert [one.activation for one in candidate.images] == pytest.approx(outputs, rel=1e-3, abs=1e-4)
             seen += 1
     assert seen > 9
 
@@ -182,8 +185,8 @@ def key(
 ) -> str:
     known = Registry([*toys.registry().entries, Entry("captioner", "modelled", backend, package, version, "ok")])
     run = toys.toy_run(photos, known, captioner={"backend": "modelled", **settings})
-    runtime = api.Runtime(device, Path)
-    job = Job(run, known, Store(photos.parent / "keys"), runtime, Meter(Console(quiet=True)), lambda name: digest)
+    builder = Builder(known, api.Runtime(device, Path))
+    job = Job(run, builder, Store(photos.parent / "keys"), Meter(Console(quiet=True)), lambda name: digest)
     found: str = job.backend("captioner")[1]
     return found
 

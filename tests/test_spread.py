@@ -28,13 +28,12 @@ from dnd.errors import DeviceError, ItemError, NoAnswerError, PluginError, Usage
 from dnd.pipeline.execute import execute
 from dnd.pipeline.images import IMAGES
 from dnd.pipeline.map import complete
-from dnd.pipeline.result import Result
 from dnd.plugin.registry import Entry, Registry
+from dnd.results.run import RunFolder
 from dnd.runtime.devices import find_devices
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.stats import StageStats
 from dnd.store.images import Store
-from dnd.store.ledger import Ledger
 
 REQUESTS = [api.ImageRequest(colour, seed) for seed in range(4) for colour in awkward.COLOURS]
 
@@ -260,15 +259,16 @@ def draw(tmp_path: Path, **settings: Any) -> StageStats:
     backend = awkward.Generator(awkward.FaultConfig(**settings), api.Runtime("cpu", lambda name: Path(name)))
     stats = StageStats("images")
     table = Store(tmp_path / "store").table("images", "0" * 64, IMAGES)
-    items = Ledger(tmp_path / "store")
-    for request in REQUESTS:
-        items.add(f"{request.concept} {request.seed}", request)
+    items = {f"{request.concept} {request.seed}": request for request in REQUESTS}
 
     def rows(done: Any) -> list[dict[str, Any]]:
         return [{"key": key, "concept": r.concept, "seed": r.seed, "image": ""} for key, r, _ in done]
 
     try:
-        complete(table, items, backend, backend.generate, rows, lambda row: row["image"], stats, lambda n: None)
+        complete(
+            table, items, backend, backend.generate, rows, lambda row: row["image"], stats, lambda n: None,
+            batch_size=lambda: backend.batch_size,
+        )  # fmt: skip
     finally:
         stats.items = len(list(table.rows()))  # what is durable
     return stats
@@ -315,7 +315,7 @@ def registry() -> Registry:
     return Registry([*entries, *toys.registry().entries])
 
 
-def label(photos: Path, out: Path, **tables: Any) -> Result:
+def label(photos: Path, out: Path, **tables: Any) -> RunFolder:
     base: dict[str, Any] = {
         "target": {"name": "Net", "layers": ["units"], "units": "all"},
         "probing": {"set": str(photos)},
@@ -359,9 +359,9 @@ def test_with_a_time_limit_only_what_hangs_fails(photos: Path, tmp_path: Path) -
         images={"n": 1},
     )
     assert result.exit_code == 0  # every unit has a candidate left
-    by_unit = {finding.label.unit.index: finding for finding in result.findings}
-    assert by_unit[0].label.labels[0][0] == "red"
-    assert by_unit[0].dropped == {"green": "images: no answer within 10 s"}
+    by_unit = {one.index: one for one in result}
+    assert by_unit[0].labels[0].concept == "red"
+    assert [(one.concept, one.reason) for one in by_unit[0].dropped] == [("green", "images: no answer within 10 s")]
     assert by_unit[1].label.status == "uninterpretable"  # a green unit, and green could not be drawn
     lines = [json.loads(line) for line in (tmp_path / "run" / "labels.jsonl").read_text().splitlines()]
     assert lines[0]["dropped"] == [{"concept": "green", "reason": "images: no answer within 10 s"}]

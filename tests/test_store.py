@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from PIL import Image
 import dnd.store.table
 from dnd.api import derive_seed
 from dnd.errors import DamagedError, StoreError
+from dnd.pipeline.map import complete
+from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
 from dnd.store.images import Store
 from dnd.store.keys import digest_of, stage_key
-from dnd.store.ledger import Ledger
 from dnd.store.table import Table
 
 SCHEMA = pa.schema([("key", pa.string()), ("value", pa.int64())])
@@ -42,14 +43,35 @@ def test_rows_come_back(tmp_path: Path) -> None:
 
 
 def test_a_row_written_twice_answers_once(tmp_path: Path) -> None:
-    table, items, answers = Table(tmp_path / "t", SCHEMA), Ledger(tmp_path), []
+    table, answers = Table(tmp_path / "t", SCHEMA), []
     table.append([{"key": "a", "value": 1}, {"key": "c", "value": 3}])
     table.append([{"key": "a", "value": 1}, {"key": "a", "value": 1}])
-    items.add("a")
-    items.add("b")
-    table.fill(items, lambda row: answers.append(row["value"]))
-    assert answers == [1]
-    assert [items.lacks(key) for key in "abc"] == [False, True, False]
+    found = complete(
+        table,
+        {"a": 1, "b": 2},
+        nullcontext(),
+        lambda items: items,
+        lambda done: [{"key": key, "value": value} for key, _, value in done],
+        lambda row: answers.append((row["key"], row["value"])),
+        StageStats("captions"),
+        lambda n: None,
+        batch_size=lambda: 4,
+    )
+    assert answers == [("a", 1), ("b", 2)]
+    assert list(found) == ["a", "b"]
+    assert rows_of(table) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_columns_have_the_rows_that_are_asked_for(tmp_path: Path) -> None:
+    table = Table(tmp_path / "t", SCHEMA)
+    assert len(table.columns({"a"})) == 0
+    table.append([{"key": "a", "value": 1}, {"key": "b", "value": 2}])
+    table.append([{"key": "c", "value": 3}])
+    assert sorted(table.columns({"a", "c", "d"}).to_pylist(), key=lambda row: row["key"]) == [
+        {"key": "a", "value": 1},
+        {"key": "c", "value": 3},
+    ]
+    assert table.keys({"a", "c", "d"}) == {"a", "c"}
 
 
 def test_compacting_keeps_every_row(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from dnd.doctor.plan import plan_stages
 from dnd.errors import UsageError
 from dnd.pipeline.concepts import summary_request
 from dnd.pipeline.execute import execute
-from dnd.pipeline.result import Result
 from dnd.plugin.registry import Entry, Registry
+from dnd.results.run import RunFolder
 from dnd.testing import ScorerContract, SummarizerContract, picture, runtime
 from dnd_ablations import Captions, ConceptSet, First
 from dnd_blip2.exemplars import Blip2Exemplars, phrases
@@ -125,7 +125,7 @@ def registry() -> Registry:
     return Registry([*toys.registry().entries, *entries, Entry("summarizer", "captions", Captions, "tests", "1", "ok")])
 
 
-def label(photos: Path, out: Path, net: torch.nn.Module | None = None, **tables: Any) -> Result:
+def label(photos: Path, out: Path, net: torch.nn.Module | None = None, **tables: Any) -> RunFolder:
     base = toys.toy_run(photos).to_dict()
     for name, table in tables.items():
         base[name] = table if "backend" in table else {**base[name], **table}
@@ -137,7 +137,7 @@ def stages(out: Path) -> list[str]:
     return list(json.loads((out / "run.json").read_text())["stages"])
 
 
-def first_labels(result: Result) -> list[str]:
+def first_labels(result: RunFolder) -> list[str]:
     return [one.labels[0][0] for one in result.labels[:3]]
 
 

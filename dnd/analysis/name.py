@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
 
 from dnd.analysis.group import Groups
 from dnd.api import ItemError, Runtime, Summarizer, SummaryRequest, derive_seed
@@ -13,6 +12,7 @@ from dnd.config.read import read_run
 from dnd.config.run import UNUSED
 from dnd.errors import UsageError
 from dnd.models.weights import Weights
+from dnd.pipeline.build import Builder
 from dnd.plugin.registry import Registry
 from dnd.plugin.validate import checked_concepts, counted
 from dnd.results.run import RunFolder
@@ -30,7 +30,7 @@ def name_groups(run: RunFolder, groups: Groups, *, categories: bool) -> tuple[Gr
     if choice.name == UNUSED:
         raise UsageError(f"the run in {run.folder} has no summarizer", "Leave out --name-with-summarizer.")
     runtime = Runtime(described.device, Weights.default().resolve, described.devices)
-    backend = cast(Summarizer, registry.make("summarizer", choice.name, choice.config, runtime))
+    backend: Summarizer = Builder(registry, runtime).plugin(choice)
     asked: dict[str, SummaryRequest] = {}
     for group in groups.groups:
         asked[f"group {group.name}"] = _request(described.seed, group.labels)

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
 
 from dnd.analysis.accuracy import labelled
 from dnd.analysis.compare import Comparison, compare
-from dnd.api import ProbingSet, Runtime, Target, Unit
+from dnd.api import ProbingSet, Runtime, Unit
 from dnd.config.read import read_run
 from dnd.config.run import Run
 from dnd.errors import DndError, UsageError
 from dnd.models.weights import Weights
+from dnd.pipeline.build import Builder
 from dnd.plugin.registry import Registry
-from dnd.probing.sets import FolderSet
 from dnd.results.run import RunFolder
-from dnd.target.load import load_function
-from dnd.target.preprocess import Preprocess
 
 __all__ = ["Comparison", "PruneSpec", "Pruning", "carry_out", "choose", "compare"]
 
@@ -100,9 +97,9 @@ def carry_out(run: RunFolder, spec: PruneSpec) -> Pruning:
         return chosen
     registry = Registry.load()
     described = _described(run, registry, spec)
-    runtime = Runtime(described.device, Weights.default().resolve)
-    data = labelled(_data(described, registry, runtime), Path(spec.classes) if spec.classes else None)
-    module, preprocess = _target(described, registry, runtime)
+    builder = Builder(registry, Runtime(described.device, Weights.default().resolve))
+    data = labelled(_data(described, builder), Path(spec.classes) if spec.classes else None)
+    module, preprocess = builder.module(described.target)
     found = compare(
         module, preprocess, chosen.units(), data, seeds=spec.seeds, device=described.device, among=_among(run)
     )
@@ -167,17 +164,8 @@ def _described(run: RunFolder, registry: Registry, spec: PruneSpec) -> Run:
         raise UsageError(f"--eval {name}: {error}", error.hint or _DATASET) from error
 
 
-def _target(run: Run, registry: Registry, runtime: Runtime) -> tuple[torch.nn.Module, Preprocess]:
-    if run.target.kind != "target":
-        return load_function(run.target.name)
-    return cast(Target, registry.make("target", run.target.name, run.target.config, runtime)).build()
-
-
-def _data(run: Run, registry: Registry, runtime: Runtime) -> ProbingSet:
-    (choice,) = run.probing
-    if choice.kind == "folder":
-        try:
-            return FolderSet(Path(choice.name))
-        except UsageError as error:
-            raise UsageError(str(error), _DATASET) from error
-    return cast(ProbingSet, registry.make("probing-set", choice.name, choice.config, runtime))
+def _data(run: Run, builder: Builder) -> ProbingSet:
+    try:
+        return builder.probing(run.probing)
+    except UsageError as error:
+        raise UsageError(str(error), error.hint if run.probing[0].kind != "folder" else _DATASET) from error

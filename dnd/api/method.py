@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api.plugins import Backend, Plugin, ProbingSet
+from dnd.api.plugins import Plugin, ProbingSet
 from dnd.api.records import Box, Label, Picture, Unit
 
 T = TypeVar("T")
@@ -76,13 +77,16 @@ class Study(ABC):
         name: str,
         parts: Mapping[str, object],
         items: Mapping[str, T],
-        backend: Backend,
+        backend: AbstractContextManager[object],
         work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
+        *,
+        batch_size: int | None = None,
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Computes a float32 vector per item, once and for all: batches are kept in the store, under progress.
 
-        `parts` are what the answers depend on besides an item's key. The backend is loaded only if there is work,
-        and closed after. Raises DndError where an item fails.
+        `parts` are what the answers depend on besides an item's key. `backend` is a Backend, or any context manager
+        that holds what `work` needs: it is entered only if there is work. `batch_size` items are handed over in one
+        call; without, as many as the backend takes. Raises DndError where an item fails.
         """
 
 

@@ -91,7 +91,11 @@ class Backend(Plugin):
         """Give all memory back. Safe to call twice, and after a `load` that failed."""
 
     def __enter__(self) -> Self:
-        self.load()
+        try:
+            self.load()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -107,6 +111,11 @@ class Captioner(Backend):
         """For each RGB image, the natural logarithm of the chance that it is captioned by each text, the end of the
         text included. Optional: some methods need it."""
         raise PluginError(f"the captioner {self.name!r} does not give the probability of a caption")
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether it has `log_probabilities`."""
+        return type(self).log_probabilities is not Captioner.log_probabilities
 
 
 class Summarizer(Backend):

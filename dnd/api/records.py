@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 N_LABELS = 3
 """How many concepts a unit's label gives at most."""
+STATUSES = ("labelled", "uninterpretable", "failed")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -92,6 +93,31 @@ class Label:
     """Why there is no label."""
     confidences: tuple[float, ...] = field(default=(), compare=False)
     """The probability that each of `labels` is right, where the run has a calibration; not in labels.csv."""
+
+    @property
+    def label(self) -> str:
+        """The first concept, or "" where the unit has no label."""
+        return self.labels[0][0] if self.status == "labelled" else ""
+
+    @property
+    def score(self) -> float | None:
+        """Of `label`; None where there is none."""
+        return self.labels[0][1] if self.status == "labelled" else None
+
+    @property
+    def confidence(self) -> float | None:
+        """The probability that `label` is right; None without a label or a calibration."""
+        return self.confidences[0] if self.status == "labelled" and self.confidences else None
+
+    def fault(self) -> str:
+        """What keeps this from being a label, or ""."""
+        if self.status not in STATUSES:
+            return f"no status is called {self.status!r:.40}"
+        if self.status == "labelled" and not self.labels:
+            return "a labelled unit without a label"
+        if len(self.labels) > N_LABELS:
+            return f"{len(self.labels)} concepts, where a label has {N_LABELS} at most"
+        return ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ combination leaves its outcome in its folder and is not run again; one that fail
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,8 +19,8 @@ from dnd.config.run import Run
 from dnd.errors import DndError, OfflineError, UsageError
 from dnd.files import read_text
 from dnd.pipeline.execute import execute
-from dnd.pipeline.result import Result
 from dnd.plugin.registry import Registry
+from dnd.results.run import RunFolder
 from dnd.runtime.memory import Peak
 from dnd.store.files import write_atomic
 from dnd.store.keys import digest_of
@@ -97,7 +96,7 @@ def _run(one: Combination, run: Run, key: str, folder: Path, registry: Registry,
             reason += " (error.txt in its folder says where)"
         return Outcome(one.name, key, one.variants, one.note, reason, time.perf_counter() - began)
     seconds = time.perf_counter() - began
-    facts = json.loads(read_text(folder / "run.json"))
+    facts = result.facts
     return Outcome(
         name=one.name,
         key=key,
@@ -113,7 +112,7 @@ def _run(one: Combination, run: Run, key: str, folder: Path, registry: Registry,
     )
 
 
-def _kinds(result: Result) -> dict[str, tuple[int, int]]:
+def _kinds(result: RunFolder) -> dict[str, tuple[int, int]]:
     return {grade.kind: (grade.right, grade.total) for grade in result.grading.grades} if result.grading else {}
 
 

@@ -15,7 +15,7 @@ from dnd.evaluation.truth import join
 
 if TYPE_CHECKING:
     from dnd.models.encoder import Encoder
-    from dnd.pipeline.result import Result
+    from dnd.results.run import RunFolder
 
 GRADED, EXACT, COSINE = "match.graded", "match.exact_of_all", "text.cosine"
 METRICS = (GRADED, EXACT, COSINE)
@@ -37,7 +37,7 @@ class Judge:
 
             self._encoder = Encoder(encoder, device)
 
-    def values(self, result: Result) -> Values:
+    def values(self, result: RunFolder) -> Values:
         """By the target's own judgement, where it knows its units; by the truth file, where there is one.
 
         `text.cosine` counts a unit that has a meaning and got no label as 0.
@@ -66,7 +66,7 @@ class Judge:
         return found | {COSINE: cosines}
 
 
-def _graded(result: Result) -> dict[str, float]:
+def _graded(result: RunFolder) -> dict[str, float]:
     """1 where the target calls the label right; nothing where it does not know all of the units."""
     grading = result.grading
     if grading is None or sum(grade.total for grade in grading.grades) != len(result.labels):

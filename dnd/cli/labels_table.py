@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dnd.api import Grading, Label
-from dnd.pipeline.result import Result
-from dnd.runtime.stats import StageStats
+from dnd.results.run import RunFolder
 
 _STYLE = {"labelled": "", "uninterpretable": "dim", "failed": "red"}
 _MOST_ROWS = 200
@@ -81,19 +80,19 @@ def show_unreadable(console: Console, unreadable: Sequence[tuple[str, str]]) -> 
         console.print("  ... all of them are in run.json")
 
 
-def show_reused(console: Console, all_stats: Sequence[StageStats]) -> None:
-    """What the run did not have to compute."""
-    stored = {stats.name: stats.items - stats.computed - len(stats.failures) for stats in all_stats}
-    told = [f"{stats.name} {stored[stats.name]} of {stats.items}" for stats in all_stats if stored[stats.name] > 0]
+def show_reused(console: Console, stages: Mapping[str, Mapping[str, int]]) -> None:
+    """What the run did not have to compute; `stages` as in run.json."""
+    stored = {name: stage["items"] - stage["computed"] - stage["failed"] for name, stage in stages.items()}
+    told = [f"{name} {count} of {stages[name]['items']}" for name, count in stored.items() if count > 0]
     if told:
         console.print(f"Found in the store: {', '.join(told)}.", style="dim", highlight=False, soft_wrap=True)
 
 
-def show_result(console: Console, result: Result, *, verbose: bool = False) -> None:
+def show_result(console: Console, result: RunFolder, *, verbose: bool = False) -> None:
     """All that a finished run has to show, how good the labels are last."""
     show_labels(console, result.labels, result.grading)
     show_unreadable(console, result.unreadable)
-    show_reused(console, result.stages)
+    show_reused(console, result.facts.get("stages", {}))
     if result.grading and verbose:
         console.print()
         show_figures(console, result.grading)
@@ -103,7 +102,7 @@ def show_result(console: Console, result: Result, *, verbose: bool = False) -> N
         show_grading(console, result.grading)
 
 
-def show_next(console: Console, result: Result, page: Path | None) -> None:
+def show_next(console: Console, result: RunFolder, page: Path | None) -> None:
     """What to do next, and in the last line the path of the report, or of the run where there is none."""
     folder = escape(str(result.folder))
     known = "label your own network: `dnd init` writes a run file, docs/quickstart.md shows the way"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from dnd.pipeline.result import Result
+    from dnd.results.run import RunFolder
 
 
 @click.command()
@@ -87,14 +87,14 @@ def run(
     return result.exit_code
 
 
-def _report(result: Result, progress: Console, stopped: Callable[[], bool]) -> Path | None:
+def _report(result: RunFolder, progress: Console, stopped: Callable[[], bool]) -> Path | None:
     """Its page; None, with a line on standard error, where it cannot be built: the labels are there all the same."""
     from dnd.results.report.build import build_report
     from dnd.runtime.progress import Meter
 
     try:
         with Meter(progress, stopped=stopped) as meter, meter.stage("report", len(result.labels)) as advance:
-            return build_report([result.opened], progress=advance).page
+            return build_report([result], progress=advance).page
     except StoppedError:
         raise
     except DndError as error:

@@ -16,6 +16,7 @@ from dnd.api import Runtime
 from dnd.config.run import BACKENDS, Choice, Run
 from dnd.errors import DndError, UsageError
 from dnd.models.weights import Weights
+from dnd.pipeline.build import Builder
 from dnd.plugin.registry import Registry
 
 State = Literal["ok", "warning", "fault"]
@@ -75,6 +76,11 @@ class Context:
     @property
     def runtime(self) -> Runtime:
         return Runtime(self.devices[0], self.weights.resolve, self.devices)
+
+    @cached_property
+    def builder(self) -> Builder:
+        """Makes each plugin once."""
+        return Builder(self.registry, self.runtime)
 
     def choices(self) -> dict[str, Choice]:
         """Sections that could be read."""

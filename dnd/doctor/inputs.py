@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -43,14 +42,9 @@ def check_probing(context: Context) -> Iterator[Check]:
 
 
 def open_set(context: Context, choice: Choice) -> ProbingSet:
-    if choice.kind == "folder":
-        from dnd.probing.sets import FolderSet
-
-        return FolderSet(Path(choice.name))
-    check_packages([context.registry.find(choice.kind, choice.name)])
-    made = context.registry.make(choice.kind, choice.name, choice.config, context.runtime)
-    assert isinstance(made, ProbingSet)
-    return made
+    if choice.kind != "folder":
+        check_packages([context.registry.find(choice.kind, choice.name)])
+    return context.builder.probing([choice])
 
 
 def _look_at(name: str, label: str, opened: ProbingSet, pixels: list[float]) -> Check:
@@ -103,17 +97,10 @@ def check_target(context: Context) -> Iterator[Check]:
 
 def build_target(context: Context) -> tuple[torch.nn.Module, Any]:
     """(module, preprocess), as the run would have it."""
-    from dnd.api import Target
-
     choice = context.run.target
-    if choice.kind != "target":
-        from dnd.target.load import load_function
-
-        return load_function(choice.name)
-    check_packages([context.registry.find("target", choice.name)])
-    target = context.registry.make("target", choice.name, choice.config, context.runtime)
-    assert isinstance(target, Target)
-    return target.build()
+    if choice.kind == "target":
+        check_packages([context.registry.find("target", choice.name)])
+    return context.builder.module(choice)
 
 
 def _layer(context: Context, module: torch.nn.Module, preprocess: Any, layer: str) -> tuple[Check, int, int]:

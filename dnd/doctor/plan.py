@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from dnd.api import ProbingSet, Runtime, Target
+from dnd.api import Runtime
 from dnd.config.run import OWN_METHOD, Choice, Run
 from dnd.config.units import parse_units
 from dnd.errors import DndError, UsageError
+from dnd.pipeline.build import Builder
 from dnd.pipeline.rates import BACKEND_OF, Rate, find_rate
 from dnd.plugin.registry import Registry
 
@@ -36,13 +36,7 @@ def stage_items(run: Run, units: int, images: int | None) -> dict[str, int]:
 def _size(choice: Choice, registry: Registry, runtime: Runtime) -> int | str:
     """How many images, or what is wrong with the set."""
     try:
-        if choice.kind == "folder":
-            from dnd.probing.sets import FolderSet
-
-            return len(FolderSet(Path(choice.name)))
-        made = registry.make(choice.kind, choice.name, choice.config, runtime)
-        assert isinstance(made, ProbingSet)
-        return len(made)
+        return len(Builder(registry, runtime).probing([choice]))
     except DndError as error:
         return f"problem: {error}"
 
@@ -61,14 +55,8 @@ def count_units(run: Run, registry: Registry, runtime: Runtime) -> int | str:
 
 def _layer_sizes(run: Run, registry: Registry, runtime: Runtime) -> list[int]:
     from dnd.target.hooked import HookedTarget
-    from dnd.target.load import load_function
 
-    if run.target.kind == "target":
-        target = registry.make("target", run.target.name, run.target.config, runtime)
-        assert isinstance(target, Target)
-        module, preprocess = target.build()
-    else:
-        module, preprocess = load_function(run.target.name)
+    module, preprocess = Builder(registry, runtime).module(run.target)
     with HookedTarget(module, preprocess, run.target.layers, pooling=run.exemplars.pooling) as hooked:
         return list(hooked.layer_sizes().values())
 

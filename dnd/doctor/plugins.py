@@ -28,7 +28,7 @@ def check_backends(context: Context) -> Iterator[Check]:
         entry = context.registry.find(choice.kind, choice.name)
         try:
             check_packages([entry])
-            problems = faults_of(context.registry.make(choice.kind, choice.name, choice.config, context.runtime))
+            problems = faults_of(context.builder.plugin(choice))
         except DndError as error:
             problems = [error]
         for number, problem in enumerate(problems, 1):

@@ -51,7 +51,7 @@ def check_memory(context: Context) -> Iterator[Check]:
 
 def _need(context: Context, section: str, device: str) -> Need | None:
     choice = context.choices()[section]
-    made = context.registry.make(choice.kind, choice.name, choice.config, context.runtime)
+    made = context.builder.plugin(choice)
     try:
         said = made.memory() if isinstance(made, Backend) else None
     except ModelError:  # a model is not here: its size in models.lock must do
@@ -117,7 +117,7 @@ def _drawn_pixels(context: Context) -> tuple[float, bool]:
     choice = context.helpers().get("generator")
     size = None
     if choice is not None:
-        made = context.registry.make(choice.kind, choice.name, choice.config, context.runtime)
+        made = context.builder.plugin(choice)
         with suppress(ModelError):  # whose settings would tell
             size = made.image_size() if isinstance(made, Generator) else None
     return (float(math.prod(size)), True) if size else (_MEGAPIXEL, False)

@@ -11,13 +11,14 @@ groups weigh the same. Some random images do show it, so that even a perfect lab
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api import Backend, Picture, derive_seed
+from dnd.api import Picture, derive_seed
 from dnd.evaluation import metrics as binary
 from dnd.evaluation.clip import BATCH, Clip
 from dnd.evaluation.estimates import Pairs
@@ -112,23 +113,12 @@ def _simulation(
 ) -> Floats:
     """(units, labels): correlation of CLIP's likeness of label and image with the unit's activation on it."""
 
-    looker = _Looker(clip)
-    seen = opened.vectors("evaluation-clip", {"clip": clip.digest}, pictures, looker, looker.look)
+    def look(batch: Sequence[Picture]) -> list[bytes]:
+        return [row.tobytes() for row in clip.images([picture.open() for picture in batch]).astype("<f4")]
+
+    seen = opened.vectors("evaluation-clip", {"clip": clip.digest}, pictures, nullcontext(), look, lambda: BATCH)
     likeness = (clip.texts(labels) @ seen.T).astype(np.float64)  # (labels, images)
     return np.stack([binary.correlation(likeness, unit, np.ones(len(unit))) for unit in activations.T])
-
-
-class _Looker(Backend):
-    """CLIP's view of images, as a backend."""
-
-    name = "clip"
-    batch_size = BATCH
-
-    def __init__(self, clip: Clip) -> None:
-        self.clip = clip
-
-    def look(self, batch: Sequence[Picture]) -> list[bytes]:
-        return [row.tobytes() for row in self.clip.images([picture.open() for picture in batch]).astype("<f4")]
 
 
 def _held_out(opened: Opened) -> tuple[list[Picture], str]:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dnd.api import Backend, Grading, Label, Picture, ProbingSet, Runtime, Target, derive_seed
+from dnd.api import Grading, Label, Picture, ProbingSet, Runtime, derive_seed
 from dnd.config.read import build_run, read_run
 from dnd.config.run import BACKENDS, Choice, Run
 from dnd.config.tables import read_tables
 from dnd.errors import DndError, UsageError
 from dnd.models.weights import Weights
-from dnd.pipeline.activations import TargetRunner
+from dnd.pipeline.activations import activations_on
+from dnd.pipeline.build import Builder
 from dnd.pipeline.job import Job
 from dnd.plugin.registry import Registry
-from dnd.probing.sets import FolderSet, UnionSet
 from dnd.results.run import RunFolder
 from dnd.runtime.progress import Meter
 from dnd.store.folders import results_folder
@@ -29,7 +30,6 @@ from dnd.store.images import Store
 from dnd.store.keys import stage_key
 from dnd.target.fingerprint import fingerprint
 from dnd.target.hooked import HookedTarget
-from dnd.target.load import load_function
 
 VECTORS = pa.schema([("key", pa.string()), ("values", pa.binary())])
 _SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
@@ -78,8 +78,10 @@ class Opened:
         hooked = self.hooked
         parts = {"target": self.identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
 
-        runner = TargetRunner(hooked)
-        found = self.vectors("evaluation-activations", parts, pictures, runner, runner.run)
+        def run(batch: Sequence[Picture]) -> list[bytes]:
+            return activations_on(hooked, batch)
+
+        found = self.vectors("evaluation-activations", parts, pictures, hooked, run, lambda: hooked.batch_size)
         sizes = hooked.layer_sizes()
         ends = np.cumsum(list(sizes.values()))
         return dict(zip(sizes, np.split(found, ends[:-1], axis=1), strict=True))
@@ -89,26 +91,23 @@ class Opened:
         stage: str,
         parts: Mapping[str, Any],
         pictures: Sequence[Picture],
-        runner: Backend,
+        holder: AbstractContextManager[object],
         run: Callable[[Sequence[Picture]], Sequence[bytes]],
+        batch_size: Callable[[], int],
     ) -> npt.NDArray[np.float32]:
         """One vector per picture, (n, d), from the store or from `run`, whose bytes are float32; `parts` are what
-        they depend on."""
+        they depend on, `holder` is entered around the work."""
         stats = self.job.stats(stage, stage_key(stage, 1, parts))
         table = self.job.table(stats, VECTORS)
-        by_digest = {picture.digest: picture for picture in pictures}
-        items = self.job.ledger()
-        for digest in by_digest:
-            items.add(digest, digest)
-        known: dict[str, npt.NDArray[np.float32]] = {}
-        self.job.map(
+        items = {picture.digest: picture for picture in pictures}
+        known = self.job.map(
             stats,
             table,
             items,
-            runner,
-            lambda digests: run([by_digest[digest] for digest in digests]),
-            lambda done: [{"key": key, "values": values} for key, _, values in done],
-            lambda row: known.__setitem__(row["key"], np.frombuffer(row["values"], "<f4")),
+            holder,
+            run,
+            answer=lambda row: np.frombuffer(row["values"], "<f4"),
+            batch_size=batch_size,
         )
         if stats.failures:
             raise DndError(f"{len(stats.failures)} images have no answer: {next(iter(stats.failures.values()))}")
@@ -120,10 +119,9 @@ def grader(folder: Path) -> Callable[[Sequence[Label]], Grading | None] | None:
     is not a plugin's."""
     registry = Registry.load()
     run = read_run(folder / "run.toml", registry)
-    if run.target.kind != "target":
-        return None
     runtime = Runtime("cpu", Weights.default().resolve)
-    return cast(Target, registry.make("target", run.target.name, run.target.config, runtime)).grade
+    target = Builder(registry, runtime).target(run.target)
+    return target.grade if target else None
 
 
 def open_run(
@@ -152,17 +150,17 @@ def open_run(
             "Name a run file whose generator is to draw them (--generator default), or take --images 0.",
         )
     weights = Weights.default()
-    runtime = Runtime(run.device, weights.resolve, run.devices)
+    builder = Builder(registry, Runtime(run.device, weights.resolve, run.devices))
     store = Store(results_folder(folder))
-    module, preprocess = _target(run, registry, runtime)
+    module, preprocess = builder.module(run.target)
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
     with hooked:
         identity = fingerprint(module, preprocess, run.target.layers)
     # Another seed than the run's: no image that chose a label judges it.
     fresh = run.general.model_copy(update={"seed": derive_seed(run.seed, "evaluation")})
     drawing = replace(run, general=fresh, images=run.images.model_copy(update={"n": images}))
-    job = Job(drawing, registry, store, runtime, meter, weights.digest)
-    return Opened(folder, job, hooked, identity, _probing(run, registry, runtime, store))
+    job = Job(drawing, builder, store, meter, weights.digest)
+    return Opened(folder, job, hooked, identity, builder.probing(run.probing, store.folder / "digests.sqlite"))
 
 
 def _generator(runfile: str, run: Run, registry: Registry) -> Choice:
@@ -170,19 +168,3 @@ def _generator(runfile: str, run: Run, registry: Registry) -> Choice:
     backends = {section: read_tables(runfile).get(section, {}) for section in BACKENDS}
     tables = {key: table for key, table in run.to_dict().items() if key not in ("method", "labels")}
     return build_run({**tables, **backends}, registry).generator
-
-
-def _target(run: Run, registry: Registry, runtime: Runtime) -> Any:
-    if run.target.kind != "target":
-        return load_function(run.target.name)
-    return cast(Target, registry.make("target", run.target.name, run.target.config, runtime)).build()
-
-
-def _probing(run: Run, registry: Registry, runtime: Runtime, store: Store) -> ProbingSet:
-    sets = [
-        FolderSet(Path(choice.name), store.folder / "digests.sqlite")
-        if choice.kind == "folder"
-        else cast(ProbingSet, registry.make("probing-set", choice.name, choice.config, runtime))
-        for choice in run.probing
-    ]
-    return sets[0] if len(sets) == 1 else UnionSet(sets)

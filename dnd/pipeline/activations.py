@@ -2,100 +2,80 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dnd.api import Backend, Picture, Unit
+from dnd.api import Picture, Unit
 from dnd.pipeline.job import Job
 from dnd.store.keys import stage_key
-from dnd.store.ledger import Ledger
 from dnd.target.hooked import HookedTarget
 
 ACTIVATIONS = pa.schema([("key", pa.string()), ("values", pa.binary())])
 
 
-class TargetRunner(Backend):
-    """The target in a backend's clothes, so that one loop serves both."""
-
-    name = "target"
-
-    def __init__(self, hooked: HookedTarget) -> None:
-        self.hooked = hooked
-
-    def load(self) -> None:
-        self.hooked.__enter__()
-        self.batch_size = self.hooked.batch_size
-
-    def close(self) -> None:
-        self.hooked.__exit__(None, None, None)
-
-    def run(self, pictures: Sequence[Picture]) -> list[bytes]:
-        """Pooled activations of all units of all layers, joined in the layers' order: float32 bytes per image."""
-        pooled = self.hooked.pooled_images([picture.open() for picture in pictures])
-        return [
-            b"".join(pooled[layer][row].astype("<f4", copy=False).tobytes() for layer in self.hooked.layers)
-            for row in range(len(pictures))
-        ]
+def activations_on(hooked: HookedTarget, pictures: Sequence[Picture]) -> list[bytes]:
+    """Pooled activations of all units of all layers, joined in the layers' order: float32 bytes per image."""
+    pooled = hooked.pooled_images([picture.open() for picture in pictures])
+    return [
+        b"".join(pooled[layer][row].astype("<f4", copy=False).tobytes() for layer in hooked.layers)
+        for row in range(len(pictures))
+    ]
 
 
 def activation_stage(
     job: Job,
     hooked: HookedTarget,
     identity: str,
-    units: Sequence[Unit],
-    concepts_of: Callable[[Unit], Sequence[str]],
-    drawn: Ledger,
-) -> Callable[[Unit], npt.NDArray[np.float32]]:
-    """What gives a unit's activations on the images of its candidates, (n_concepts, n_images); units that lack one are
-    marked failed, and so are those that are not finite on one. `drawn` is what the image stage found."""
+    candidates: Mapping[Unit, Sequence[str]],
+    images: Mapping[str, Sequence[str]],
+) -> dict[Unit, npt.NDArray[np.float32]]:
+    """Each unit's activations on the images of its candidates, (n_concepts, n_images); units that lack one are marked
+    failed, and so are those that are not finite on one. `images` are digests by concept."""
     parts = {"target": identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
     stats = job.stats("activations", stage_key("activations", 1, parts))
-    runner = TargetRunner(hooked)
-    layers = dict(zip(hooked.layers, np.cumsum([0, *hooked.layer_sizes().values()]).tolist(), strict=False))
-    numbers: dict[str, int] = {}
-    """Of each distinct concept."""
-    places: dict[Unit, slice] = {}
-    """Where a unit's candidates are among all candidates of all units."""
-    concepts, columns = array("i"), array("i")
-    for unit in units:
-        first = len(concepts)
-        for concept in concepts_of(unit):
-            concepts.append(numbers.setdefault(concept, len(numbers)))
-            columns.append(layers[unit.layer] + unit.index)
-        places[unit] = slice(first, len(concepts))
-    number_of, column_of = np.frombuffer(concepts, np.int32), np.frombuffer(columns, np.int32)
-    by_concept = np.argsort(number_of, kind="stable").astype(np.int32)
-    ends = np.searchsorted(number_of[by_concept], np.arange(len(numbers) + 1))
-    values = np.full((len(concepts), job.run.images.n), np.nan, np.float32)
-    items = job.ledger()
-    again: dict[str, list[tuple[int, int]]] = {}
-    for concept, number in numbers.items():
-        for place, digest in enumerate(drawn[concept]):
-            if not items.add(digest, (digest, number, place)):  # the same picture was drawn before
-                again.setdefault(digest, []).append((number, place))
-
-    def run(batch: list[tuple[str, int, int]]) -> list[bytes]:
-        return runner.run([job.store.picture(digest) for digest, _, _ in batch])
+    wanted = _wanted(hooked, candidates)
+    found = {unit: np.full((len(own), job.run.images.n), np.nan, np.float32) for unit, own in candidates.items()}
+    concepts: dict[str, list[tuple[str, int]]] = {}
+    """Digest -> the concepts it is an image of, and which of theirs: the same may come of several."""
+    for concept in wanted:
+        for place, digest in enumerate(images[concept]):
+            concepts.setdefault(digest, []).append((concept, place))
 
     def put(row: dict[str, Any]) -> None:
-        line = np.frombuffer(row["values"], "<f4")
-        for number, place in [items.item(row["key"])[1:], *again.get(row["key"], ())]:
-            candidates = by_concept[ends[number] : ends[number + 1]]
-            values[candidates, place] = line[column_of[candidates]]
+        values = np.frombuffer(row["values"], "<f4")
+        for concept, place in concepts[row["key"]]:
+            for unit, candidate, column in wanted[concept]:
+                found[unit][candidate, place] = values[column]
 
-    table = job.table(stats, ACTIVATIONS)
-    job.map(stats, table, items, runner, run, lambda done: [{"key": k, "values": v} for k, _, v in done], put)
-    for unit in units if stats.failures else ():
-        digests = (digest for concept in concepts_of(unit) for digest in drawn[concept])
-        lost = next((digest for digest in digests if digest in stats.failures), None)
-        if lost is not None:
-            job.failed[unit] = stats.failures[lost]
-    for unit in units:
-        if unit not in job.failed and not np.isfinite(values[places[unit]]).all():
+    job.map(
+        stats,
+        job.table(stats, ACTIVATIONS),
+        {digest: digest for digest in concepts},
+        hooked,
+        lambda digests: activations_on(hooked, [job.store.picture(digest) for digest in digests]),
+        answer=put,
+        batch_size=lambda: hooked.batch_size,
+    )
+    job.mark_failed(
+        stats, {unit: [one for concept in own for one in images[concept]] for unit, own in candidates.items()}
+    )
+    for unit, values in found.items():
+        if unit not in job.failed and not np.isfinite(values).all():
             job.failed[unit] = f"{stats.name}: its activations on synthetic images are not finite (NaN or infinite)"
-    return lambda unit: values[places[unit]]  # without `concepts_of`, which knows who holds this function
+    return found
+
+
+def _wanted(hooked: HookedTarget, candidates: Mapping[Unit, Sequence[str]]) -> dict[str, list[tuple[Unit, int, int]]]:
+    """Concept -> the units that have it: which of their candidates it is, and the unit's place among those of all
+    layers."""
+    sizes = hooked.layer_sizes()
+    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+    wanted: dict[str, list[tuple[Unit, int, int]]] = {}
+    for unit, concepts in candidates.items():
+        for candidate, concept in enumerate(concepts):
+            wanted.setdefault(concept, []).append((unit, candidate, starts[unit.layer] + unit.index))
+    return wanted

@@ -1,51 +1,68 @@
-"""From the choices of a run file to a target, a probing set and units."""
+"""From the choices of a run file to targets, probing sets, backends and units: the one place where they are made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from dnd.api import ProbingSet, Runtime, Target, Unit
-from dnd.config.run import Run
+from dnd.api import Plugin, ProbingSet, Runtime, Target, Unit
+from dnd.config.run import Choice, Run
 from dnd.config.units import parse_units
 from dnd.errors import DndError
-from dnd.plugin.registry import Registry
+from dnd.plugin.registry import KINDS, Registry
 from dnd.probing.sets import FolderSet, UnionSet
-from dnd.target.load import Preprocess, load_function
 
 if TYPE_CHECKING:
     import torch
 
-
-def build_module(target: Target | None, run: Run) -> tuple[torch.nn.Module, Preprocess]:
-    """The network to study, and what prepares an image for it."""
-    if target is None:
-        return load_function(run.target.name)
-    try:
-        return target.build()
-    except DndError:
-        raise
-    except Exception as error:
-        error.add_note(f"in the target {target.name!r}, while it was built")
-        raise
+    from dnd.target.load import Preprocess
 
 
-def make_target(run: Run, registry: Registry, runtime: Runtime) -> Target | None:
-    """The named target; None for a function of the user's own."""
-    if run.target.kind != "target":
-        return None
-    return cast(Target, registry.make("target", run.target.name, run.target.config, runtime))
+class Builder:
+    """Makes what is chosen, each choice once. Nothing of it loads a model."""
 
+    def __init__(self, registry: Registry, runtime: Runtime) -> None:
+        self.registry, self.runtime = registry, runtime
+        self._made: dict[int, tuple[Choice, Plugin]] = {}
 
-def make_probing(run: Run, registry: Registry, runtime: Runtime, memory: Path) -> ProbingSet:
-    sets: list[ProbingSet] = []
-    for choice in run.probing:
-        if choice.kind == "folder":
-            sets.append(FolderSet(Path(choice.name), memory))
-        else:
-            sets.append(cast(ProbingSet, registry.make("probing-set", choice.name, choice.config, runtime)))
-    return sets[0] if len(sets) == 1 else UnionSet(sets)
+    def plugin(self, choice: Choice) -> Any:
+        """A backend, a method, a target or a probing set that a plugin offers."""
+        if id(choice) not in self._made:
+            made = self.registry.make(choice.kind, choice.name, choice.config, self.runtime)
+            self._made[id(choice)] = choice, made
+        return self._made[id(choice)][1]
+
+    def plugins(self, run: Run) -> list[Plugin]:
+        """All that the run names."""
+        return [self.plugin(choice) for choice in run.choices().values() if choice.kind in KINDS]
+
+    def target(self, choice: Choice) -> Target | None:
+        """The named target; None for a function of the user's own."""
+        return cast(Target, self.plugin(choice)) if choice.kind == "target" else None
+
+    def module(self, choice: Choice) -> tuple[torch.nn.Module, Preprocess]:
+        """The network to study, and what prepares an image for it."""
+        target = self.target(choice)
+        if target is None:
+            from dnd.target.load import load_function
+
+            return load_function(choice.name)
+        try:
+            return target.build()
+        except DndError:
+            raise
+        except Exception as error:
+            error.add_note(f"in the target {target.name!r}, while it was built")
+            raise
+
+    def probing(self, choices: Sequence[Choice], digests: Path | None = None) -> ProbingSet:
+        """The probing set, or several as one. `digests` is a file that remembers the digests of folders."""
+        sets: list[ProbingSet] = [
+            FolderSet(Path(choice.name), digests) if choice.kind == "folder" else self.plugin(choice)
+            for choice in choices
+        ]
+        return sets[0] if len(sets) == 1 else UnionSet(sets)
 
 
 def chosen_units(run: Run, sizes: Mapping[str, int]) -> list[Unit]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -14,35 +14,20 @@ from dnd.plugin.validate import checked_captions
 CAPTIONS = pa.schema([("key", pa.string()), ("caption", pa.string())])
 
 
-def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> Callable[[Unit], tuple[str, ...]]:
-    """What gives a unit's captions, in the order of its exemplars; units that lack one are marked failed."""
+def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> dict[Unit, tuple[str, ...]]:
+    """Each unit's captions, in the order of its exemplars; units that lack one are marked failed, and left out."""
     backend, key = job.backend("captioner")
     stats = job.stats("captions", key)
-    items = job.ledger()
-    for unit in units:
-        for digest, _ in result.images(unit):
-            items.add(digest, digest)
+    images = {unit: [digest for digest, _ in result.images(unit)] for unit in units}
+    items = {digest: digest for digests in images.values() for digest in digests}
 
     def caption(digests: list[str]) -> list[str]:
         return checked_captions(backend.caption([job.store.picture(one).open() for one in digests]), len(digests))
 
-    job.map(
-        stats,
-        job.table(stats, CAPTIONS),
-        items,
-        backend,
-        caption,
-        lambda done: [{"key": key, "caption": text} for key, _, text in done],
-        lambda row: row["caption"],
-    )
-    for unit in units if stats.failures else ():
-        lost = next((digest for digest, _ in result.images(unit) if digest in stats.failures), None)
-        if lost is not None:
-            job.failed[unit] = stats.failures[lost]
-
-    def captions_of(unit: Unit) -> tuple[str, ...]:
-        """Empty where one is missing."""
-        found = [items.get(digest) for digest, _ in result.images(unit)]
-        return () if None in found else tuple(found)
-
-    return captions_of
+    captions = job.map(stats, job.table(stats, CAPTIONS), items, backend, caption)
+    job.mark_failed(stats, images)
+    return {
+        unit: tuple(captions[digest] for digest in digests)
+        for unit, digests in images.items()
+        if unit not in job.failed
+    }

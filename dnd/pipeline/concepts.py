@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from dnd.api import Picture, SummaryRequest, Unit, derive_seed
+from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
 from dnd.plugin.validate import checked_concepts, counted
 from dnd.store.keys import digest_of
-from dnd.store.ledger import Ledger
 
 CONCEPTS = pa.schema([("key", pa.string()), ("concepts", pa.list_(pa.string()))])
 
 
-def summary_request(job: Job, unit: Unit, captions: tuple[str, ...], pictures: tuple[Picture, ...]) -> SummaryRequest:
-    """What the summarizer is asked about a unit: its captions or, where there are none, its exemplars."""
-    seed = derive_seed(job.run.seed, "concepts", unit)
-    return SummaryRequest(captions, job.run.concepts.n, seed, () if captions else pictures)
+def summary_request(job: Job, unit: Unit, captions: tuple[str, ...], images: tuple[Picture, ...]) -> SummaryRequest:
+    """With the unit's own seed."""
+    return SummaryRequest(captions, job.run.concepts.n, derive_seed(job.run.seed, "concepts", unit), images)
 
 
-def concept_stage(job: Job, units: Sequence[Unit], request: Callable[[Unit], SummaryRequest]) -> Ledger:
-    """By unit, its candidate concepts; units without an answer are marked failed."""
+def concept_stage(
+    job: Job, result: ExemplarResult, units: Sequence[Unit], captions: Mapping[Unit, tuple[str, ...]]
+) -> dict[Unit, tuple[str, ...]]:
+    """Each unit's candidate concepts; units without an answer are marked failed, and left out.
+
+    The summarizer reads a unit's captions or, where there are none, its exemplars.
+    """
     backend, key = job.backend("summarizer")
     stats = job.stats("concepts", key)
-    items, found = job.ledger(), job.ledger()
-    for unit in units:
-        name = _key(one := request(unit))
-        items.add(name, one)
-        found.add(str(unit), (unit, name))
 
-    def summarize(batch: list[SummaryRequest]) -> list[list[str]]:
-        answers = counted(backend.summarize(batch), len(batch))
-        return [checked_concepts(answer, request.n_concepts) for answer, request in zip(answers, batch, strict=True)]
+    def request(unit: Unit) -> SummaryRequest:
+        texts = captions.get(unit, ())
+        images = () if texts else tuple(job.store.picture(digest) for digest, _ in result.images(unit))
+        return summary_request(job, unit, texts, images)
 
-    job.map(
+    def summarize(batch: list[Unit]) -> list[list[str]]:
+        requests = [request(unit) for unit in batch]
+        answers = counted(backend.summarize(requests), len(requests))
+        return [checked_concepts(answer, one.n_concepts) for answer, one in zip(answers, requests, strict=True)]
+
+    keys = {unit: _key(request(unit)) for unit in units}
+    items: dict[str, Unit] = {}
+    for unit, name in keys.items():
+        items.setdefault(name, unit)
+    concepts = job.map(
         stats,
         job.table(stats, CONCEPTS),
         items,
         backend,
         summarize,
-        lambda done: [{"key": key, "concepts": concepts} for key, _, concepts in done],
-        lambda row: tuple(row["concepts"]),
+        answer=lambda row: tuple(map(sys.intern, row["concepts"])),
     )
-    for page in found.batches(1024):
-        for name, (unit, key) in page:
-            if answer := items.get(key):
-                found.settle(name, answer)
-            else:
-                job.failed[unit] = stats.failures[key]
-    return found
+    job.mark_failed(stats, {unit: (name,) for unit, name in keys.items()})
+    return {unit: concepts[name] for unit, name in keys.items() if unit not in job.failed}
 
 
 def _key(request: SummaryRequest) -> str:

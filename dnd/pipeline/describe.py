@@ -12,8 +12,8 @@ from dnd.config.units import unit_text
 from dnd.errors import UsageError
 from dnd.offline.block import offline
 from dnd.pipeline.execute import execute
-from dnd.pipeline.result import Result
 from dnd.plugin.registry import Registry
+from dnd.results.run import RunFolder
 from dnd.store.locks import run_folder
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def describe(
     device: str = "auto",
     fresh: bool = False,
     console: Console | None = None,
-) -> Result:
+) -> RunFolder:
     """Say in plain words what units of `model` respond to.
 
     `model` is a live module, with `preprocess` from an RGB image to its input (C, H, W), or a target's name.

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +21,18 @@ from dnd.errors import DamagedError, DndError, StoreError, UsageError
 from dnd.files import read_text
 from dnd.models.weights import Weights
 from dnd.offline.environment import set_switches
-from dnd.pipeline.build import build_module, chosen_units, make_probing, make_target
+from dnd.pipeline.build import Builder, chosen_units
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.exemplars.stage import exemplar_stage
 from dnd.pipeline.job import Job
-from dnd.pipeline.label import find_labels
+from dnd.pipeline.label import label_units
 from dnd.pipeline.rates import record
-from dnd.pipeline.result import Result
 from dnd.pipeline.study import label_by
 from dnd.plugin.registry import KINDS, Registry
 from dnd.plugin.requirements import check_packages, refuse_unfit
-from dnd.results.unit import Finding
-from dnd.results.write import write_findings, write_provenance
+from dnd.results.run import RunFolder
+from dnd.results.unit import UnitResult
+from dnd.results.write import write_provenance, write_results
 from dnd.runtime.heartbeat import Heartbeat
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
@@ -63,7 +63,7 @@ def execute(
     registry: Registry | None = None,
     live: tuple[torch.nn.Module, Preprocess] | None = None,
     stopped: Callable[[], bool] = lambda: False,
-) -> Result:
+) -> RunFolder:
     """Label the units; resumes what an earlier, unfinished or similar run left in the store.
 
     The store is the folder `.dnd-store` beside `out` (or $DND_STORE), shared by all runs that lie there.
@@ -84,7 +84,7 @@ def _execute(
     fresh: bool,
     live: tuple[torch.nn.Module, Preprocess] | None,
     stopped: Callable[[], bool],
-) -> Result:
+) -> RunFolder:
     began = time.perf_counter()
     check_folder(out, run, registry, fresh)
     set_switches()
@@ -92,12 +92,11 @@ def _execute(
     weights = Weights.default()
     models = list(run.models())
     weights.check(models)
-    runtime = Runtime(run.device, weights.resolve, run.devices)
-    target = None if live else make_target(run, registry, runtime)
-    refuse_unfit(registry.make(c.kind, c.name, c.config, runtime) for c in run.choices().values() if c.kind in KINDS)
+    builder = Builder(registry, Runtime(run.device, weights.resolve, run.devices))
+    refuse_unfit(builder.plugins(run))
     store = Store(results_folder(out))
-    probing = make_probing(run, registry, runtime, store.folder / "digests.sqlite")
-    module, preprocess = live or build_module(target, run)
+    probing = builder.probing(run.probing, store.folder / "digests.sqlite")
+    module, preprocess = live or builder.module(run.target)
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
     with hooked:
         units = chosen_units(run, hooked.layer_sizes())
@@ -108,42 +107,52 @@ def _execute(
     meter, all_stats = Meter(console, stopped=stopped), list[StageStats]()
     with Heartbeat(out, meter, all_stats) as heartbeat:
 
-        def find(store: Store, fresh: bool) -> tuple[ExemplarResult, Sequence[Finding]]:
+        def label(store: Store, fresh: bool) -> tuple[ExemplarResult, Iterator[UnitResult]]:
             all_stats.clear()
-            job = Job(run, registry, store, runtime, meter, weights.digest, fresh, all_stats)
-            result = exemplar_stage(job, hooked, identity, probing, units)
+            job = Job(run, builder, store, meter, weights.digest, fresh, all_stats)
+            exemplars = exemplar_stage(job, hooked, identity, probing, units)
             if run.method.name == OWN_METHOD:
-                return result, find_labels(job, hooked, identity, result, units)
-            return result, tuple(label_by(job, hooked, identity, probing, result, units))
+                return exemplars, label_units(job, hooked, identity, exemplars, units)
+            return exemplars, label_by(job, hooked, identity, probing, exemplars, units)
 
         with meter:
             try:
-                result, findings = find(store, fresh)
+                exemplars, results = label(store, fresh)
             except DamagedError as error:
                 _LOG.warning("%s; the stages are gone over once more", error)
-                result, findings = find(Store(store.folder, look=True), False)
-        labels = write_findings(out, findings)
-        grading = target.grade(labels) if target else None
-        seconds = time.perf_counter() - began
+                exemplars, results = label(Store(store.folder, look=True), False)
+        labels = write_results(out, results)
+        target = None if live else builder.target(run.target)
         facts = {
             "models": {name: weights.digest(name) for name in models},
             "target": identity,
             "hooks": hooks,
             "probing": {
-                "images": result.n_images,
-                "duplicates": result.duplicates,
-                "unreadable": dict(result.unreadable),
+                "images": exemplars.n_images,
+                "duplicates": exemplars.duplicates,
+                "unreadable": dict(exemplars.unreadable),
             },
-            "no_crops": result.no_crops,
+            "no_crops": exemplars.no_crops,
             "units": dict(Counter(label.status for label in labels)),
         }
-        chosen = [(choice.kind, choice.name) for choice in run.choices().values() if choice is not None]
-        used = [entry.cls for entry in registry.entries if (entry.kind, entry.name) in chosen and entry.cls]
-        packages = {module for cls in used for module in cls.requires}
-        write_provenance(out, all_stats, packages=packages, seconds=seconds, facts=facts, grading=grading)
+        write_provenance(
+            out,
+            all_stats,
+            packages=_packages(run, registry),
+            seconds=time.perf_counter() - began,
+            facts=facts,
+            grading=target.grade(labels) if target else None,
+        )
         record(run, all_stats)
         heartbeat.facts = {"units": facts["units"]}
-    return Result(out, findings, grading, labels, result.unreadable, tuple(all_stats), seconds)
+    return RunFolder(out)
+
+
+def _packages(run: Run, registry: Registry) -> set[str]:
+    """What the run's plugins require."""
+    chosen = [(choice.kind, choice.name) for choice in run.choices().values() if choice is not None]
+    used = [entry.cls for entry in registry.entries if (entry.kind, entry.name) in chosen and entry.cls]
+    return {module for cls in used for module in cls.requires}
 
 
 def check_folder(out: Path, run: Run, registry: Registry, fresh: bool) -> None:

@@ -11,7 +11,6 @@ import pyarrow as pa
 from dnd.api import ImageRequest, derive_seed
 from dnd.pipeline.job import Job
 from dnd.plugin.validate import checked_images
-from dnd.store.ledger import Ledger
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,17 +18,14 @@ if TYPE_CHECKING:
 IMAGES = pa.schema([("key", pa.string()), ("concept", pa.string()), ("seed", pa.int64()), ("image", pa.string())])
 
 
-def image_stage(job: Job, concepts: Iterable[str]) -> tuple[Ledger, dict[str, str]]:
+def image_stage(job: Job, concepts: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """By concept, the digests of its images in the store, in the order of their seeds; and why concepts lack some."""
     backend, key = job.backend("generator")
     stats = job.stats("images", key)
     table = job.table(stats, IMAGES)
-    items, drawn = job.ledger(), job.ledger()
-    for concept in concepts:
-        if drawn.add(concept):
-            for request in _requests(job, concept):
-                items.add(_key(request), request)
-    job.store.mend(table, items, ["image"])
+    concepts = list(dict.fromkeys(concepts))
+    items = {_key(request): request for concept in concepts for request in _requests(job, concept)}
+    job.store.mend(table, items, "image")
     with ThreadPoolExecutor(8) as pool:
 
         def rows(done: Sequence[tuple[str, ImageRequest, Image]]) -> list[dict[str, Any]]:
@@ -42,16 +38,16 @@ def image_stage(job: Job, concepts: Iterable[str]) -> tuple[Ledger, dict[str, st
         def generate(batch: list[ImageRequest]) -> list[Image]:
             return checked_images(backend.generate(batch), len(batch))
 
-        job.map(stats, table, items, backend, generate, rows, lambda row: row["image"])
-    lacking = {}
-    for concept in drawn:
+        digests = job.map(stats, table, items, backend, generate, rows=rows, answer=lambda row: row["image"])
+    images, lacking = {}, {}
+    for concept in concepts:
         keys = [_key(request) for request in _requests(job, concept)]
-        digests = [items.get(key) for key in keys]
-        if None in digests:
-            lacking[concept] = stats.failures[keys[digests.index(None)]]
+        lost = next((key for key in keys if key not in digests), None)
+        if lost is None:
+            images[concept] = tuple(digests[key] for key in keys)
         else:
-            drawn.settle(concept, digests)
-    return drawn, lacking
+            lacking[concept] = stats.failures[lost]
+    return images, lacking
 
 
 def _requests(job: Job, concept: str) -> list[ImageRequest]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from dnd.api import Backend, Runtime, Unit, model_names
-from dnd.config.run import Run
-from dnd.pipeline.map import complete
-from dnd.plugin.registry import Registry
+from dnd.api import Backend, Unit, model_names
+from dnd.config.run import Choice, Run
+from dnd.pipeline.build import Builder
+from dnd.pipeline.map import Rows, complete
 from dnd.runtime.log import log_stage
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
 from dnd.store.images import Store
 from dnd.store.keys import stage_key
-from dnd.store.ledger import Ledger
 from dnd.store.table import Table
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 SPREAD = ("captioner", "generator")
 """Kinds of which every device gets one; a summarizer uses several devices by itself."""
@@ -30,31 +33,37 @@ class Job:
     """A run, what it works with, and what has gone wrong so far."""
 
     run: Run
-    registry: Registry
+    builder: Builder
     store: Store
-    runtime: Runtime
     meter: Meter
     digest_of_model: Callable[[str], str]
     fresh: bool = False
     all_stats: list[StageStats] = field(default_factory=list)
     failed: dict[Unit, str] = field(default_factory=dict)
 
+    _backends: dict[str, tuple[Any, str]] = field(default_factory=dict, init=False)
+
     def backend(self, kind: str) -> tuple[Any, str]:
         """The chosen backend, not yet loaded, and the key of its stage."""
-        choice = getattr(self.run, kind)
-        entry = self.registry.find(kind, choice.name)
-        made: Any = self.registry.make(kind, choice.name, choice.config, self.runtime)
+        if kind not in self._backends:
+            self._backends[kind] = self._backend(kind)
+        return self._backends[kind]
+
+    def _backend(self, kind: str) -> tuple[Any, str]:
+        choice: Choice = getattr(self.run, kind)
+        entry = self.builder.registry.find(kind, choice.name)
+        made = self.builder.plugin(choice)
         unkeyed: frozenset[str] = getattr(choice.config, "unkeyed", frozenset())
         chosen = {name: value for name, value in made.chosen().items() if name not in unkeyed}
         if chosen:  # made anew with what "auto" came to: other workers, or less free memory later, must not differ
             known = {name: value for name, value in chosen.items() if name in type(choice.config).model_fields}
-            made = self.registry.make(kind, choice.name, choice.config.model_copy(update=known), self.runtime)
+            made = self.builder.plugin(replace(choice, config=choice.config.model_copy(update=known)))
         settings = {**choice.config.model_dump(mode="json"), **chosen}
         parts = {
             "backend": [entry.name, entry.distribution, entry.version],
             "settings": {name: value for name, value in settings.items() if name not in unkeyed},
             "models": {name: self.digest_of_model(name) for name in model_names(choice.config)},
-            "device": self.runtime.device.partition(":")[0],
+            "device": self.builder.runtime.device.partition(":")[0],
         }
         return self._housed(kind, made), stage_key(kind, 1, parts)
 
@@ -72,20 +81,50 @@ class Job:
             table.clear()
         return table
 
-    def ledger(self) -> Ledger:
-        """For what a stage asks and gets."""
-        return Ledger(self.store.folder)
-
     def stats(self, name: str, key: str) -> StageStats:
         """A new stage's."""
         self.all_stats.append(StageStats(name, key))
         return self.all_stats[-1]
 
     def map(
-        self, stats: StageStats, table: Table, items: Ledger, backend: Backend, work: Any, rows: Any, answer: Any
-    ) -> None:
-        """`complete` under a progress bar."""
+        self,
+        stats: StageStats,
+        table: Table,
+        items: Mapping[str, T],
+        holder: AbstractContextManager[object],
+        work: Callable[[list[T]], Sequence[R]],
+        *,
+        rows: Callable[[Sequence[tuple[str, T, R]]], Rows] | None = None,
+        answer: Callable[[dict[str, Any]], Any] | None = None,
+        batch_size: Callable[[], int] | None = None,
+    ) -> dict[str, Any]:
+        """`complete` under a progress bar: by key, what `answer` makes of each row. A row is what `rows` says; without,
+        the output is the table's second column, and the answer too. `batch_size` may be left out for a Backend."""
+        column = table.schema.names[1]
+        backend = holder if isinstance(holder, Backend) else None
+        if batch_size is None:
+            assert backend is not None, "only a backend has a batch size of its own"
+            batch_size = lambda: backend.batch_size  # noqa: E731
         with stats.running(), self.meter.stage(stats.name, len(items)) as advance:
-            complete(table, items, backend, work, rows, answer, stats, advance)
-        stats.chosen, stats.used = dict(backend.chosen()), dict(backend.used())
-        log_stage(stats, backend)
+            found = complete(
+                table,
+                items,
+                holder,
+                work,
+                rows or (lambda done: [{"key": key, column: output} for key, _, output in done]),
+                answer or (lambda row: row[column]),
+                stats,
+                advance,
+                batch_size=batch_size,
+            )
+        if backend is not None:
+            stats.chosen, stats.used = dict(backend.chosen()), dict(backend.used())
+        log_stage(stats, holder)
+        return found
+
+    def mark_failed(self, stats: StageStats, needs: Mapping[Unit, Iterable[str]]) -> None:
+        """Units one of whose items failed in a stage, with its reason."""
+        for unit, keys in needs.items() if stats.failures else ():
+            lost = next((key for key in keys if key in stats.failures), None)
+            if lost is not None:
+                self.failed[unit] = stats.failures[lost]

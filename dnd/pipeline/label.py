@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api import Evidence, Label, Picture, SummaryRequest, Unit, auc
-from dnd.config.calibration import Calibration
+from dnd.api import Evidence, Label, Picture, Unit, auc
 from dnd.config.run import UNUSED
 from dnd.pipeline.activations import activation_stage
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.choose import choose
-from dnd.pipeline.concepts import concept_stage, summary_request
+from dnd.pipeline.concepts import concept_stage
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.images import image_stage
 from dnd.pipeline.job import Job
 from dnd.pipeline.scores import score_stage
-from dnd.results.unit import Finding, Findings
-from dnd.store.ledger import Ledger
+from dnd.results.unit import Candidate, Dropped, Exemplar, StoredImage, UnitResult
 from dnd.target.hooked import HookedTarget
 
 SILENT = "it responds to no probing image differently from another"
@@ -29,115 +26,132 @@ SILENT = "it responds to no probing image differently from another"
 
 @dataclass
 class Known:
-    """What is known of every unit so far; each answer is looked up when it is asked for."""
+    """What the stages have found so far."""
 
     job: Job
-    result: ExemplarResult
-    silent: frozenset[Unit]
+    exemplars: ExemplarResult
     sample: tuple[Picture, ...]
     """Of the probing set; the same for every unit."""
-    captions_of: Callable[[Unit], tuple[str, ...]] = lambda unit: ()
-    """Of each exemplar; empty without captions."""
-    candidates: Ledger | None = None
-    """Concepts by unit."""
-    drawn: Ledger | None = None
-    """By concept: digests of its images; None where none are drawn."""
+    captions: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
+    """Of each exemplar; empty without a captioner."""
+    concepts: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
+    candidates: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
+    """The concepts but for those without images."""
+    images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By concept, digests; empty without a generator."""
     lacking: Mapping[str, str] = field(default_factory=dict)
     """Concepts without images, and why."""
-    activations_of: Callable[[Unit], npt.NDArray[np.float32]] | None = None
-    scores_of: Callable[[Unit], tuple[float, ...]] = lambda unit: ()
-
-    def left(self, units: Sequence[Unit]) -> list[Unit]:
-        """Those that still may get a label."""
-        return [unit for unit in units if unit not in self.silent and unit not in self.job.failed]
-
-    def answers(self, unit: Unit) -> tuple[str, ...]:
-        """Its candidates."""
-        found: tuple[str, ...] | None = None if self.candidates is None else self.candidates.get(str(unit))
-        return found or ()
-
-    def judged(self, unit: Unit) -> tuple[str, ...]:
-        """Its candidates but for those that could not be drawn."""
-        return tuple(sys.intern(concept) for concept in self.answers(unit) if concept not in self.lacking)
-
-    def request(self, unit: Unit) -> SummaryRequest:
-        captions = self.captions_of(unit)
-        pictures = () if captions else tuple(self.job.store.picture(digest) for digest, _ in self.result.images(unit))
-        return summary_request(self.job, unit, captions, pictures)
+    activations: Mapping[Unit, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """(n_candidates, n_images); empty without a generator."""
+    scores: Mapping[Unit, tuple[float, ...]] = field(default_factory=dict)
 
     def evidence(self, unit: Unit) -> Evidence:
-        store, concepts, exemplars = self.job.store, self.judged(unit), self.result.images(unit)
-        digests = [() if self.drawn is None else self.drawn[concept] for concept in concepts]
+        """What the scorer is shown."""
+        store, concepts, exemplars = self.job.store, self.candidates[unit], self.exemplars.images(unit)
+        activations = self.activations.get(unit)
         return Evidence(
             unit=unit,
             exemplars=tuple(store.picture(digest) for digest, _ in exemplars),
             exemplar_activations=np.array([activation for _, activation in exemplars], np.float32),
             concepts=concepts,
-            images=tuple(tuple(store.picture(one) for one in own) for own in digests),
-            activations=self.activations_of(unit) if self.activations_of else np.zeros((len(concepts), 0), np.float32),
+            images=tuple(tuple(map(store.picture, self.images.get(concept, ()))) for concept in concepts),
+            activations=np.zeros((len(concepts), 0), np.float32) if activations is None else activations,
             sample=self.sample,
-            sample_activations=self.result.sample_activations(unit),
+            sample_activations=self.exemplars.sample_activations(unit),
         )
 
 
-def find_labels(
-    job: Job, hooked: HookedTarget, identity: str, result: ExemplarResult, units: Sequence[Unit]
-) -> Findings:
+def label_units(
+    job: Job, hooked: HookedTarget, identity: str, exemplars: ExemplarResult, units: Sequence[Unit]
+) -> Iterator[UnitResult]:
     """Stages 2 to 5 over the exemplars of all units, then each unit's label, in the order of `units`."""
-    job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
-    silent = frozenset(unit for unit in units if result.is_silent(unit))
-    known = Known(job, result, silent, tuple(job.store.picture(digest) for digest in result.sample))
+    job.failed.update((unit, f"exemplars: {reason}") for unit, reason in exemplars.failed.items())
+    silent = frozenset(unit for unit in units if exemplars.is_silent(unit))
+    known = Known(job, exemplars, tuple(map(job.store.picture, exemplars.sample)))
+
+    def left() -> list[Unit]:
+        """Those that still may get a label."""
+        return [unit for unit in units if unit not in silent and unit not in job.failed]
+
     if job.run.captioner.name != UNUSED:
-        known.captions_of = caption_stage(job, result, known.left(units))
-    known.candidates = concept_stage(job, known.left(units), known.request)
+        known.captions = caption_stage(job, exemplars, left())
+    known.concepts = known.candidates = concept_stage(job, exemplars, left(), known.captions)
     if job.run.generator.name != UNUSED:
-        _draw(known, hooked, identity, units)
-    known.scores_of = score_stage(job, known.left(units), known.evidence)
-    calibration = job.run.labels.calibrated
-    return Findings(units, lambda unit: _finding(known, calibration, unit))
+        _generate(known, hooked, identity)
+    known.scores = score_stage(job, left(), known.evidence)
+    return (_silent(known, unit) if unit in silent else _result(known, unit) for unit in units)
 
 
-def _draw(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> None:
-    """Images of all candidates, and the target on them; units none of whose candidates has images are marked failed."""
-    job, left = known.job, known.left(units)
-    known.drawn, known.lacking = image_stage(job, (concept for unit in left for concept in known.answers(unit)))
-    for unit in left if known.lacking else ():
-        if not known.judged(unit):
-            job.failed[unit] = known.lacking[known.answers(unit)[0]]
-    known.activations_of = activation_stage(job, hooked, identity, known.left(units), known.judged, known.drawn)
+def _generate(known: Known, hooked: HookedTarget, identity: str) -> None:
+    """Images of all concepts, and the target on them; units none of whose concepts has images are marked failed."""
+    job = known.job
+    known.images, known.lacking = image_stage(job, (one for concepts in known.concepts.values() for one in concepts))
+    if known.lacking:
+        known.candidates = {
+            unit: tuple(one for one in concepts if one not in known.lacking)
+            for unit, concepts in known.concepts.items()
+        }
+    job.failed.update(
+        (unit, known.lacking[known.concepts[unit][0]]) for unit, own in known.candidates.items() if not own
+    )
+    wanted = {unit: concepts for unit, concepts in known.candidates.items() if concepts}
+    known.activations = activation_stage(job, hooked, identity, wanted, known.images)
 
 
-def _finding(known: Known, calibration: Calibration | None, unit: Unit) -> Finding:
-    result, job = known.result, known.job
-    if unit in known.silent:
-        label = Label(unit, "uninterpretable", (), SILENT)
-        return Finding(label, result.exemplars(unit), sample=result.ordinary(unit))
-    captions, answers = known.captions_of(unit), known.answers(unit)
-    if unit in job.failed:
-        label = Label(unit, "failed", (), job.failed[unit])
-        ordinary, exemplars = result.ordinary(unit), result.exemplars(unit)
-        return Finding(label, exemplars, captions, answers, sample=ordinary)
-    one, scores, least = known.evidence(unit), known.scores_of(unit), job.run.labels
-    drives = tuple(auc(row, one.sample_activations) for row in one.activations if row.size)
+def _silent(known: Known, unit: Unit) -> UnitResult:
+    label = Label(unit, "uninterpretable", (), SILENT)
+    exemplars = known.exemplars
+    return UnitResult.of(label, exemplars=exemplars.exemplars[unit], baseline=exemplars.baseline(unit))
+
+
+def _result(known: Known, unit: Unit) -> UnitResult:
+    reason = known.job.failed.get(unit)
+    if reason is None:
+        label, candidates, dropped = _judged(known, unit)
+    else:
+        label, dropped = Label(unit, "failed", (), reason), ()
+        candidates = tuple(Candidate(concept=concept) for concept in known.concepts.get(unit, ()))
+    return UnitResult.of(
+        label,
+        exemplars=captioned(known.exemplars.exemplars[unit], known.captions.get(unit, ())),
+        candidates=candidates,
+        baseline=known.exemplars.baseline(unit),
+        dropped=dropped,
+    )
+
+
+def captioned(exemplars: Sequence[Exemplar], captions: Sequence[str]) -> tuple[Exemplar, ...]:
+    """The exemplars with their captions, where there are any."""
+    if not captions:
+        return tuple(exemplars)
+    pairs = zip(exemplars, captions, strict=True)
+    return tuple(exemplar.model_copy(update={"caption": caption}) for exemplar, caption in pairs)
+
+
+def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tuple[Dropped, ...]]:
+    labels, evidence, scores = known.job.run.labels, known.evidence(unit), known.scores[unit]
+    drives = [auc(row, evidence.sample_activations) for row in evidence.activations if row.size]
     label = choose(
         unit,
-        one.concepts,
+        evidence.concepts,
         scores,
         drives,
-        min_drive=least.min_auc,
-        min_score=least.min_score,
-        calibration=calibration,
-        min_confidence=least.min_confidence,
+        min_drive=labels.min_auc,
+        min_score=labels.min_score,
+        calibration=labels.calibrated,
+        min_confidence=labels.min_confidence,
     )
-    return Finding(
-        label,
-        result.exemplars(unit),
-        captions,
-        one.concepts,
-        scores,
-        drives,
-        one.images,
-        one.activations if drives else None,
-        {concept: known.lacking[concept] for concept in answers if concept in known.lacking},
-        result.ordinary(unit),
+    candidates = tuple(
+        Candidate(
+            concept=concept,
+            score=scores[place],
+            drive=drives[place] if drives else None,
+            images=tuple(
+                StoredImage(digest=picture.digest, activation=float(value))
+                for picture, value in zip(evidence.images[place], evidence.activations[place], strict=True)
+            ),
+        )
+        for place, concept in enumerate(evidence.concepts)
     )
+    lost = [concept for concept in known.concepts[unit] if concept in known.lacking]
+    return label, candidates, tuple(Dropped(concept=one, reason=known.lacking[one]) for one in lost)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from dnd.api import Backend, is_device_lost, is_out_of_memory
+from dnd.api import is_device_lost, is_out_of_memory
 from dnd.errors import DeviceError, DndError, NoAnswerError, PluginError, StoreError
 from dnd.offline.block import raise_if_tried
 from dnd.runtime.devices import free_memory, place_of, reason_of
 from dnd.runtime.stats import StageStats
-from dnd.store.ledger import Ledger
 from dnd.store.table import Table
 
 _GONE = (
@@ -26,84 +26,100 @@ HOPELESS = 16
 _LOG = logging.getLogger(__name__)
 
 
+T = TypeVar("T")
 R = TypeVar("R")
+Rows = list[dict[str, Any]]
 
 
 def complete(
     table: Table,
-    items: Ledger,
-    backend: Backend,
-    work: Callable[[list[Any]], Sequence[R]],
-    rows: Callable[[Sequence[tuple[str, Any, R]]], list[dict[str, Any]]],
-    answer: Callable[[dict[str, Any]], object],
+    items: Mapping[str, T],
+    holder: AbstractContextManager[object],
+    work: Callable[[list[T]], Sequence[R]],
+    rows: Callable[[Sequence[tuple[str, T, R]]], Rows],
+    answer: Callable[[dict[str, Any]], Any],
     stats: StageStats,
     advance: Callable[[int], None],
-) -> None:
-    """See to it that every item has its row, or its reason in `stats.failures`.
+    *,
+    batch_size: Callable[[], int],
+) -> dict[str, Any]:
+    """See to it that every item has its row, or its reason in `stats.failures`: what `answer` makes of the rows, by
+    the items' keys.
 
-    Items in the table are not asked for again. `rows` turns (key, item, output) triples into rows of the
-    table; each batch of `backend.batch_size` is durable before the next begins. What `answer` makes of a row, old or
-    new, is the item's answer in the ledger. The backend is loaded only if there is work.
+    Items in the table are not asked for again. `rows` turns (key, item, output) triples into rows of the table; each
+    batch is durable before the next begins. `holder`, a backend or whatever holds the memory that `work` needs, is
+    entered only if there is work; then it knows its batch size.
     """
-    table.fill(items, answer)
+    found: dict[str, Any] = {}
+    for row in table.rows(keys=items):
+        if row["key"] not in found:
+            found[row["key"]] = answer(row)
+    left = [key for key in items if key not in found]
     stats.items += len(items)
-    advance(len(items) - items.left)
-    if not items.left:
-        return
-    succeeded = False
-    try:
-        with stats.inside():
-            _load(backend)
-        stats.load_seconds = stats.backend_seconds
-        for batch in items.batches(backend.batch_size):
+    advance(len(found))
+    if not left:
+        return found
+    with _held(holder, stats):
+        size = batch_size()
+        for start in range(0, len(left), size):
+            batch = [(key, items[key]) for key in left[start : start + size]]
             done = _answers(batch, work, stats)
             made = rows(done)
             table.append(made)
-            for row in made:
-                items.settle(row["key"], answer(row))
+            found |= {row["key"]: answer(row) for row in made}
             stats.computed += len(done)
-            succeeded = succeeded or bool(done)
-            if not succeeded and len(stats.failures) >= HOPELESS:
+            if not stats.computed and len(stats.failures) >= HOPELESS:
                 reason = next(iter(stats.failures.values()))
                 raise PluginError(
-                    f"{backend.name} failed on every item it was given, the first time with: {reason}",
+                    f"{_name(holder)} failed on every item it was given, the first time with: {reason}",
                     "Nothing computed so far is lost; mend the backend or choose another, then run the same command.",
                 )
             advance(len(batch))
-    finally:
-        _close(backend)
     table.compact()
+    return found
 
 
-def _load(backend: Backend) -> None:
+@contextmanager
+def _held(holder: AbstractContextManager[object], stats: StageStats) -> Iterator[None]:
+    """Inside `holder`; an error in it tells whose it is."""
+    with stats.inside():
+        _enter(holder)
+    stats.load_seconds = stats.backend_seconds
     try:
-        backend.load()
+        yield
+    finally:
+        try:
+            holder.__exit__(None, None, None)
+        except Exception as error:
+            if not is_device_lost(error):  # what was said when the device went tells more
+                error.add_note(f"in {_name(holder)}, while it was closed")
+                raise
+
+
+def _enter(holder: AbstractContextManager[object]) -> None:
+    try:
+        holder.__enter__()
     except DndError:
         raise
     except Exception as error:
         if not is_out_of_memory(error) and not is_device_lost(error):
-            error.add_note(f"in {backend.name}, while it was loaded")
+            error.add_note(f"in {_name(holder)}, while it was loaded")
             raise
-        where = getattr(getattr(backend, "runtime", None), "device", "the device")
+        where = getattr(getattr(holder, "runtime", None), "device", "the device")
         what = "does not fit into the memory of" if is_out_of_memory(error) else "cannot use"
         raise DeviceError(
-            f"{backend.name} {what} {where}: {reason_of(error)}",
+            f"{_name(holder)} {what} {where}: {reason_of(error)}",
             "Choose another --device, or what needs less: a smaller model or a dtype or quantization of fewer bits.",
         ) from error
 
 
-def _close(backend: Backend) -> None:
-    try:
-        backend.close()
-    except Exception as error:
-        if not is_device_lost(error):  # what was said when the device went tells more
-            error.add_note(f"in {backend.name}, while it was closed")
-            raise
+def _name(holder: AbstractContextManager[object]) -> str:
+    return str(getattr(holder, "name", type(holder).__name__))
 
 
 def _answers(
-    asked: Sequence[tuple[str, Any]], work: Callable[[list[Any]], Sequence[R]], stats: StageStats
-) -> list[tuple[str, Any, R]]:
+    asked: Sequence[tuple[str, T]], work: Callable[[list[T]], Sequence[R]], stats: StageStats
+) -> list[tuple[str, T, R]]:
     """Ask for a batch of (key, item); where that fails, for its halves, so that only the items at fault fail.
 
     Where a process was lost over it, which costs a start each time, for each item alone.

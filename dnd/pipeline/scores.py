@@ -16,34 +16,23 @@ SCORES = pa.schema([("key", pa.string()), ("scores", pa.list_(pa.float64()))])
 
 def score_stage(
     job: Job, units: Sequence[Unit], evidence_of: Callable[[Unit], Evidence]
-) -> Callable[[Unit], tuple[float, ...]]:
-    """What gives the scores of a unit's candidates; units without are marked failed."""
+) -> dict[Unit, tuple[float, ...]]:
+    """The scores of each unit's candidates; units without are marked failed, and left out."""
     backend, key = job.backend("scorer")
     stats = job.stats("scores", key)
-    items, keys = job.ledger(), job.ledger()
-    for unit in units:
-        name = _key(evidence_of(unit))
-        items.add(name, unit)
-        keys.add(str(unit), name)
 
     def score(batch: list[Unit]) -> list[list[float]]:
         whole = [evidence_of(unit) for unit in batch]
         answers = counted(backend.score(whole), len(whole))
         return [checked_scores(answer, len(one.concepts)) for answer, one in zip(answers, whole, strict=True)]
 
-    job.map(
-        stats,
-        job.table(stats, SCORES),
-        items,
-        backend,
-        score,
-        lambda done: [{"key": key, "scores": scores} for key, _, scores in done],
-        lambda row: tuple(row["scores"]),
-    )
-    for unit in units if stats.failures else ():
-        if (name := keys.item(str(unit))) in stats.failures:
-            job.failed[unit] = stats.failures[name]
-    return lambda unit: items[keys.item(str(unit))]
+    keys = {unit: _key(evidence_of(unit)) for unit in units}
+    items: dict[str, Unit] = {}
+    for unit, name in keys.items():
+        items.setdefault(name, unit)
+    scores = job.map(stats, job.table(stats, SCORES), items, backend, score, answer=lambda row: tuple(row["scores"]))
+    job.mark_failed(stats, {unit: (name,) for unit, name in keys.items()})
+    return {unit: scores[name] for unit, name in keys.items() if unit not in job.failed}
 
 
 def _key(evidence: Evidence) -> str:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dnd.api import Backend, Box, Label, Picture, Study, Unit
+from dnd.api import Box, Label, Picture, Study, Unit
 from dnd.errors import PluginError
-from dnd.pipeline.activations import TargetRunner
+from dnd.pipeline.activations import activations_on
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.job import Job
-from dnd.pipeline.label import SILENT
+from dnd.pipeline.label import SILENT, captioned
 from dnd.plugin.validate import checked_label
 from dnd.probing.prefetch import Loaded, load_ahead
-from dnd.results.unit import Finding
+from dnd.results.unit import UnitResult
 from dnd.store.keys import digest_of, stage_key
 from dnd.target.geometry import Geometry
 from dnd.target.preprocess import stack
@@ -53,7 +54,7 @@ class RunStudy(Study):
         """Units without a label, and why."""
         self.captioned: dict[Unit, tuple[str, ...]] = {}
         """Captions that were asked for; they are told with the label."""
-        self._job, self._watched, self._identity, self._result = job, hooked, identity, result
+        self._job, self._hooked, self._identity, self._result = job, hooked, identity, result
         self._geometry = Geometry(hooked.prepare)
 
     # --- what stands for a unit ---
@@ -66,19 +67,18 @@ class RunStudy(Study):
         return tuple(self._job.store.picture(digest) for digest in self._result.sample)
 
     def captions(self) -> dict[Unit, tuple[str, ...]]:
-        captions_of = caption_stage(self._job, self._result, self.units)
-        self.captioned = {unit: captions_of(unit) for unit in self.units if unit not in self.failed}
+        self.captioned = caption_stage(self._job, self._result, self.units)
         return self.captioned
 
     # --- the target over the probing set ---
 
     def activations(self, layer: str) -> npt.NDArray[np.float32]:
-        hooked, place = self._watched, {image: row for row, image in enumerate(self.images)}
+        hooked, place = self._hooked, {image: row for row, image in enumerate(self.images)}
         parts = {"target": self._identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
-        runner = TargetRunner(hooked)
 
         def run(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-            return [np.frombuffer(row, "<f4") for row in runner.run([self._picture(index) for index in indices])]
+            pictures = [self._picture(index) for index in indices]
+            return [np.frombuffer(row, "<f4") for row in activations_on(hooked, pictures)]
 
         sizes = hooked.layer_sizes()
         start = sum(sizes[name] for name in list(hooked.layers)[: list(hooked.layers).index(layer)])
@@ -92,9 +92,10 @@ class RunStudy(Study):
             "probing-activations",
             {**parts, "probing": self.probing.digest()},
             {str(i): i for i in place},
-            runner,
+            hooked,
             run,
             put,
+            lambda: hooked.batch_size,
         )
         return found
 
@@ -102,13 +103,13 @@ class RunStudy(Study):
         return Picture(str(index), lambda: self.probing.open(index))
 
     def map_shape(self, layer: str) -> tuple[int, ...]:
-        return self._watched.map_shape(layer)
+        return self._hooked.map_shape(layer)
 
     def maps(self, units: Sequence[Unit], name: str) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
         layer, indices = units[0].layer, [unit.index for unit in units]
         stats = self._job.stats(name, "")
         stats.items = stats.computed = len(self.images)
-        with stats.running(), self._job.meter.stage(name, len(self.images)) as advance, self._watched as hooked:
+        with stats.running(), self._job.meter.stage(name, len(self.images)) as advance, self._hooked as hooked:
             began = hooked.seconds
             for batch in self._batches():
                 inputs = stack([one.tensor for one in batch if one.tensor is not None])
@@ -120,10 +121,10 @@ class RunStudy(Study):
 
     def _batches(self) -> Iterator[list[Loaded]]:
         batch: list[Loaded] = []
-        for loaded in load_ahead(self.probing, self._watched, self.images, self._job.run.workers):
+        for loaded in load_ahead(self.probing, self._hooked, self.images, self._job.run.workers):
             if loaded.tensor is not None:
                 batch.append(loaded)
-            if len(batch) == self._watched.batch_size:
+            if len(batch) == self._hooked.batch_size:
                 yield batch
                 batch = []
         if batch:
@@ -137,9 +138,7 @@ class RunStudy(Study):
     # --- durable work ---
 
     def backend(self, kind: str) -> tuple[Any, str]:
-        choice = getattr(self._job.run, kind)
-        made = self._job.registry.make(kind, choice.name, choice.config, self._job.runtime)
-        return made, self._job.backend(kind)[1]
+        return self._job.backend(kind)
 
     def digest_of_model(self, name: str) -> str:
         return self._job.digest_of_model(name)
@@ -152,11 +151,14 @@ class RunStudy(Study):
         name: str,
         parts: Mapping[str, object],
         items: Mapping[str, T],
-        backend: Backend,
+        backend: AbstractContextManager[object],
         work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
+        *,
+        batch_size: int | None = None,
     ) -> dict[str, npt.NDArray[np.float32]]:
         found: dict[str, npt.NDArray[np.float32]] = {}
-        self._complete(name, parts, items, backend, work, found.__setitem__)
+        size = None if batch_size is None else lambda: batch_size
+        self._complete(name, parts, items, backend, work, found.__setitem__, size)
         return found
 
     def _complete(
@@ -164,27 +166,21 @@ class RunStudy(Study):
         name: str,
         parts: Mapping[str, object],
         items: Mapping[str, T],
-        backend: Backend,
+        holder: AbstractContextManager[object],
         work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
         put: Callable[[str, npt.NDArray[np.float32]], None],
+        batch_size: Callable[[], int] | None,
     ) -> None:
         """`put` gets every item's key and vector."""
         stats = self._job.stats(name, stage_key(name, 1, parts))
-        ledger = self._job.ledger()
-        for key in items:
-            ledger.add(key, key)
-
-        def rows(done: Sequence[tuple[str, str, npt.NDArray[np.float32]]]) -> list[dict[str, object]]:
-            return [{"key": key, "values": np.asarray(value, "<f4").tobytes()} for key, _, value in done]
-
         self._job.map(
             stats,
             self._job.table(stats, _ARRAYS),
-            ledger,
-            backend,
-            lambda keys: work([items[key] for key in keys]),
-            rows,
-            lambda row: put(row["key"], np.frombuffer(row["values"], "<f4")),
+            items,
+            holder,
+            lambda batch: [np.asarray(value, "<f4").tobytes() for value in work(batch)],
+            answer=lambda row: put(row["key"], np.frombuffer(row["values"], "<f4")),
+            batch_size=batch_size,
         )
         if stats.failures:
             key, reason = next(iter(stats.failures.items()))
@@ -193,21 +189,23 @@ class RunStudy(Study):
 
 def label_by(
     job: Job, hooked: HookedTarget, identity: str, probing: ProbingSet, result: ExemplarResult, units: Sequence[Unit]
-) -> Iterator[Finding]:
+) -> Iterator[UnitResult]:
     """Labels of all units by the run's method, in the order of `units`."""
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
     silent = {unit for unit in units if result.is_silent(unit)}
     active = [unit for unit in units if unit not in silent and unit not in job.failed]
     choice = job.run.method
-    method: Any = job.registry.make("method", choice.name, choice.config, job.runtime)
     study = RunStudy(job, hooked, identity, probing, result, active)
-    found = {label.unit: label for label in map(checked_label, method.describe(study))} if active else {}
-    for unit in units:
+    answers = job.builder.plugin(choice).describe(study) if active else ()
+    found = {label.unit: label for label in map(checked_label, answers)}
+    missing = f"{choice.name} gave no label"
+
+    def labelled(unit: Unit) -> UnitResult:
         if unit in silent:
             label = Label(unit, "uninterpretable", (), SILENT)
-        elif unit in found:
-            label = found[unit]
         else:
-            label = Label(unit, "failed", (), job.failed.get(unit, f"{choice.name} gave no label"))
-        captions = study.captioned.get(unit, ())
-        yield Finding(label, result.exemplars(unit), captions, sample=result.ordinary(unit))
+            label = found.get(unit) or Label(unit, "failed", (), job.failed.get(unit, missing))
+        exemplars = captioned(result.exemplars[unit], study.captioned.get(unit, ()))
+        return UnitResult.of(label, exemplars=exemplars, baseline=result.baseline(unit))
+
+    return map(labelled, units)

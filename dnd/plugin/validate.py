@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dnd.api import N_LABELS, Label
+from dnd.api import Label
 from dnd.errors import PluginError
 
 if TYPE_CHECKING:
@@ -68,13 +68,7 @@ def checked_scores(answer: Sequence[float], n: int) -> list[float]:
 def checked_label(label: Label) -> Label:
     """A method's word on a unit."""
     given = label.labels if isinstance(label, Label) else None
-    if (
-        not isinstance(given, tuple)
-        or label.status not in ("labelled", "uninterpretable", "failed")
-        or len(given) > N_LABELS
-        or (label.status == "labelled") > len(given)
-        or not all(map(_is_scored, given))
-    ):
+    if not isinstance(given, tuple) or label.fault() or not all(map(_is_scored, given)):
         raise PluginError(f"not a label: {_shown(label)}")
     return label
 

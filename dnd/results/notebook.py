@@ -11,11 +11,10 @@ import io
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnd.api import Label
 from dnd.errors import UsageError
-from dnd.results.record import Exemplar, Record, Shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,10 +33,20 @@ _IMAGE = f"display:block;width:{_SIDE}px;height:{_SIDE}px;object-fit:contain"
 """All of one size: a crop may be a few pixels wide."""
 
 
-def unit_html(record: Record, image: Callable[[Shown], Image]) -> str:
-    """One unit's label with its exemplars; `image` opens one of them, UsageError where it is gone."""
-    label = record.label
-    title = f"<b>{escape(record.concept or label.status)}</b>"
+class Figure(NamedTuple):
+    """An exemplar of a card."""
+
+    open: Callable[[], Image]
+    """Raises UsageError where the image is gone."""
+    source: str
+    is_crop: bool
+    caption: str | None
+    activation: float
+
+
+def unit_html(label: Label, figures: Sequence[Figure]) -> str:
+    """One unit's label with its exemplars, strongest first."""
+    title = f"<b>{escape(label.label or label.status)}</b>"
     if label.status == "labelled":
         title += f" <span>score {label.labels[0][1]:.2f}</span>"
     lines = [f'<div style="opacity:.7">{escape(str(label.unit))}</div>', f"<div>{title}</div>"]
@@ -47,18 +56,18 @@ def unit_html(record: Record, image: Callable[[Shown], Image]) -> str:
         lines.append(f'<div style="font-size:90%">{word}: {" · ".join(others)}</div>')
     if label.reason:
         lines.append(f'<div style="font-size:90%">{escape(label.reason)}</div>')
-    lines += [_figure(one, image) for one in record.exemplars[:_PICTURES]]
+    lines += [_figure(one) for one in figures[:_PICTURES]]
     return f'<div style="{_CARD}">{"".join(lines)}</div>'
 
 
-def _figure(shown: Exemplar, image: Callable[[Shown], Image]) -> str:
-    where = shown.source + ("" if shown.box is None else " (part)")
-    words = escape(shown.caption or where)
+def _figure(figure: Figure) -> str:
+    where = figure.source + (" (part)" if figure.is_crop else "")
+    words = escape(figure.caption or where)
     try:
-        picture = f'<img src="{_inline(image(shown))}" alt="{words}" style="{_IMAGE}">'
+        picture = f'<img src="{_inline(figure.open())}" alt="{words}" style="{_IMAGE}">'
     except UsageError:
         picture = '<div style="height:64px;border:1px dashed #8888">the image is gone</div>'
-    title = escape(f"{where}, activation {shown.activation:.4g}")
+    title = escape(f"{where}, activation {figure.activation:.4g}")
     return f'<figure style="{_FIGURE}" title="{title}">{picture}<figcaption>{words}</figcaption></figure>'
 
 

@@ -1,7 +1,7 @@
 """A finished run read from its folder: labels, evidence and images, one unit in memory at a time.
 
-run = dnd.open_run("runs/x")
-run.labels              # as dnd.describe gave them
+run = dnd.open_run("runs/x")     # what dnd.describe gives, too
+run.labels
 run[7], run["fc/7"]     # a unit, which shows itself in a notebook
 """
 
@@ -11,28 +11,42 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from dnd.api import Grading, Label, Unit
-from dnd.errors import DamagedError, StoreError, UsageError, first_fault
+from dnd.errors import StoreError, UsageError, first_fault
 from dnd.files import read_text
-from dnd.results.record import Candidate, Exemplar, Record, Shown
+from dnd.results.unit import ScoredConcept, UnitResult
 from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.toml import parse_toml
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+M = TypeVar("M", bound=BaseModel)
 _LONGEST = 64 << 20
 """Bytes that a unit's line has at most: more is no work of dnd's."""
 _AGAIN = "Give the `dnd run` command of this run again: what the store holds is not computed anew."
+
+
+class _Confidences(BaseModel):
+    """What labels.jsonl has of a label that labels.csv has not."""
+
+    layer: str
+    index: int = Field(alias="unit")
+    labels: tuple[ScoredConcept, ...]
+
+    @property
+    def unit(self) -> Unit:
+        return Unit(self.layer, self.index)
+
+    @property
+    def confidences(self) -> tuple[float, ...]:
+        return tuple(one.confidence for one in self.labels if one.confidence is not None)
 
 
 class RunFolder:
@@ -60,13 +74,15 @@ class RunFolder:
 
     @cached_property
     def labels(self) -> list[Label]:
-        """One per unit, in the order of layers and units, as labels.csv has them."""
+        """One per unit, in the order of layers and units: labels.csv with the confidences of labels.jsonl."""
         file = self.folder / "labels.csv"
         try:
             with file.open(newline="", encoding="utf-8") as opened:
-                return [_label(row) for row in csv.DictReader(opened)]
+                labels = [_label(row) for row in csv.DictReader(opened)]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise _damaged(file, error) from error
+        sure = {line.unit: line.confidences for line, _, _ in self._scan(_Confidences) if line.confidences}
+        return [replace(label, confidences=sure.get(label.unit, ())) for label in labels] if sure else labels
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
@@ -92,6 +108,27 @@ class RunFolder:
             raise _damaged(self.folder / "run.json", f"truth.{first_fault(error)}") from error
 
     @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """(name, reason) of each probing image that was skipped."""
+        match self.facts:
+            case {"probing": {"unreadable": dict(found)}}:
+                return [(str(name), str(reason)) for name, reason in found.items()]
+        return []
+
+    @property
+    def seconds(self) -> float:
+        """That the run took; 0 where that is not known."""
+        found = self.facts.get("seconds")
+        return float(found) if isinstance(found, int | float) else 0.0
+
+    def summary(self, page: Path | None = None) -> str:
+        """What a scheduler wants to know, as JSON. `page` is the report's, where there is one."""
+        chosen = {name: self.facts[name] for name in ("units", "seconds", "truth") if name in self.facts}
+        report = {} if page is None else {"report": str(page)}
+        found = {"run": str(self.folder), "exit_code": self.exit_code, **report, **chosen}
+        return json.dumps(found, ensure_ascii=False)
+
+    @property
     def exit_code(self) -> int:
         """0, or 3 where some units failed."""
         return 3 if any(label.status == "failed" for label in self.labels) else 0
@@ -100,11 +137,11 @@ class RunFolder:
     def layers(self) -> list[str]:
         return list(dict.fromkeys(label.unit.layer for label in self.labels))
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[UnitResult]:
         """Every unit with its evidence, in the order of `labels`."""
-        return (record for record, _, _ in self._scan())
+        return (record for record, _, _ in self._scan(UnitResult))
 
-    def record(self, unit: Unit) -> Record | None:
+    def record(self, unit: Unit) -> UnitResult | None:
         """One unit with its evidence; None where the run does not have it."""
         if unit not in self._places:
             return None
@@ -115,7 +152,7 @@ class RunFolder:
                 line = file.readline(_LONGEST)
         except OSError as error:
             raise _damaged(self._lines, error) from error
-        return self._parse(line, number)
+        return self._parse(UnitResult, line, number)
 
     def recorded(self) -> list[Unit]:
         """The units that have a record; every one has been checked."""
@@ -135,21 +172,21 @@ class RunFolder:
         example = str(self.labels[0].unit) if self.labels else "layer/0"
         raise UsageError(f"the run in {self.folder} has no unit {key}{several}", f"Ask for one like {example!r}.")
 
-    def unit(self, key: object) -> Card:
+    def unit(self, key: object) -> UnitResult:
         """A unit, by any key of `find`; in a notebook it shows itself with its exemplars."""
         record = self.record(unit := self.find(key))
         if record is None:
             raise _damaged(self._lines, f"it lacks {unit}, which labels.csv has")
-        return Card(self, record)
+        return record.with_images(self.store)
 
-    def __getitem__(self, key: object) -> Card:
+    def __getitem__(self, key: object) -> UnitResult:
         return self.unit(key)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __iter__(self) -> Iterator[Card]:
-        return (Card(self, record) for record in self.records())
+    def __iter__(self) -> Iterator[UnitResult]:
+        return (record.with_images(self.store) for record in self.records())
 
     def to_pandas(self) -> Any:
         """labels.csv as a pandas.DataFrame."""
@@ -173,69 +210,26 @@ class RunFolder:
     @cached_property
     def _places(self) -> dict[Unit, tuple[int, int]]:
         """Unit -> the number of its line in labels.jsonl and where that begins."""
-        return {record.unit: (number, start) for record, number, start in self._scan()}
+        return {record.unit: (number, start) for record, number, start in self._scan(UnitResult)}
 
-    def _scan(self) -> Iterator[tuple[Record, int, int]]:
-        """Every record, the number of its line, and where that begins."""
+    def _scan(self, model: type[M]) -> Iterator[tuple[M, int, int]]:
+        """Every line as a model, the number of its line, and where that begins."""
         number = start = 0
         try:
             with self._lines.open("rb") as file:
                 while line := file.readline(_LONGEST):
                     number += 1
                     if line.strip():
-                        yield self._parse(line, number), number, start
+                        yield self._parse(model, line, number), number, start
                     start += len(line)
         except OSError as error:
             raise _damaged(self._lines, error) from error
 
-    def _parse(self, line: bytes, number: int) -> Record:
+    def _parse(self, model: type[M], line: bytes, number: int) -> M:
         try:
-            return Record.model_validate_json(line)
+            return model.model_validate_json(line)
         except ValidationError as error:
             raise StoreError(f"line {number} of {self._lines} is damaged: {first_fault(error)}", _AGAIN) from error
-
-
-@dataclass(frozen=True)
-class Card:
-    """One unit of a finished run."""
-
-    run: RunFolder = field(repr=False)
-    record: Record = field(repr=False)
-
-    @property
-    def label(self) -> Label:
-        return self.record.label
-
-    @property
-    def concept(self) -> str:
-        """The first label, or "" where the unit has none."""
-        return self.record.concept
-
-    @property
-    def exemplars(self) -> tuple[Exemplar, ...]:
-        """Strongest first."""
-        return self.record.exemplars
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        return self.record.candidates
-
-    def image(self, shown: Shown) -> Image:
-        """An exemplar or a synthetic image, RGB. Raises UsageError where the run's store no longer has it."""
-        try:
-            return self.run.store.picture(shown.digest).open()
-        except DamagedError as error:
-            raise UsageError(
-                f"cannot read an image: {error}", "Set DND_STORE to the run's store, or run again."
-            ) from error
-
-    def __repr__(self) -> str:
-        return f"<{self.label.unit}: {self.concept or self.label.status}>"
-
-    def _repr_html_(self) -> str:
-        from dnd.results.notebook import unit_html
-
-        return unit_html(self.record, self.image)
 
 
 def open_run(folder: str | os.PathLike[str]) -> RunFolder:
@@ -248,12 +242,12 @@ def _label(row: Mapping[Any, Any]) -> Label:
         raise ValueError(f"a row with more or fewer cells than columns, of unit {row.get('unit')!r:.40}")
     pairs = ((row[f"label{n}"], row[f"score{n}"]) for n in ("", "_2", "_3"))
     labels = tuple((concept, float(score)) for concept, score in pairs if concept)
-    unit, status = row["unit"], row["status"]
-    if not unit.isdecimal() or status not in ("labelled", "uninterpretable", "failed"):
-        raise ValueError(f"unit {unit!r:.40} with status {status!r:.40}")
-    if (status == "labelled") != bool(labels):
-        raise ValueError(f"unit {unit} is {status} with {len(labels)} labels")
-    return Label(Unit(row["layer"], int(unit)), status, labels, row["reason"])
+    if not row["unit"].isdecimal():
+        raise ValueError(f"a unit is numbered {row['unit']!r:.40}")
+    label = Label(Unit(row["layer"], int(row["unit"])), row["status"], labels, row["reason"])
+    if fault := label.fault() or ("a concept of no label" if labels and label.status != "labelled" else ""):
+        raise ValueError(f"unit {label.unit}: {fault}")
+    return label
 
 
 def _table(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:

@@ -1,75 +1,259 @@
-"""What a run found of a unit: a line of labels.jsonl."""
+"""One unit with its evidence: what a run writes as a line of labels.jsonl, and all that is read from one.
+
+In memory numbers are as they were computed; as JSON, scores have four decimals and activations four digits. Keys that
+are not known are ignored, so that files of other versions can be read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import overload
+import base64
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from dnd.api import Box, Label, Picture, Unit
-from dnd.target.attention import Attention
+from dnd.api import Box, Label, Unit
+from dnd.errors import DamagedError, UsageError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-@dataclass(frozen=True)
-class Finding:
-    """A unit's label with all that led to it."""
-
-    label: Label
-    exemplars: tuple[Exemplar, ...] = ()
-    captions: tuple[str, ...] = ()
-    concepts: tuple[str, ...] = ()
-    scores: tuple[float, ...] = ()
-    drives: tuple[float, ...] = ()
-    """Per candidate: see `dnd.pipeline.choose.drive`."""
-    images: tuple[tuple[Picture, ...], ...] = ()
-    activations: npt.NDArray[np.float32] | None = None
-    """(n_concepts, n_images)."""
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    """Candidates that could not be judged, and why; they are not among `concepts`."""
-    sample: Ordinary | None = None
-    """The unit's activations on the random sample."""
+    from dnd.store.images import Store
 
 
-class Findings(Sequence[Finding]):
-    """One per unit, each put together anew whenever it is asked for: all at once they would fill the memory."""
-
-    def __init__(self, units: Sequence[Unit], find: Callable[[Unit], Finding]) -> None:
-        self._units, self._find = units, find
-
-    def __len__(self) -> int:
-        return len(self._units)
-
-    @overload
-    def __getitem__(self, place: int) -> Finding: ...
-    @overload
-    def __getitem__(self, place: slice) -> Findings: ...
-    def __getitem__(self, place: int | slice) -> Finding | Findings:
-        if isinstance(place, slice):
-            return Findings(self._units[place], self._find)
-        return self._find(self._units[place])
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
-_BINS = 24
+def _finite(box: Box) -> Box:
+    if not all(map(math.isfinite, box)):
+        raise ValueError("a box without end")
+    return box
 
 
-@dataclass(frozen=True)
-class Ordinary:
-    """A histogram with bins of equal width from `low` to `high`, and two quantiles."""
+def _short_edges(edges: Sequence[float]) -> list[float]:
+    return [round(edge, 4) for edge in edges]
 
-    n: int
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""It becomes a part of a path."""
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Edges = Annotated[Box, AfterValidator(_finite), PlainSerializer(_short_edges, when_used="json")]
+Score = Annotated[float, PlainSerializer(lambda value: round(value, 4), when_used="json")]
+Activation = Annotated[float, PlainSerializer(_short, when_used="json")]
+
+
+class _Part(BaseModel, frozen=True, strict=True, populate_by_name=True, ser_json_inf_nan="constants"):
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are left out where there is nothing to say."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        return {key: one for key, one in found.items() if key not in self.optional or one not in (None, "", (), [])}
+
+
+class ScoredConcept(_Part):
+    """A concept of a label."""
+
+    optional = frozenset({"confidence"})
+
+    concept: str
+    score: Score
+    confidence: Score | None = None
+    """The probability that it is right, where the run has a calibration."""
+
+
+class ActivationMap(_Part):
+    """A unit's map on an image, small: to be looked at, not computed with."""
+
+    shape: tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]]
+    """Height and width."""
+    frame: Edges
+    """Where it lies in the source image; see `dnd.target.geometry.Geometry.frame`."""
+    cells: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=8192)]
+    """Base64 of a byte per cell, row by row: 0 for the map's lowest value, 255 for its highest."""
+
+    @classmethod
+    def of(cls, cells: npt.NDArray[np.uint8], frame: Box) -> Self:
+        """From cells (h, w)."""
+        height, width = cells.shape
+        return cls(shape=(height, width), frame=frame, cells=base64.b64encode(cells.tobytes()).decode())
+
+
+class StoredImage(_Part):
+    """An image of the store with the unit's pooled activation on it: a synthetic one, or an exemplar."""
+
+    digest: Digest = Field(alias="image")
+    activation: Activation
+
+
+class Exemplar(StoredImage):
+    """A probing image, or a crop of one, that activates the unit."""
+
+    optional = frozenset({"view", "boxes", "map"})
+
+    source: str
+    """Name of the probing image."""
+    box: Edges | None = None
+    """The crop in fractions of the source; None for the whole image."""
+    caption: str | None = None
+    view: Digest | None = None
+    """The whole source, at most 512 pixels wide and high, where this is a crop."""
+    boxes: tuple[Edges, ...] = ()
+    """All boxes that the unit's attention gave in the source, largest first."""
+    map: ActivationMap | None = None
+    """The unit's map on the source; None where there is none or it was not needed."""
+
+
+class Candidate(_Part):
+    """A concept that was considered for a unit."""
+
+    optional = frozenset({"score", "drive", "images"})
+
+    concept: str
+    score: Score | None = None
+    """None where it was not judged, as for `drive`."""
+    drive: Score | None = None
+    """`dnd.api.auc` of its images against the baseline."""
+    images: tuple[StoredImage, ...] = ()
+    """Synthetic ones, in the order of their seeds."""
+
+
+class Baseline(_Part):
+    """The unit's activations on a random sample of the probing set: a histogram with bins of equal width from `low`
+    to `high`, and two quantiles."""
+
+    n: Count
     """Finite activations."""
     low: float
     high: float
     median: float
     p95: float
-    counts: tuple[int, ...]
+    counts: tuple[Count, ...]
     """Of all in one bin where the activations are equal."""
 
 
-def ordinary(values: npt.NDArray[np.float32]) -> Ordinary | None:
+class Dropped(_Part):
+    """A candidate that could not be judged."""
+
+    concept: str
+    reason: str
+
+
+class UnitResult(_Part):
+    """A unit's label with all that led to it."""
+
+    optional = frozenset({"sample", "dropped"})
+
+    layer: Annotated[str, Field(max_length=1000)]
+    index: Count = Field(alias="unit")
+    status: Literal["labelled", "uninterpretable", "failed"]
+    labels: Annotated[tuple[ScoredConcept, ...], Field(max_length=3)] = ()
+    """Best first."""
+    reason: str = ""
+    """Why there is no label."""
+    exemplars: tuple[Exemplar, ...] = ()
+    """Strongest first."""
+    candidates: tuple[Candidate, ...] = ()
+    baseline: Baseline | None = Field(default=None, alias="sample")
+    dropped: tuple[Dropped, ...] = ()
+    _store: Store | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _is_a_label(self) -> Self:
+        if fault := self.label.fault():
+            raise ValueError(fault)
+        return self
+
+    @classmethod
+    def of(cls, label: Label, **evidence: Any) -> Self:
+        """A label with its evidence: the other fields, by name."""
+        sure = label.confidences or (None,) * len(label.labels)
+        labels = tuple(
+            ScoredConcept(concept=concept, score=float(score), confidence=confidence)
+            for (concept, score), confidence in zip(label.labels, sure, strict=True)
+        )
+        unit, status = label.unit, label.status
+        return cls(
+            layer=unit.layer,
+            index=unit.index,
+            status=status,  # type: ignore[arg-type]  # checked like a file's
+            labels=labels,
+            reason=label.reason,
+            **evidence,
+        )
+
+    @property
+    def unit(self) -> Unit:
+        return Unit(self.layer, self.index)
+
+    @property
+    def label(self) -> Label:
+        """Its line of labels.csv."""
+        sure = tuple(one.confidence for one in self.labels if one.confidence is not None)
+        return Label(self.unit, self.status, tuple((one.concept, one.score) for one in self.labels), self.reason, sure)
+
+    @property
+    def concept(self) -> str:
+        """The first label, or "" where the unit has none."""
+        return self.labels[0].concept if self.status == "labelled" else ""
+
+    @property
+    def best(self) -> Candidate | None:
+        """The candidate that came first, if its images are known."""
+        first = self.labels[0].concept if self.labels else ""
+        return next((one for one in self.candidates if one.concept == first), None)
+
+    def with_images(self, store: Store) -> Self:
+        """The same, whose images can be opened from a store."""
+        found = self.model_copy()
+        found._store = store
+        return found
+
+    def image(self, shown: StoredImage) -> Image:
+        """An exemplar or a synthetic image, RGB. Raises UsageError where the run's store no longer has it."""
+        try:
+            if self._store is None:
+                raise DamagedError("the unit was not read from a run folder")
+            return self._store.picture(shown.digest).open()
+        except DamagedError as error:
+            raise UsageError(
+                f"cannot read an image: {error}", "Set DND_STORE to the run's store, or run again."
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"<{self.unit}: {self.concept or self.status}>"
+
+    def _repr_html_(self) -> str:
+        from dnd.results.notebook import Figure, unit_html
+
+        return unit_html(
+            self.label,
+            [
+                Figure(partial(self.image, one), one.source, one.box is not None, one.caption, one.activation)
+                for one in self.exemplars
+            ],
+        )
+
+
+_BINS = 24
+
+
+def baseline(values: npt.NDArray[np.float32]) -> Baseline | None:
     """Of the activations (n,); None where none is finite."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if not finite.size:
@@ -77,28 +261,11 @@ def ordinary(values: npt.NDArray[np.float32]) -> Ordinary | None:
     low, high = float(finite.min()), float(finite.max())
     counts = np.histogram(finite, _BINS, (low, high))[0] if high > low else np.array([finite.size])
     median, p95 = np.quantile(finite, [0.5, 0.95])
-    return Ordinary(finite.size, _short(low), _short(high), _short(median), _short(p95), tuple(counts.tolist()))
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-@dataclass(frozen=True)
-class Exemplar:
-    """An image or crop that drives a unit."""
-
-    digest: str
-    """In the store."""
-    source: str
-    """Name of the probing image."""
-    box: Box | None
-    """The crop in fractions of the source's width and height; None for the whole image."""
-    activation: float
-    """Pooled."""
-    view: str = ""
-    """Digest of the whole source, at most 512 pixels wide and high, where this is a crop."""
-    boxes: tuple[Box, ...] = ()
-    """All boxes that the unit's attention gave in the source, largest first."""
-    attention: Attention | None = None
-    """The unit's map on the source; None where there is none or it was not needed."""
+    return Baseline(
+        n=finite.size,
+        low=_short(low),
+        high=_short(high),
+        median=_short(median),
+        p95=_short(p95),
+        counts=tuple(counts.tolist()),
+    )

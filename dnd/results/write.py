@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dnd.api import N_LABELS, Grading, Label
-from dnd.results.unit import Finding
+from dnd.results.unit import UnitResult
 from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
 from dnd.text import csv_lines
-
-if TYPE_CHECKING:
-    from dnd.results.unit import Exemplar
 
 CSV_COLUMNS = ("layer", "unit", "status", "label", "score", "label_2", "score_2", "label_3", "score_3", "reason")
 _DIGITS = 4
@@ -39,76 +35,14 @@ def labels_csv(labels: Iterable[Label]) -> Iterator[str]:
     return csv_lines(chain([CSV_COLUMNS], map(row, labels)))
 
 
-def finding_record(finding: Finding) -> dict[str, Any]:
-    """One unit with its evidence as JSON; images are named by their digest in the store."""
-    label = finding.label
-    captions = finding.captions or (None,) * len(finding.exemplars)
-    record: dict[str, Any] = {
-        "layer": label.unit.layer,
-        "unit": label.unit.index,
-        "status": label.status,
-        "labels": [
-            {"concept": c, "score": round(s, _DIGITS), **({} if sure is None else {"confidence": round(sure, _DIGITS)})}
-            for (c, s), sure in zip_longest(label.labels, label.confidences)
-        ],
-        "reason": label.reason,
-        "exemplars": [
-            {
-                "image": e.digest,
-                "source": e.source,
-                "box": e.box and [round(edge, 4) for edge in e.box],
-                "activation": _short(e.activation),
-                "caption": caption,
-                **_attention(e),
-            }
-            for e, caption in zip(finding.exemplars, captions, strict=True)
-        ],
-        "candidates": [],
-    }
-    for row, concept in enumerate(finding.concepts):
-        candidate: dict[str, Any] = {"concept": concept}
-        if finding.scores:
-            candidate["score"] = round(finding.scores[row], _DIGITS)
-        if finding.activations is not None:
-            candidate["drive"] = round(finding.drives[row], _DIGITS)
-            candidate["images"] = [
-                {"image": picture.digest, "activation": _short(value)}
-                for picture, value in zip(finding.images[row], finding.activations[row], strict=True)
-            ]
-        record["candidates"].append(candidate)
-    if finding.sample is not None:
-        record["sample"] = asdict(finding.sample)
-    if finding.dropped:
-        record["dropped"] = [{"concept": concept, "reason": reason} for concept, reason in finding.dropped.items()]
-    return record
-
-
-def _attention(exemplar: Exemplar) -> dict[str, Any]:
-    """What the unit looked at in the source image; empty where that is not known."""
-    found: dict[str, Any] = {}
-    if exemplar.view:
-        found["view"] = exemplar.view
-    if exemplar.boxes:
-        found["boxes"] = [[round(edge, 4) for edge in box] for box in exemplar.boxes]
-    if exemplar.attention:
-        packed, frame = exemplar.attention.packed, exemplar.attention.frame
-        cells = base64.b64encode(packed[2:]).decode()
-        found["map"] = {"shape": [packed[0], packed[1]], "frame": [round(edge, 4) for edge in frame], "cells": cells}
-    return found
-
-
-def _short(value: float) -> float:
-    return float(f"{float(value):.4g}")
-
-
-def write_findings(out: Path, findings: Iterable[Finding]) -> list[Label]:
-    """labels.jsonl first, labels.csv last: who sees the table sees all of it. The labels, of findings taken once."""
+def write_results(out: Path, results: Iterable[UnitResult]) -> list[Label]:
+    """labels.jsonl first, labels.csv last: who sees the table sees all of it. The labels, of results taken once."""
     labels = []
 
     def lines() -> Iterator[bytes]:
-        for finding in findings:
-            labels.append(finding.label)
-            yield (json.dumps(finding_record(finding), ensure_ascii=False) + "\n").encode()
+        for result in results:
+            labels.append(result.label)
+            yield result.model_dump_json(by_alias=True).encode() + b"\n"
 
     write_atomic(out / "labels.jsonl", lines())
     write_atomic(out / "labels.csv", (line.encode() for line in labels_csv(labels)))

@@ -64,7 +64,7 @@ def log_stage(stats: Any, backend: Any) -> None:
     _LOG.info(
         "%s: by %s %s%s: %d items, %d of them new, %d failed, %.1f s, in the backend %.1f s, loading %.1f s",
         stats.name,
-        backend.name,
+        getattr(backend, "name", type(backend).__name__),
         json.dumps(settings, ensure_ascii=False),
         f", which chose {json.dumps(stats.chosen, default=str)}" if stats.chosen else "",
         stats.items,

@@ -62,6 +62,13 @@ class WorkerPool(Backend):
     def caption(self, images: Sequence[Image]) -> list[str]:
         return self._ask("caption", images)
 
+    def log_probabilities(self, asked: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
+        return self._ask("log_probabilities", asked)
+
+    @property
+    def gives_probabilities(self) -> bool:
+        return bool(getattr(self._backend, "gives_probabilities", False))
+
     def summarize(self, requests: Sequence[SummaryRequest]) -> list[list[str]]:
         return self._ask("summarize", requests)
 

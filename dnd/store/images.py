@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +35,13 @@ _IMAGES_REMEMBERED = 1 << 16
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Store:
     """A folder that holds the tables of all stages, and the images."""
 
-    def __init__(self, folder: Path, *, look: bool = False) -> None:
-        """With `look`, an image counts as there only once it has been read."""
-        self.folder, self.look = folder, look
+    folder: Path
+    look: bool = field(default=False, kw_only=True)
+    """An image counts as there only once it has been read."""
 
     def table(self, stage: str, key: str, schema: pa.Schema) -> Table:
         """The table of a stage under its key (see `stage_key`)."""
@@ -83,17 +85,17 @@ class Store:
         set_aside(path)
         raise DamagedError(f"{path} was damaged", _AGAIN)
 
-    def mend(self, table: Table, keys: Container[str], columns: Sequence[str]) -> None:
-        """Forget those rows that name images, in these columns, that are gone."""
+    def mend(
+        self,
+        table: Table,
+        keys: Container[str],
+        column: str,
+        images: Callable[[Any], Iterable[str]] = lambda value: [value],
+    ) -> None:
+        """Forget those rows that name images that are gone; `images` are the digests in what a row has in `column`."""
         lacks = lru_cache(_IMAGES_REMEMBERED)(self._lacks)
-
-        def is_whole(row: Mapping[str, Any]) -> bool:
-            named = (row[name] for name in columns)
-            return not any(
-                one and lacks(one) for given in named for one in ([given] if isinstance(given, str) else given)
-            )
-
-        gone = {row["key"] for row in table.rows(["key", *columns], keys) if not is_whole(row)}
+        rows = table.rows(["key", column], keys)
+        gone = {row["key"] for row in rows if any(lacks(digest) for digest in images(row[column]))}
         if gone:
             _LOG.warning("images are gone from %s: what %d rows name is made again", self.folder / "images", len(gone))
             table.forget(gone)

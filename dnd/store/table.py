@@ -8,7 +8,7 @@ name says was damaged: it is set aside as `damaged-...`, and its items are asked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -19,8 +19,6 @@ from dnd.store.files import raise_unless_damaged, set_aside, write_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from dnd.store.ledger import Ledger
 
 _MANY_PARTS = 64
 """Of a finished stage with more small parts than this, the small ones are joined."""
@@ -94,11 +92,19 @@ class Table:
                 batch = batch.filter([key in keys for key in batch.column("key").to_pylist()])
             yield from batch.to_pylist()
 
-    def fill(self, items: Ledger, answer: Callable[[dict[str, Any]], object]) -> None:
-        """Give those items an answer of which there is a row: what `answer` makes of it."""
-        for row in self.rows(keys=items):
-            if items.lacks(row["key"]):
-                items.settle(row["key"], answer(row))
+    def keys(self, wanted: Container[str]) -> set[str]:
+        """Those of the keys of which there is a row."""
+        return {row["key"] for row in self.rows(["key"], wanted)}
+
+    def columns(self, keys: Container[str]) -> pa.Table:
+        """The rows of these keys in Arrow's columns, which take less memory than objects. A row may come twice."""
+        import pyarrow as pa
+
+        batches = (
+            batch.filter(pa.array([key in keys for key in batch.column("key").to_pylist()], pa.bool_()))
+            for batch in self._batches()
+        )
+        return pa.Table.from_batches(batches, self.schema).combine_chunks()
 
     def clear(self) -> None:
         """Forget all rows."""

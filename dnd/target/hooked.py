@@ -86,6 +86,9 @@ class HookedTarget:
 
     # --- around the work ---
 
+    name = "target"
+    """In messages."""
+
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             if self.device.type == "cuda":

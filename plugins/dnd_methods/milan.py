@@ -38,7 +38,7 @@ class Milan(api.Method):
 
     def describe(self, study: Study) -> Iterator[api.Label]:
         captioner, key = study.backend("captioner")
-        if type(captioner).log_probabilities is api.Captioner.log_probabilities:
+        if not captioner.gives_probabilities:
             raise api.UsageError(
                 f"milan ranks captions by their probability, and the captioner {captioner.name!r} gives none",
                 "Choose a captioner with `log_probabilities`, such as a BLIP-2.",

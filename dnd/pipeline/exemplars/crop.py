@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,9 +15,9 @@ import torch
 from dnd.api import Box, ProbingSet, Unit
 from dnd.pipeline.exemplars.boxes import attention_boxes
 from dnd.probing.prefetch import map_ahead, open_again, prepare
-from dnd.store.ledger import Ledger
+from dnd.results.unit import ActivationMap
 from dnd.store.table import Table
-from dnd.target.attention import Attention, packed
+from dnd.target.attention import small_map
 from dnd.target.geometry import Geometry, cut, to_source
 from dnd.target.hooked import HookedTarget, Maps
 from dnd.target.preprocess import stack
@@ -27,23 +27,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CANDIDATES = pa.schema(
+MAP = pa.struct([("shape", pa.list_(pa.int32())), ("frame", pa.list_(pa.float64())), ("cells", pa.string())])
+"""`dnd.results.unit.ActivationMap`."""
+REGIONS = pa.schema(
     [
         ("key", pa.string()),  # unit and image: see `_key`
         ("boxes", pa.list_(pa.list_(pa.float64()))),
         ("activations", pa.list_(pa.float32())),
         ("features", pa.list_(pa.list_(pa.float32()))),  # of the whole image, then of each crop; or empty
-        ("map", pa.binary()),  # of the whole image: see dnd/target/attention.py; or empty
-        ("frame", pa.list_(pa.float64())),  # where the map lies, in fractions of the source; or empty
+        ("map", MAP),  # of the whole image; or null
     ]
 )
 _LINES_AT_ONCE = 4096
 """Pairs of an image and a unit whose maps are in memory together, unless they are all of one image."""
-_NOTHING: dict[str, Any] = {"boxes": [], "activations": [], "features": [], "map": b"", "frame": []}
+_NOTHING: dict[str, Any] = {"boxes": [], "activations": [], "features": [], "map": None}
 Map = npt.NDArray[np.float32]
 Wanted = dict[int, list[tuple[Unit, bool]]]
 """Image -> the units that chose it, and whether its crops are wanted too."""
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Rows = Mapping[str, Mapping[str, Any]]
+"""Of `REGIONS`, by key."""
 Features = Mapping[str, npt.NDArray[np.float32]]
 """Layer -> matrix (U + 1, d): activations and a 1 in, a place in the layer's activation space out."""
 
@@ -54,16 +57,16 @@ def unseen(name: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda n: None
 
 
-class Candidate(NamedTuple):
-    """An image that may become an exemplar, or a crop of one."""
+class Region(NamedTuple):
+    """A probing image that may become an exemplar, or a crop of one."""
 
     image: int
     box: Box | None
     """In fractions of the source; None for the whole image."""
     activation: float
     features: tuple[float, ...] = ()
-    attention: Attention | None = None
-    """The unit's map on the whole image, where one was taken."""
+    map: ActivationMap | None = None
+    """The unit's, on the whole image, where one was taken."""
 
 
 @dataclass
@@ -90,14 +93,25 @@ class _Crop:
 
 @dataclass
 class _Line:
-    """A row of `CANDIDATES`."""
+    """A row of `REGIONS`."""
 
     key: str
     boxes: list[list[float]]
     activations: list[float]
     features: list[list[float]]
-    map: bytes = b""
-    frame: list[float] = field(default_factory=list)
+    map: Map | None = None
+    frame: Box | None = None
+
+    def row(self) -> dict[str, Any]:
+        cells = small_map(self.map) if self.map is not None and self.frame is not None else None
+        found = None if cells is None or self.frame is None else ActivationMap.of(cells, self.frame).model_dump()
+        return {
+            "key": self.key,
+            "boxes": self.boxes,
+            "activations": self.activations,
+            "features": self.features,
+            "map": found,
+        }
 
 
 class Cropper:
@@ -120,36 +134,31 @@ class Cropper:
 
     def run(
         self, units: Sequence[Unit], images_of: Callable[[Unit], Sequence[int]], cropped: int, stage: Stage
-    ) -> Ledger:
+    ) -> Rows:
         """See to it that the table has a row for each of the units' images, strongest first; the rows. The first
         `cropped` of a unit also get crops. `stage` is `dnd.runtime.progress.Meter.stage`."""
-
-        def pairs() -> Iterator[tuple[Unit, int, bool]]:
-            for unit in units:
-                may_crop = self.max_crops > 0 and self.hooked.has_maps(unit.layer)
-                for rank, image in enumerate(images_of(unit)):
-                    if self.features or (may_crop and rank < cropped):
-                        yield unit, image, may_crop and rank < cropped
-
-        found = Ledger(self.table.folder.parent)
-        for unit, image, _ in pairs():
-            found.add(_key(unit, image))
-        self.table.fill(found, lambda row: row)
+        pairs: dict[str, tuple[Unit, int, bool]] = {}
+        for unit in units:
+            may_crop = self.max_crops > 0 and self.hooked.has_maps(unit.layer)
+            for rank, image in enumerate(images_of(unit)):
+                if self.features or (may_crop and rank < cropped):
+                    pairs[_key(unit, image)] = unit, image, may_crop and rank < cropped
+        found = {row["key"]: row for row in self.table.rows(keys=pairs)}
         wanted: Wanted = {}
-        for unit, image, crop in pairs():
-            if found.lacks(_key(unit, image)):
+        for key, (unit, image, crop) in pairs.items():
+            if key not in found:
                 wanted.setdefault(image, []).append((unit, crop))
+        if not wanted:
+            return found
 
         def load(index: int) -> tuple[int, torch.Tensor]:
             return index, prepare(self.hooked, open_again(self.probing, index), self.probing.image_name(index))
 
-        if not wanted:
-            return found
         loaded = map_ahead(load, sorted(wanted), self.workers, self.hooked.batch_size + self.workers)
         with stage("crops", len(wanted)) as advance:
             for batch in _batches(loaded, self.hooked.batch_size, lambda one: len(wanted[one[0]])):
                 for row in self._rows(batch, wanted):
-                    found.settle(row["key"], row)
+                    found.setdefault(row["key"], row)
                 advance(len(batch))
         self.table.compact()
         return found
@@ -172,7 +181,7 @@ class Cropper:
         by_row = _by_row(asked, maps)
         for row, pairs in by_row.items():
             for unit, activation_map in pairs:
-                lines[row, unit].map = packed(activation_map)
+                lines[row, unit].map = activation_map
         looked = map_ahead(
             lambda row: self._look(row, *batch[row], by_row[row], cropped[row]),
             sorted(by_row),
@@ -184,7 +193,7 @@ class Cropper:
             for source in looked:
                 if source.frame:
                     for unit, _ in wanted[source.index]:
-                        lines[source.row, unit].frame = list(source.frame)
+                        lines[source.row, unit].frame = source.frame
                 yield from ((source, box) for box in source.units)
 
         cuts = map_ahead(lambda one: self._cut(*one), boxes(), self.workers, self.hooked.batch_size)
@@ -198,7 +207,7 @@ class Cropper:
                     line.boxes.append(list(crop.box))
                     line.activations.append(float(values[unit.index]))
                     self._place(line, unit, values)
-        rows = [vars(line) for line in lines.values()]
+        rows = [line.row() for line in lines.values()]
         self.table.append(rows)
         return rows
 
@@ -228,16 +237,16 @@ class Cropper:
         return _Crop(source.row, box, tensor, source.units[box])
 
 
-def candidates_of(unit: Unit, images: Sequence[tuple[int, float]], rows: Ledger) -> list[Candidate]:
+def regions_of(unit: Unit, images: Sequence[tuple[int, float]], rows: Rows) -> list[Region]:
     """A unit's images, (index, activation) strongest first, with all crops that were found; `rows` from a Cropper."""
     found = []
     for image, activation in images:
         row = rows.get(_key(unit, image)) or _NOTHING
         features = [tuple(f) for f in row["features"]] or [()] * (len(row["boxes"]) + 1)
-        attention = Attention(row["map"], Box(*row["frame"])) if row["map"] and row["frame"] else None
-        found.append(Candidate(image, None, activation, features[0], attention))
+        seen = row["map"] and ActivationMap.model_validate(row["map"], strict=False)
+        found.append(Region(image, None, activation, features[0], seen))
         for box, value, feature in zip(row["boxes"], row["activations"], features[1:], strict=True):
-            found.append(Candidate(image, Box(*box), value, feature))
+            found.append(Region(image, Box(*box), value, feature))
     return found
 
 

@@ -7,27 +7,24 @@ rank by the order of the probing set, whole images before their crops. Identical
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from dnd.api import ProbingSet, Unit
-from dnd.pipeline.exemplars.crop import CANDIDATES, Cropper, Stage, candidates_of, unseen
-from dnd.pipeline.exemplars.keep import EXEMPLARS, exemplar_of, keep_exemplars
+from dnd.pipeline.exemplars.crop import REGIONS, Cropper, Rows, Stage, regions_of, unseen
+from dnd.pipeline.exemplars.keep import EXEMPLARS, KeptExemplars, images_named, keep_exemplars
 from dnd.pipeline.exemplars.sample import SampleActivations, projection
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.topk import TopKPass, run_pass
 from dnd.probing.prefetch import open_again
-from dnd.results.unit import Exemplar, Ordinary, ordinary
+from dnd.results.unit import Baseline, baseline
 from dnd.store.images import Store
 from dnd.store.keys import digest_of
-from dnd.store.ledger import Ledger
-from dnd.store.matrix import Scratch
 from dnd.store.table import Table
 from dnd.target.hooked import HookedTarget
 
@@ -56,21 +53,27 @@ class ExemplarResult:
     """What stage 1 found."""
 
     def __init__(
-        self, passes: Mapping[str, TopKPass], sample: Sequence[str], activations: SampleActivations, rows: Ledger
+        self,
+        passes: Mapping[str, TopKPass],
+        sample: Sequence[str],
+        activations: SampleActivations,
+        exemplars: KeptExemplars,
     ) -> None:
-        """`rows` has the row of each unit."""
-        self._rows, self._activations = rows, activations
-        topk_pass = next(iter(passes.values()))
-        tops = {layer: one.layers[layer] for layer, one in passes.items()}
-        self._silent = {layer: (top.values[0] <= top.lowest).numpy() for layer, top in tops.items()}
+        self.exemplars = exemplars
+        """Of each unit."""
+        self.sample_activations = activations.of
+        """A unit's pooled activation on each image of `sample`: (n_sample,)."""
         self.sample = tuple(sample)
         """Digests of a random sample of the probing set, in a random order that does not depend on the units."""
+        tops = {layer: one.layers[layer] for layer, one in passes.items()}
+        self._silent = {layer: (top.values[0] <= top.lowest).numpy() for layer, top in tops.items()}
+        topk_pass = next(iter(passes.values()))
         self.unreadable = tuple(topk_pass.unreadable.items())
         """(name, reason) of each image that was skipped."""
         self.n_images = topk_pass.n_images - len(topk_pass.unreadable) - topk_pass.duplicates
         """Distinct images that were seen."""
         self.duplicates = topk_pass.duplicates
-        self.failed: dict[Unit, str] = {}
+        self.failed = {unit: reason for unit in exemplars if (reason := exemplars.reason(unit))}
         """Units without exemplars, and why."""
         self.computed = 0
         """Units that were not in the store before."""
@@ -78,24 +81,13 @@ class ExemplarResult:
         self.no_crops = ""
         """Why the target's preprocess allows no attention crops, for all or for some sizes of image; or empty."""
 
-    def exemplars(self, unit: Unit) -> tuple[Exemplar, ...]:
-        """A unit's exemplars, strongest first; none for a failed unit."""
-        row = self._rows[str(unit)]
-        names = ("images", "sources", "boxes", "activations", "views", "attention", "maps", "frames")
-        return tuple(exemplar_of(*line) for line in zip(*(row[name] for name in names), strict=True))
-
     def images(self, unit: Unit) -> tuple[tuple[str, float], ...]:
-        """Digest and pooled activation of each of its exemplars."""
-        row = self._rows[str(unit)]
-        return tuple(zip(row["images"], row["activations"], strict=True))
+        """Digest and pooled activation of each of its exemplars, strongest first."""
+        return self.exemplars.images(unit)
 
-    def sample_activations(self, unit: Unit) -> npt.NDArray[np.float32]:
-        """Its pooled activation on each image of `sample`: (n_sample,)."""
-        return self._activations.of(unit)
-
-    def ordinary(self, unit: Unit) -> Ordinary | None:
-        """Those activations in a few numbers."""
-        return ordinary(self.sample_activations(unit))
+    def baseline(self, unit: Unit) -> Baseline | None:
+        """Its activations on the sample in a few numbers."""
+        return baseline(self.sample_activations(unit))
 
     def is_silent(self, unit: Unit) -> bool:
         """Whether its activation is the same on every image."""
@@ -128,8 +120,7 @@ def find_exemplars(
     hooked.use_batches_of(batch_size)
     hooked.check_units(units)
     tables = [
-        store.table(*one)
-        for one in (("exemplars", key, EXEMPLARS), ("crops", key, CANDIDATES), ("sample", key, SAMPLE))
+        store.table(*one) for one in (("exemplars", key, EXEMPLARS), ("crops", key, REGIONS), ("sample", key, SAMPLE))
     ]
     folder = store.folder / f"topk-{key[:24]}"
     if fresh:
@@ -137,43 +128,42 @@ def find_exemplars(
             table.clear()
         for file in folder.glob("*.npz"):
             file.unlink(missing_ok=True)
-    table, candidates, sample = tables
+    table, crops, sample = tables
     began = hooked.seconds
-    scratch = Scratch(store.folder)
-    passes = _surveys(hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, scratch)
+    passes = _surveys(hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress)
     pictures = _keep_sample(store, sample, probing, next(iter(passes.values())).sample_images(), workers)
-    activations = SampleActivations(passes, scratch)
-    rows = Ledger(store.folder)
-    for unit in units:
-        rows.add(str(unit), unit)
-    store.mend(table, rows, ["images", "views"])
-    table.fill(rows, lambda row: row)
-    todo = rows.left
+    activations = SampleActivations(passes)
+    names = {str(unit): unit for unit in units}
+    store.mend(table, names, "exemplars", images_named)
+    known = table.keys(names)
+    todo = [unit for name, unit in names.items() if name not in known]
     features = {layer: projection(activations, layer, seed) for layer in passes} if pool > settings.k else {}
     max_crops = settings.max_crops if settings.crops else 0
-    cropper = Cropper(hooked, probing, candidates, max_crops=max_crops, features=features, workers=workers)
-    for batch in rows.batches(max(1, _IMAGES_A_PASS // max(settings.k, pool))):
-        some: list[Unit] = [unit for _, unit in batch]
-        found = cropper.run(some, lambda unit: [image for image, _ in _strongest(passes, unit)], settings.k, stage)
+    cropper = Cropper(hooked, probing, crops, max_crops=max_crops, features=features, workers=workers)
+
+    def keep(group: Sequence[Unit], rows: Rows) -> None:
+        everything = {unit: regions_of(unit, _strongest(passes, unit), rows) for unit in group}
+        best = {
+            unit: choose(those, settings.k, pool, float(np.nanmedian(activations.of(unit)))) if those else []
+            for unit, those in everything.items()
+        }
+        table.append(keep_exemplars(best, everything, store, probing, workers))
+
+    for some in _groups(todo, max(1, _IMAGES_A_PASS // max(settings.k, pool))):
+        rows = cropper.run(some, lambda unit: [image for image, _ in _strongest(passes, unit)], settings.k, stage)
         with stage("exemplars kept", len(some)) as advance:
-            for first in range(0, len(some), _UNITS_AT_ONCE):
-                group = some[first : first + _UNITS_AT_ONCE]
-                everything = {unit: candidates_of(unit, _strongest(passes, unit), found) for unit in group}
-                best = {
-                    unit: choose(those, settings.k, pool, float(np.nanmedian(activations.of(unit)))) if those else []
-                    for unit, those in everything.items()
-                }
-                made = keep_exemplars(best, everything, store, probing, workers)
-                table.append(made)
-                for row in made:
-                    rows.settle(row["key"], row)
+            for group in _groups(some, _UNITS_AT_ONCE):
+                keep(group, rows)
                 advance(len(group))
     table.compact()
-    result = ExemplarResult(passes, pictures, activations, rows)
-    result.failed = {unit: reason for unit in units if (reason := rows[str(unit)]["reason"])}
-    result.computed, result.no_crops = todo, cropper.geometry.problem
+    result = ExemplarResult(passes, pictures, activations, KeptExemplars(units, table.columns(names)))
+    result.computed, result.no_crops = len(todo), cropper.geometry.problem
     result.target_seconds = hooked.seconds - began
     return result
+
+
+def _groups(units: Sequence[Unit], n: int) -> Iterator[Sequence[Unit]]:
+    return (units[start : start + n] for start in range(0, len(units), n))
 
 
 def _surveys(
@@ -185,14 +175,13 @@ def _surveys(
     seed: int,
     workers: int,
     progress: Callable[[int], None],
-    scratch: Scratch,
 ) -> dict[str, TopKPass]:
     """A finished topk_pass of each layer, from the store or from one pass for all that are missing."""
     sizes = hooked.layer_sizes()
     files = {layer: folder / f"{digest_of(layer)[:16]}.npz" for layer in sizes}
 
     def topk_pass(layers: Iterable[str]) -> TopKPass:
-        return TopKPass({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed, scratch)
+        return TopKPass({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed)
 
     def agree() -> bool:
         """Whether the layers have the same sample: an image may have become readable between their passes."""
@@ -217,7 +206,7 @@ def _surveys(
 def _keep_sample(store: Store, table: Table, probing: ProbingSet, images: Sequence[int], workers: int) -> list[str]:
     """Put the sample's images into the store; their digests."""
     wanted = {str(image) for image in images}
-    store.mend(table, wanted, ["image"])
+    store.mend(table, wanted, "image")
     done = {row["key"]: row["image"] for row in table.rows(keys=wanted)}
     missing = [image for image in images if str(image) not in done]
     with ThreadPoolExecutor(workers) as pool:

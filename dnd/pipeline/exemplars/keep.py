@@ -1,111 +1,154 @@
-"""An exemplar, and how the exemplars of a unit are kept."""
+"""How the exemplars of units are kept: the images in the store, and a row per unit with what is known of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 
 from dnd.api import Box, ProbingSet, Unit
-from dnd.pipeline.exemplars.crop import Candidate
+from dnd.errors import DamagedError
+from dnd.pipeline.exemplars.crop import MAP, Region
 from dnd.probing.prefetch import open_again
 from dnd.results.unit import Exemplar
 from dnd.store.images import Store
-from dnd.target.attention import Attention
 from dnd.target.geometry import cut
 
+_BOX = pa.list_(pa.float64())
+EXEMPLAR = pa.struct(
+    [
+        ("image", pa.string()),
+        ("source", pa.string()),
+        ("box", _BOX),
+        ("activation", pa.float32()),
+        ("view", pa.string()),
+        ("boxes", pa.list_(_BOX)),
+        ("map", MAP),
+    ]
+)
+"""`dnd.results.unit.Exemplar` but for the caption; null for what it does not have."""
 EXEMPLARS = pa.schema(
     [
         ("key", pa.string()),  # str(Unit)
-        ("images", pa.list_(pa.string())),  # digests in the store
-        ("sources", pa.list_(pa.string())),
-        ("boxes", pa.list_(pa.list_(pa.float64()))),  # empty for whole images
-        ("activations", pa.list_(pa.float32())),
-        ("views", pa.list_(pa.string())),  # digests of the whole source, small; empty for whole images
-        ("attention", pa.list_(pa.list_(pa.list_(pa.float64())))),  # every box of the unit in the source
-        ("maps", pa.list_(pa.binary())),  # `Attention.packed`, or empty
-        ("frames", pa.list_(pa.list_(pa.float64()))),  # `Attention.frame`, or empty
+        ("exemplars", pa.list_(EXEMPLAR)),
         ("reason", pa.string()),  # why there are none, or ""
     ]
 )
 _VIEW = 512
 """Pixels that the view of a crop's source has along an edge at most."""
+_Place = tuple[int, Box | str | None]
+"""An image of the probing set, and which part of it: a crop, all of it, or "view"."""
+
+
+class KeptExemplars(Mapping[Unit, tuple[Exemplar, ...]]):
+    """Each unit's exemplars, strongest first; none for a failed unit.
+
+    They stay in Arrow's columns, and become objects when they are asked for.
+    """
+
+    def __init__(self, units: Sequence[Unit], rows: pa.Table) -> None:
+        """`rows` of the table of exemplars: all of these units, in any order."""
+        places: dict[str, int] = {}
+        for place, key in enumerate(rows.column("key").to_pylist()):
+            places.setdefault(key, place)
+        try:
+            self._places = {unit: places[str(unit)] for unit in units}
+        except KeyError as error:
+            raise DamagedError(f"what was stored of {error} is gone", "Give the same command again.") from None
+        columns = rows.combine_chunks()
+        self._lists = columns.column("exemplars").chunk(0) if len(rows) else pa.array([], pa.list_(EXEMPLAR))
+        self._digests, self._activations = (self._lists.values.field(name) for name in ("image", "activation"))
+        self._reasons = columns.column("reason")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(self._places)
+
+    def __getitem__(self, unit: Unit) -> tuple[Exemplar, ...]:
+        rows = self._lists[self._places[unit]].as_py()
+        return tuple(
+            Exemplar.model_validate({name: value for name, value in row.items() if value is not None}, strict=False)
+            for row in rows
+        )
+
+    def images(self, unit: Unit) -> tuple[tuple[str, float], ...]:
+        """Digest and pooled activation of each of its exemplars."""
+        place = self._places[unit]
+        start, stop = self._lists.offsets[place].as_py(), self._lists.offsets[place + 1].as_py()
+        digests, activations = (column[start:stop].to_pylist() for column in (self._digests, self._activations))
+        return tuple(zip(digests, activations, strict=True))
+
+    def reason(self, unit: Unit) -> str:
+        """Why it has no exemplars, or ""."""
+        return str(self._reasons[self._places[unit]].as_py())
+
+
+def images_named(exemplars: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Digests of all images that a row's exemplars name."""
+    for one in exemplars:
+        yield one["image"]
+        if one["view"]:
+            yield one["view"]
 
 
 def keep_exemplars(
-    chosen: Mapping[Unit, Sequence[Candidate]],
-    everything: Mapping[Unit, Sequence[Candidate]],
+    chosen: Mapping[Unit, Sequence[Region]],
+    everything: Mapping[Unit, Sequence[Region]],
     store: Store,
     probing: ProbingSet,
     workers: int,
 ) -> list[dict[str, Any]]:
     """Put the exemplars of some units into the store; the units' rows. `everything` has the rest of their crops."""
     wanted: dict[int, set[Box | None]] = {}
-    for candidates in chosen.values():
-        for candidate in candidates:
-            wanted.setdefault(candidate.image, set()).add(candidate.box)
+    for regions in chosen.values():
+        for region in regions:
+            wanted.setdefault(region.image, set()).add(region.box)
 
-    def put(item: tuple[int, set[Box | None]]) -> list[tuple[tuple[int, Box | str | None], str]]:
-        image = open_again(probing, item[0])
-        found: list[tuple[tuple[int, Box | str | None], str]] = [
-            ((item[0], box), store.put_image(cut(image, box) if box else image).digest) for box in item[1]
+    def put(item: tuple[int, set[Box | None]]) -> list[tuple[_Place, str]]:
+        index, boxes = item
+        image = open_again(probing, index)
+        found: list[tuple[_Place, str]] = [
+            ((index, box), store.put_image(cut(image, box) if box else image).digest) for box in boxes
         ]
-        if item[1] != {None}:
+        if boxes != {None}:
             image.thumbnail((_VIEW, _VIEW))  # after the crops were cut from it
-            found.append(((item[0], "view"), store.put_image(image).digest))
+            found.append(((index, "view"), store.put_image(image).digest))
         return found
 
     with ThreadPoolExecutor(workers) as pool:
         digests = dict(pair for pairs in pool.map(put, wanted.items()) for pair in pairs)
-    return [_row(unit, candidates, everything[unit], digests, probing) for unit, candidates in chosen.items()]
+    return [
+        {
+            "key": str(unit),
+            "exemplars": [
+                exemplar.model_dump(by_alias=True)
+                for exemplar in _exemplars(regions, everything[unit], digests, probing)
+            ],
+            "reason": "" if regions else "its activations are not finite (NaN or infinite)",
+        }
+        for unit, regions in chosen.items()
+    ]
 
 
-def _row(
-    unit: Unit,
-    candidates: Sequence[Candidate],
-    everything: Sequence[Candidate],
-    digests: Mapping[tuple[int, Box | str | None], str],
-    probing: ProbingSet,
-) -> dict[str, Any]:
-    whole = {c.image: c.attention for c in everything if c.box is None}
-    boxes: dict[int, list[list[float]]] = {}
-    for c in everything:
-        if c.box is not None:
-            boxes.setdefault(c.image, []).append(list(c.box))
-    seen = [whole.get(c.image) for c in candidates]
-    return {
-        "key": str(unit),
-        "images": [digests[c.image, c.box] for c in candidates],
-        "sources": [probing.image_name(c.image) for c in candidates],
-        "boxes": [list(c.box or ()) for c in candidates],
-        "activations": [c.activation for c in candidates],
-        "views": ["" if c.box is None else digests[c.image, "view"] for c in candidates],
-        "attention": [boxes.get(c.image, []) for c in candidates],
-        "maps": [a.packed if a else b"" for a in seen],
-        "frames": [list(a.frame) if a else [] for a in seen],
-        "reason": "" if candidates else "its activations are not finite (NaN or infinite)",
-    }
-
-
-def exemplar_of(
-    digest: str,
-    source: str,
-    box: Sequence[float],
-    activation: float,
-    view: str,
-    boxes: Sequence[Sequence[float]],
-    packed: bytes,
-    frame: Sequence[float],
-) -> Exemplar:
-    """An exemplar from its place in the columns of a row."""
-    return Exemplar(
-        digest,
-        source,
-        Box(*box) if box else None,
-        activation,
-        view,
-        tuple(Box(*one) for one in boxes),
-        Attention(packed, Box(*frame)) if packed else None,
-    )
+def _exemplars(
+    chosen: Sequence[Region], everything: Sequence[Region], digests: Mapping[_Place, str], probing: ProbingSet
+) -> Iterator[Exemplar]:
+    maps = {region.image: region.map for region in everything if region.box is None}
+    boxes: dict[int, list[Box]] = {}
+    for region in everything:
+        if region.box is not None:
+            boxes.setdefault(region.image, []).append(region.box)
+    for region in chosen:
+        yield Exemplar(
+            digest=digests[region.image, region.box],
+            source=probing.image_name(region.image),
+            box=region.box,
+            activation=region.activation,
+            view=None if region.box is None else digests[region.image, "view"],
+            boxes=tuple(boxes.get(region.image, ())),
+            map=maps.get(region.image),
+        )

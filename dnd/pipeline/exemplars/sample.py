@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from dnd.api import Unit, derive_seed
 from dnd.pipeline.exemplars.topk import TopKPass
-from dnd.store.matrix import Scratch
 
 _UNITS_A_BLOCK = 4096
 
@@ -19,27 +18,20 @@ _FEATURES = 32
 
 
 class SampleActivations:
-    """Each unit's pooled activations on the random sample, on disk."""
+    """Each unit's pooled activations on the random sample."""
 
-    def __init__(self, passes: Mapping[str, TopKPass], scratch: Scratch) -> None:
-        orders = {layer: topk_pass.sample_order() for layer, topk_pass in passes.items()}
-        sizes = {layer: topk_pass.sample[layer].shape[1] for layer, topk_pass in passes.items()}
-        ends = np.cumsum([0, *sizes.values()]).tolist()
-        self.layers = {layer: (start, start + size) for (layer, size), start in zip(sizes.items(), ends, strict=False)}
-        self._by_unit = scratch.matrix(ends[-1], len(next(iter(orders.values()))))
-        for layer, (start, _) in self.layers.items():
-            passes[layer].sample[layer].turn(orders[layer], self._by_unit, start)
+    def __init__(self, passes: Mapping[str, TopKPass]) -> None:
+        self._of = {layer: one.sample[layer][one.sample_order()] for layer, one in passes.items()}
 
     def of(self, unit: Unit) -> npt.NDArray[np.float32]:
         """(n_sample,)."""
-        return self._by_unit[self.layers[unit.layer][0] + unit.index]
+        return np.ascontiguousarray(self._of[unit.layer][:, unit.index])
 
     def moments(self, layer: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean and deviation of every unit of a layer, (n_units,) each; infinite for a unit that does not vary."""
-        parts = []
-        start, stop = self.layers[layer]
-        for first in range(start, stop, _UNITS_A_BLOCK):
-            rows = self._by_unit.rows(first, min(first + _UNITS_A_BLOCK, stop)).astype(np.float64)
+        parts, sample = [], self._of[layer]
+        for first in range(0, sample.shape[1], _UNITS_A_BLOCK):
+            rows = np.ascontiguousarray(sample[:, first : first + _UNITS_A_BLOCK].T).astype(np.float64)
             rows[~np.isfinite(rows)] = 0
             parts.append((rows.mean(1), rows.std(1)))
         mean, deviation = (np.concatenate(part) for part in zip(*parts, strict=True))

@@ -21,7 +21,7 @@ def exemplar_stage(
     settings = job.run.exemplars
     key = stage_key(
         "exemplars",
-        2,
+        3,
         {
             "target": identity,
             "probing": probing.digest(),

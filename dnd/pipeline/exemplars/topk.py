@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dnd.api import ProbingSet, derive_seed
-from dnd.errors import StoppedError, StoreError, UsageError
+from dnd.errors import StoppedError, UsageError
 from dnd.probing.prefetch import Loaded, load_ahead
 from dnd.store.files import write_atomic
-from dnd.store.matrix import Matrix, Scratch
 from dnd.target.hooked import HookedTarget
 from dnd.target.preprocess import stack
 
@@ -73,14 +71,12 @@ class LayerTop:
 
 
 class TopKPass:
-    """Where the pass is, and what it found for some layers. What a damaged file leaves in a sample is written over."""
+    """Where the pass is, and what it found for some layers."""
 
-    def __init__(
-        self, sizes: Mapping[str, int], n_images: int, keep: int, sample: int, seed: int, scratch: Scratch
-    ) -> None:
+    def __init__(self, sizes: Mapping[str, int], n_images: int, keep: int, sample: int, seed: int) -> None:
         sample = min(sample, n_images)
         self.layers = {layer: LayerTop(units, keep) for layer, units in sizes.items()}
-        self.sample = {layer: scratch.matrix(sample, units) for layer, units in sizes.items()}
+        self.sample = {layer: np.zeros((sample, units), np.float32) for layer, units in sizes.items()}
         """Activations on the random sample: (sample, units); see `sample_order`."""
         self.n_images = n_images
         self.position = 0
@@ -126,7 +122,7 @@ class TopKPass:
                     sample[slot] = pooled[layer][row].numpy()
 
     def save(self, file: Path, layers: Collection[str]) -> None:
-        """As numpy's .npz, the samples written row by row."""
+        """As numpy's .npz."""
         facts = {"position": self.position, "unreadable": self.unreadable, "duplicates": self.duplicates}
         arrays: dict[str, npt.NDArray[Any]] = {
             "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
@@ -136,21 +132,8 @@ class TopKPass:
         }
         for layer in layers:
             arrays |= {f"{name}:{layer}": tensor.numpy() for name, tensor in self.layers[layer].arrays().items()}
-
-        def write(opened: BinaryIO) -> None:
-            with zipfile.ZipFile(opened, "w") as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-                for layer in layers:
-                    sample = self.sample[layer]
-                    head = {"descr": "<f4", "fortran_order": False, "shape": sample.shape}
-                    with archive.open(f"sample:{layer}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array_header_1_0(member, head)
-                        for row in range(sample.shape[0]):
-                            member.write(sample[row].tobytes())
-
-        write_atomic(file, write)
+            arrays[f"sample:{layer}"] = self.sample[layer]
+        write_atomic(file, lambda opened: np.savez(opened, **cast(Any, arrays)))
 
     def restore(self, file: Path) -> Self:
         """Go on from a file of `save`, if it is there and whole."""
@@ -162,31 +145,19 @@ class TopKPass:
                     for layer, top in self.layers.items()
                 }
                 seen, lots, images = (arrays[name] for name in ("seen", "lots", "images"))
-                for layer, sample in self.sample.items():
-                    _fill(sample, arrays.zip.open(f"sample:{layer}.npy"))
-        except StoreError:
-            raise
+                samples = {layer: arrays[f"sample:{layer}"] for layer in self.sample}
+            if any(one.shape != self.sample[layer].shape for layer, one in samples.items()):
+                raise ValueError("a sample of another size")
         except Exception:  # damaged bytes make the reader raise anything
             if file.exists():
                 _LOG.warning("%s is damaged: what it held is computed again", file)
             return self
         for layer, tensors in found.items():
             vars(self.layers[layer]).update(tensors)
+        self.sample = samples
         self.position, self.unreadable, self.duplicates = facts["position"], facts["unreadable"], facts["duplicates"]
         self._seen, self._sample_lots, self._sample_images = Seen(seen), lots, images
         return self
-
-
-def _fill(matrix: Matrix, member: IO[bytes]) -> None:
-    """From a .npy file, row by row; ValueError where it is of another shape."""
-    with member:
-        np.lib.format.read_magic(member)
-        if np.lib.format.read_array_header_1_0(member)[0] != matrix.shape:
-            raise ValueError("not the sample of this topk_pass")
-        for row in range(matrix.shape[0]):
-            matrix[row] = np.frombuffer(member.read(4 * matrix.shape[1]), "<f4")
-        if member.read(1):  # to the end, where the checksum is looked at
-            raise ValueError("more than the sample")
 
 
 def run_pass(

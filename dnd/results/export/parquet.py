@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from dnd.api import N_LABELS
 from dnd.errors import DamagedError, StoreError, UsageError
-from dnd.results.record import Record, Shown
 from dnd.results.run import RunFolder
+from dnd.results.unit import StoredImage, UnitResult
 
 _ROWS = 32
 """Units in a row group: some megabytes with images."""
@@ -71,12 +71,12 @@ def write_parquet(run: RunFolder, file: Path, *, images: bool = True) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _groups(records: Iterator[Record]) -> Iterator[list[Record]]:
+def _groups(records: Iterator[UnitResult]) -> Iterator[list[UnitResult]]:
     while group := list(islice(records, _ROWS)):
         yield group
 
 
-def _row(run: RunFolder, record: Record, images: bool) -> dict[str, Any]:
+def _row(run: RunFolder, record: UnitResult, images: bool) -> dict[str, Any]:
     given = record.labels if record.status == "labelled" else ()
     row: dict[str, Any] = {"layer": record.layer, "unit": record.index, "status": record.status}
     for n, one in enumerate(given, start=1):
@@ -99,7 +99,7 @@ def _row(run: RunFolder, record: Record, images: bool) -> dict[str, Any]:
     return row
 
 
-def _image(run: RunFolder, shown: Shown) -> Mapping[str, Any]:
+def _image(run: RunFolder, shown: StoredImage) -> Mapping[str, Any]:
     """Its file's bytes, once they have been found to be the image: not what else may lie, or be linked to, there."""
     try:
         run.store.picture(shown.digest).open()

@@ -16,11 +16,11 @@ from typing import Any
 
 from dnd.api import Unit
 from dnd.errors import StoreError, UsageError
-from dnd.results.record import Record
 from dnd.results.report.overview import Overview
 from dnd.results.report.pictures import Missing, Pictures
 from dnd.results.report.rows import digests, evidence, row, shown
 from dnd.results.run import RunFolder
+from dnd.results.unit import UnitResult
 
 _TOGETHER = 16
 """Units whose evidence is one file."""
@@ -84,9 +84,9 @@ def _write(
 
 def _groups(
     runs: Sequence[RunFolder], units: Sequence[Unit], pictures: Pictures
-) -> Iterator[list[tuple[Unit, list[Record | None]]]]:
+) -> Iterator[list[tuple[Unit, list[UnitResult | None]]]]:
     """Units with their record of each run, some at a time; the images of the next are being copied meanwhile."""
-    waiting: deque[list[tuple[Unit, list[Record | None]]]] = deque()
+    waiting: deque[list[tuple[Unit, list[UnitResult | None]]]] = deque()
     for start in range(0, len(units), _TOGETHER):
         group = [(unit, [run.record(unit) for run in runs]) for unit in units[start : start + _TOGETHER]]
         for _, records in group:
@@ -98,7 +98,7 @@ def _groups(
     yield from waiting
 
 
-def _row(unit: Unit, records: Sequence[Record | None], pictures: Pictures) -> dict[str, Any]:
+def _row(unit: Unit, records: Sequence[UnitResult | None], pictures: Pictures) -> dict[str, Any]:
     answers = {(record.status, record.concept) for record in records if record}
     found = [record and row(record, pictures) for record in records]
     return {"layer": unit.layer, "unit": unit.index, "differs": len(answers) > 1, "runs": found}

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dnd.results.record import Record
 from dnd.results.report.rows import kind_of_reason, number, shown
 from dnd.results.run import RunFolder
+from dnd.results.unit import UnitResult
 
 _KINDS = ("captioner", "summarizer", "generator", "scorer", "method")
 _BINS = 24
@@ -25,14 +25,14 @@ class Overview:
         self.reasons: Counter[tuple[str, str]] = Counter()
         self._values: dict[str, dict[str, list[float]]] = {}
 
-    def add(self, record: Record) -> None:
+    def add(self, record: UnitResult) -> None:
         self.statuses[record.status] += 1
         if record.status != "labelled":
             self.reasons[record.status, kind_of_reason(record.reason)] += 1
         best = record.best
         found: dict[str, Sequence[float | None]] = {
             "exemplar": [e.activation for e in record.exemplars][:1],
-            "sample": [record.sample.median] if record.sample else [],
+            "sample": [record.baseline.median] if record.baseline else [],
             "synthetic": [_median(d.activation for d in best.images)] if best else [],
             "score": [named.score for named in record.labels][:1] if record.status == "labelled" else [],
             "drive": [best.drive] if best else [],

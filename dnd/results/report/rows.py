@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from dnd.results.record import Candidate, Exemplar, Record, Shown
 from dnd.results.report.pictures import Pictures
+from dnd.results.unit import Candidate, Exemplar, StoredImage, UnitResult
 
 _LONG = 2000
 """Characters of a text that the page shows: a model that will not stop must not make the page unusable."""
@@ -21,7 +21,7 @@ def shown(text: str | None) -> str:
     return text if len(text) <= _LONG else text[:_LONG] + "…"
 
 
-def digests(record: Record) -> Iterator[str]:
+def digests(record: UnitResult) -> Iterator[str]:
     """Every image that the page shows of a unit."""
     for exemplar in record.exemplars:
         yield exemplar.digest
@@ -32,7 +32,7 @@ def digests(record: Record) -> Iterator[str]:
             yield drawn.digest
 
 
-def row(record: Record, pictures: Pictures) -> dict[str, Any]:
+def row(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
     """A unit in the list: what it is searched, filtered and sorted by."""
     best = record.best
     copies = (pictures.get(exemplar.digest) for exemplar in record.exemplars)
@@ -55,17 +55,17 @@ def kind_of_reason(reason: str) -> str:
     return shown(re.sub(r": (\w+ )?# < #$", "", alike))[:200]
 
 
-def confidence(record: Record) -> float | None:
+def confidence(record: UnitResult) -> float | None:
     """How sure the run was of the label, where it says so."""
     return number(record.labels[0].confidence) if record.labels else None
 
 
-def evidence(record: Record, pictures: Pictures) -> dict[str, Any]:
+def evidence(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
     """All that led to a unit's label."""
     return {
         "exemplars": [_exemplar(exemplar, pictures) for exemplar in record.exemplars],
         "candidates": [_candidate(candidate, pictures) for candidate in sorted(record.candidates, key=_rank)],
-        "sample": record.sample and {name: number(value) for name, value in record.sample},
+        "sample": record.baseline and {name: number(value) for name, value in record.baseline},
         "confidences": [number(named.confidence) for named in record.labels],
         "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
     }
@@ -97,7 +97,7 @@ def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
 def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
     """Its images strongest first."""
 
-    def strength(drawn: Shown) -> float:
+    def strength(drawn: StoredImage) -> float:
         return -drawn.activation if math.isfinite(drawn.activation) else math.inf
 
     return {
