@@ -7,18 +7,32 @@ Like vLLM it has processes of its own that a careless end would leave behind.
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 
 HERE = Path(os.environ["FAKE_VLLM"])
 ORDERS = json.loads((HERE / "orders.json").read_text())
 LOCK = threading.Lock()
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
 ORPHAN = f"import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}], start_new_session=True)"
+
+
+class Local(ThreadingHTTPServer):
+    """At a Unix socket."""
+
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)
+
+    def get_request(self) -> tuple:
+        return self.socket.accept()[0], ("", 0)
 
 
 class Chat(BaseHTTPRequestHandler):
@@ -88,11 +102,11 @@ def answer(text: str, seed: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("model", "served-model-name", "host", "load-format", "dtype", "generation-config", "quantization"):
+    for name in ("model", "served-model-name", "uds", "load-format", "dtype", "generation-config", "quantization"):
         parser.add_argument(f"--{name}")
     for name in ("chat-template-content-format", "uvicorn-log-level", "gpu-memory-utilization"):
         parser.add_argument(f"--{name}")
-    for name in ("port", "max-model-len", "tensor-parallel-size", "seed"):
+    for name in ("max-model-len", "tensor-parallel-size", "seed"):
         parser.add_argument(f"--{name}", type=int)
     for name in ("enable-prefix-caching", "enforce-eager", "no-enable-chunked-prefill"):
         parser.add_argument(f"--{name}", action="store_true")
@@ -112,8 +126,12 @@ def main() -> None:
     subprocess.run([sys.executable, "-S", "-c", ORPHAN], check=True)
     time.sleep(ORDERS.get("slow", 0.0))
     ThreadingHTTPServer.request_queue_size = 64
-    server = ThreadingHTTPServer((options["host"], options["port"]), Chat)
+    server = Local(options["uds"], Chat)
     server.model, server.start_number = options["served_model_name"], start_number
+    if "port" in ORDERS:
+        other = ThreadingHTTPServer(("127.0.0.1", ORDERS["port"]), Chat)
+        other.model, other.start_number = server.model, server.start_number
+        threading.Thread(target=other.serve_forever, daemon=True).start()
     server.serve_forever()
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,7 @@ import psutil
 import pydantic
 import pytest
 
-from dnd.api import DeviceError, ItemError, PluginError, Runtime, SummaryRequest, UsageError
+from dnd.api import DeviceError, ItemError, PluginError, Runtime, SummaryRequest
 from dnd_vllm import VllmSummarizer
 from dnd_vllm.config import DEFAULT_MODEL, VllmConfig
 from dnd_vllm.failures import explain, last_words
@@ -88,6 +89,12 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return Fake(tmp_path)
 
 
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
 def wait_until(true: Callable[[], object], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -121,7 +128,7 @@ def test_the_server_is_told_to_stay_safe_offline_and_on_loopback(fake: Fake) -> 
         lines = " ".join(" ".join(process.cmdline()) for process in fake.left())
     start = fake.lines("starts")[0]
     options = start["options"]
-    assert options["host"] == "127.0.0.1"
+    assert options["uds"].endswith("/s")
     assert options["model"] == str(WEIGHTS)
     assert (options["generation_config"], options["load_format"]) == ("vllm", "safetensors")
     assert options["max_model_len"] == 2048
@@ -233,24 +240,28 @@ def test_a_server_that_does_not_start_says_why(fake: Fake, last_words: str, caus
     assert fake.left() == []
 
 
-def test_a_port_that_is_taken_meanwhile_is_another_ports_turn(fake: Fake) -> None:
-    fake.orders(last_words=["OSError: [Errno 98] Address already in use"])
+def test_it_listens_where_nobody_else_can_be_in_its_place(fake: Fake) -> None:
+    """A Unix socket in a folder of this user alone: no other user can take it first, or connect to it."""
+    with fake.summarizer() as summarizer:
+        assert summarizer._server is not None
+        folder = summarizer._server.socket.parent
+        assert stat.S_ISSOCK(summarizer._server.socket.stat().st_mode)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert folder.stat().st_uid == os.getuid()
+        ports = [one for process in fake.left() for one in process.net_connections("inet") if one.status == "LISTEN"]
+        assert ports == []
+        assert summarizer.summarize(REQUESTS[:1])
+    assert not folder.exists()
+
+
+def test_a_long_temporary_folder_is_no_place_for_a_socket(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = tmp_path / ("x" * 100)
+    far.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(far))
     with fake.summarizer() as summarizer:
         assert summarizer.summarize(REQUESTS[:1])
-    first, second = (start["options"]["port"] for start in fake.lines("starts"))
-    assert first != second
-
-
-def test_a_chosen_port_that_is_taken_is_an_error_before_anything_starts(fake: Fake) -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen()
-        port = sock.getsockname()[1]
-        with pytest.raises(UsageError, match=f"port {port} .* taken"), fake.summarizer(port=port):
-            pass
-    assert fake.lines("starts") == []
-    with fake.summarizer(port=port):
-        assert fake.lines("starts")[0]["options"]["port"] == port
 
 
 def test_a_server_that_takes_too_long_is_ended(fake: Fake) -> None:
@@ -368,9 +379,11 @@ def test_a_running_server_is_used_and_left_alone(fake: Fake, monkeypatch: pytest
         given = {"url": f"{url}/v1/", "served_model": "dnd", "api_key_env": "THE_KEY", "n_samples": 4, **settings}
         return VllmSummarizer(VllmConfig(**given), RUNTIME)
 
+    port = free_port()
+    fake.orders(port=port)
     with fake.summarizer() as ours:
         assert ours._server is not None
-        url = ours._server.url
+        url = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("THE_KEY", ours._server.key)
         with attached() as summarizer:
             assert summarizer.summarize(REQUESTS) == ours.summarize(REQUESTS)
@@ -456,7 +469,7 @@ def test_the_root_of_a_failure_is_shown_before_the_last_lines() -> None:
     assert words[-1] == "RuntimeError: Engine core initialization failed. See root cause above."
     assert len(words) <= 9
     assert explain(log)[0] == "there is too little memory"
-    assert "port" in explain("OSError: [Errno 98] error while attempting to bind: address already in use")[0]
+    assert "too old" in explain("api_server.py: error: unrecognized arguments: --uds=/tmp/s")[0]
     assert explain("INFO 11-23 10:00:00 [x.py:1] Failed to import from vllm._C: ImportError, going on") == ("", "")
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import DeviceError, DndError, ItemError, ModelError, Runtime, Summarizer, UsageError, hookimpl
@@ -51,7 +52,6 @@ class VllmSummarizer(AskingSummarizer):
 
     def _faults(self) -> Iterator[DndError]:
         from dnd_vllm import interpreter, launch
-        from dnd_vllm.server import port_is_free
 
         config = self.config
         try:
@@ -64,9 +64,6 @@ class VllmSummarizer(AskingSummarizer):
             yield error
         if config.url is not None:
             return
-        if config.port is not None and not port_is_free(config.port):
-            message = f"port {config.port} (summarizer.port) is taken by another process"
-            yield UsageError(message, "Leave it out and a free one is taken, or end that process.")
         try:
             launch.make_plan(config, self.runtime, self.runtime.weights(config.model))
         except UsageError as error:
@@ -97,7 +94,7 @@ class VllmSummarizer(AskingSummarizer):
 
     def _start(self) -> None:
         from dnd_vllm import interpreter, launch
-        from dnd_vllm.server import Server
+        from dnd_vllm.server import URL, Server
 
         config = self.config
         python = self._python or interpreter.find(config.python)
@@ -105,23 +102,24 @@ class VllmSummarizer(AskingSummarizer):
         plan = launch.make_plan(config, self.runtime, folder)
         if self._server is None:
             self._server = Server(
-                lambda port: launch.command(config, plan, python, folder, port),
+                lambda socket: launch.command(config, plan, python, folder, socket),
                 launch.environment(config, plan),
-                port=config.port,
             )
         _say(f"starting vLLM {python.vllm} for {config.model}")
         self._server.start(self._ready, config.startup_seconds, _say)
-        self._client = self._connect(self._server.url, self._server.key, launch.SERVED)
+        self._client = self._connect(URL, self._server.key, launch.SERVED, self._server.socket)
         self._client.check()
 
-    def _ready(self, url: str) -> bool:
-        with closing(self._connect(url, "", "")) as client:
+    def _ready(self, socket: Path) -> bool:
+        from dnd_vllm.server import URL
+
+        with closing(self._connect(URL, "", "", socket)) as client:
             return client.healthy()
 
-    def _connect(self, url: str, key: str, model: str) -> Client:
+    def _connect(self, url: str, key: str, model: str, socket: Path | None = None) -> Client:
         from dnd_vllm.client import Client
 
-        return Client(url, key, model, concurrency=self.config.concurrency, seconds=self.config.answer_seconds)
+        return Client(url, key, model, socket, concurrency=self.config.concurrency, seconds=self.config.answer_seconds)
 
     def _key(self) -> str:
         """UsageError where the variable is not set."""

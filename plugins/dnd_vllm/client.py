@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 
@@ -27,19 +28,26 @@ class Trouble(Exception):
 class Client:
     """For one model at one server. Threads rather than asyncio: a notebook has a loop of its own already."""
 
-    def __init__(self, url: str, key: str, model: str, *, concurrency: int, seconds: float) -> None:
+    def __init__(
+        self, url: str, key: str, model: str, socket: Path | None = None, *, concurrency: int, seconds: float
+    ) -> None:
+        """With `socket`, a Unix socket, all goes through that, and `url` is a name only."""
         self._model = model
         self._concurrency = concurrency
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(seconds, connect=10),
-            limits=httpx.Limits(
-                max_connections=concurrency,
-                max_keepalive_connections=concurrency,
-                keepalive_expiry=3,  # the server drops a connection after 5 s
+            transport=httpx.HTTPTransport(
+                limits=httpx.Limits(
+                    max_connections=concurrency,
+                    max_keepalive_connections=concurrency,
+                    keepalive_expiry=3,  # the server drops a connection after 5 s
+                ),
+                verify=url.startswith("https:"),
+                trust_env=False,
+                uds=None if socket is None else str(socket),
             ),
-            verify=url.startswith("https:"),
             trust_env=False,  # a proxy from the environment would carry the captions away
         )
         self._lost = threading.Event()

@@ -19,7 +19,6 @@ class VllmConfig(AskingConfig):
 
     unkeyed: ClassVar[frozenset[str]] = AskingConfig.unkeyed | {
         "python",
-        "port",
         "gpu_memory_fraction",
         "context_length",
         "tensor_parallel",
@@ -43,8 +42,6 @@ class VllmConfig(AskingConfig):
 
     python: str | None = None
     """The Python that has vLLM, or its virtual environment's folder; left out: this one."""
-    port: int | None = pydantic.Field(None, ge=1024, le=65535)
-    """Left out: one that is free."""
     gpu_memory_fraction: float | None = pydantic.Field(None, gt=0, le=1)
     """Share of each GPU's memory that vLLM takes; left out: nine tenths, or what is free."""
     context_length: int | None = pydantic.Field(None, ge=256)
@@ -102,7 +99,7 @@ class VllmConfig(AskingConfig):
             return self
         if self.served_model is None:
             raise ValueError("url needs served_model, the server's name for the model")
-        ours = ("model", "dtype", "quantization", "python", "port", "gpu_memory_fraction", "context_length")
+        ours = ("model", "dtype", "quantization", "python", "gpu_memory_fraction", "context_length")
         fields = type(self).model_fields
         for name in (*ours, "tensor_parallel", "eager"):
             if getattr(self, name) != fields[name].default:

@@ -15,9 +15,9 @@ _REINSTALL = (
 )
 _KNOWN = (
     (
-        r"address already in use",
-        "its port is taken by another process",
-        "Leave summarizer.port out and it takes a free one, or end the other process.",
+        r"unrecognized arguments: --uds",
+        "it is too old to listen on a Unix socket",
+        "vLLM 0.11 or later is needed.",
     ),
     (
         r"out of memory|less than desired GPU memory|No available memory for the cache|OutOfMemoryError|MemoryError\b"

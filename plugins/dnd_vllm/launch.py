@@ -13,7 +13,6 @@ from dnd.api import ModelError, Runtime, UsageError
 from dnd_hf.sizes import weight_bytes, work_beside
 from dnd_vllm.config import VllmConfig
 from dnd_vllm.interpreter import MODULE, Interpreter
-from dnd_vllm.server import HOST
 
 SERVED = "dnd"
 """The server's name for the model."""
@@ -82,13 +81,12 @@ def _gpus(runtime: Runtime) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def command(config: VllmConfig, plan: Plan, python: Interpreter, folder: Path, port: int) -> list[str]:
+def command(config: VllmConfig, plan: Plan, python: Interpreter, folder: Path, socket: Path) -> list[str]:
     """Never --trust-remote-code; weights from safetensors only; no sampling settings from the model's folder."""
     options: dict[str, Any] = {
         "model": folder,
         "served-model-name": SERVED,
-        "host": HOST,
-        "port": port,
+        "uds": socket,
         "load-format": "safetensors",
         "dtype": config.dtype,
         "max-model-len": plan.context,

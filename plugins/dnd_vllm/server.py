@@ -1,11 +1,14 @@
-"""vLLM's OpenAI server as a child process, on loopback, with a key of its own."""
+"""vLLM's OpenAI server as a child process, behind a Unix socket in a folder that nobody else can enter.
+
+A port of loopback is anybody's: another user of the machine could take it first and be given the key and the captions.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +21,10 @@ from dnd.api import DeviceError, PluginError
 from dnd_vllm.failures import explain, last_words, plain
 
 HOST = "127.0.0.1"
+URL = "http://localhost"
+"""What requests to the socket are addressed to; nothing is looked up."""
+_LONGEST = 100
+"""Bytes of a socket's path: the kernel takes 107."""
 _TAIL = 256 * 1024
 """Bytes of the log that are looked at."""
 _STOP = 20.0
@@ -43,44 +50,34 @@ class Server:
     grace = 5.0
     """Seconds that it has to end by itself, before it and all that it started are killed."""
 
-    def __init__(self, command: Callable[[int], Sequence[str]], env: Mapping[str, str], *, port: int | None) -> None:
-        """`command` makes the command line for a port."""
+    def __init__(self, command: Callable[[Path], Sequence[str]], env: Mapping[str, str]) -> None:
+        """`command` makes the command line for a Unix socket."""
         self.key = secrets.token_urlsafe(32)
         self._command = command
         self._env = {**env, **_QUIET, "VLLM_API_KEY": self.key}
         self._env.pop("PYTHONHOME", None)
-        self._fixed_port = port
-        self._port = 0
+        self._folder = _private_folder()
+        self.socket = self._folder / "s"
         self._process: subprocess.Popen[bytes] | None = None
         self._failed = False
         handle, name = tempfile.mkstemp(prefix="dnd-vllm-", suffix=".log")
         os.close(handle)
         self.log = Path(name)
 
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self._port}"
-
-    def start(self, ready: Callable[[str], bool], seconds: float, say: Callable[[str], None]) -> None:
-        """Start it and wait until `ready(url)`; PluginError tells why it did not get there. A free port that somebody
-        else takes in between is another port's turn."""
-        for attempts_left in (2, 1, 0):
-            self._spawn()
-            problem = self._wait(ready, seconds, say)
-            if not problem:
-                return
+    def start(self, ready: Callable[[Path], bool], seconds: float, say: Callable[[str], None]) -> None:
+        """Start it and wait until `ready(socket)`; PluginError tells why it did not get there."""
+        self._spawn()
+        if problem := self._wait(ready, seconds, say):
             log = self.tail()
             self.stop()
-            if self._fixed_port is None and attempts_left and "address already in use" in log.lower():
-                continue
             raise self._failure(problem, log, PluginError)
 
     def _spawn(self) -> None:
-        self._port = self._fixed_port or _free_port()
+        self.socket.unlink(missing_ok=True)  # of one that died
         reaper = Path(__file__).with_name("reaper.py")
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(reaper), str(self.grace), *self._command(self._port)],
+                [sys.executable, "-P", str(reaper), str(self.grace), *self._command(self.socket)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -89,13 +86,13 @@ class Server:
                 start_new_session=True,  # Ctrl-C is for us to act upon
             )
 
-    def _wait(self, ready: Callable[[str], bool], seconds: float, say: Callable[[str], None]) -> str:
+    def _wait(self, ready: Callable[[Path], bool], seconds: float, say: Callable[[str], None]) -> str:
         """ "" once it is ready, else what went wrong."""
         began = told = time.monotonic()
         while time.monotonic() - began < seconds:
             if not self.alive():
                 return "stopped before it was ready"
-            if ready(self.url):
+            if ready(self.socket):
                 say(f"ready after {time.monotonic() - began:.0f} s")
                 return ""
             if time.monotonic() - told >= 10:
@@ -154,22 +151,15 @@ class Server:
     def close(self) -> None:
         """`stop`, and the log goes too unless an error names it."""
         self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
         if not self._failed:
             self.log.unlink(missing_ok=True)
 
 
-def port_is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        port: int = sock.getsockname()[1]
-        return port
+def _private_folder() -> Path:
+    """Of this user alone (mode 0700), and near enough to the root for a socket's path."""
+    folder = Path(tempfile.mkdtemp(prefix="dnd-vllm-"))
+    if len(os.fsencode(folder)) > _LONGEST:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="dnd-vllm-", dir="/tmp"))
+    return folder
