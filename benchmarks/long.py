@@ -232,7 +232,7 @@ def main() -> None:
         "few": few,
         "many": many,
         "memory_growth_mb": growth,
-        "reach": {"memory_growth_mb": 200},
+        "reach": {"memory_growth_mb": 1000},
     }
     text = json.dumps(found, indent=1) + "\n"
     print(text, end="")

@@ -13,6 +13,7 @@ from pathlib import Path
 from dnd import api
 from dnd.config.read import read_run
 from dnd.models.weights import Weights
+from dnd.pipeline.build import Builder
 from dnd.plugin.registry import Registry
 
 
@@ -23,8 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     registry = Registry.load()
     choice = read_run("default", registry).probing[0]
-    probing = registry.make(choice.kind, choice.name, choice.config, api.Runtime("cpu", Weights.default().resolve))
-    assert isinstance(probing, api.ProbingSet)
+    probing = Builder(registry, api.Runtime("cpu", Weights.default().resolve)).probing([choice])
     options.folder.mkdir(parents=True, exist_ok=True)
     for number in range(options.count):
         index = number * len(probing) // options.count
