@@ -24,6 +24,7 @@ from dnd.models.pack import unpack
 from dnd.models.weights import Weights
 from dnd.pipeline.execute import execute
 from dnd.probing.sets import FolderSet
+from dnd.results.report.build import build_report
 from dnd.results.run import RunFolder
 from dnd.store.files import write_atomic
 from dnd.store.images import MAX_PIXELS, Store
@@ -317,3 +318,71 @@ def test_large_images_are_kept_smaller(tmp_path: Path, size: tuple[int, int]) ->
     kept = store.put_image(Image.new("RGB", size, "red")).open()
     assert MAX_PIXELS * 0.9 < kept.width * kept.height <= MAX_PIXELS
     assert kept.getpixel((0, 0)) == (255, 0, 0)
+
+
+# --- what somebody else's files do to a report, a concept list and a pass ---------------------------
+
+
+def test_a_report_is_not_written_through_a_link_and_clears_what_a_killed_one_left(ran: Path, tmp_path: Path) -> None:
+    run, elsewhere = RunFolder(ran / "run"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    out = tmp_path / "report"
+    out.symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="symbolic link"):
+        build_report([run], out, progress=lambda n: None)
+    assert list(elsewhere.iterdir()) == []
+    out.unlink()
+    left = [tmp_path / f".report.{'0' * 32}.{kind}" for kind in ("new", "old")]
+    for folder in (*left, tmp_path / ".report.mine"):
+        folder.mkdir()
+        (folder / "x").touch()
+    assert build_report([run], out, progress=lambda n: None).page.is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".report.mine", "elsewhere", "report"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("plain.txt", b"\xef\xbb\xbfred\n# a comment\n\nblue, deep\n"),
+        ("table.csv", b'\xef\xbb\xbfid,Concept\n1,red\n2,"blue, deep"\n'),
+        ("one.csv", b'red\n"blue, deep"\n'),
+        ("table.tsv", b"concept\tn\nred\t1\nblue, deep\t2\n"),
+    ],
+)
+def test_concept_lists_as_people_have_them(tmp_path: Path, name: str, data: bytes) -> None:
+    from dnd_methods.concepts import concept_set
+
+    (tmp_path / name).write_bytes(data)
+    assert concept_set(str(tmp_path / name)) == ["red", "blue, deep"]
+
+
+def test_a_table_without_a_column_of_concepts_is_refused(tmp_path: Path) -> None:
+    from dnd_methods.concepts import concept_set
+
+    (tmp_path / "x.csv").write_text("id,word\n1,red\n")
+    with pytest.raises(UsageError, match="none is called concept"):
+        concept_set(str(tmp_path / "x.csv"))
+
+
+def test_images_on_which_the_preprocess_raises_are_skipped_and_listed(tmp_path: Path) -> None:
+    photos = toys.make_photos(tmp_path / "photos", 12)
+    Image.new("RGB", (3, 90), "red").save(photos / "narrow.png")
+
+    def preprocess(image: Image.Image) -> object:
+        if image.width < 5:
+            raise ZeroDivisionError("so narrow")
+        return toys.preprocess(image)
+
+    out = tmp_path / "run"
+    execute(toys.toy_run(photos), out, registry=toys.registry(), live=(toys.Net(), preprocess))
+    unreadable = json.loads((out / "run.json").read_text())["probing"]["unreadable"]
+    assert unreadable == {"narrow.png": "the target's preprocess: ZeroDivisionError: so narrow"}
+
+
+def test_files_without_an_extension_and_mpo_are_images(tmp_path: Path) -> None:
+    toys.flat("red", 1).save(tmp_path / "a", "PNG")
+    toys.flat("red", 1).save(tmp_path / "b.mpo", "JPEG")
+    (tmp_path / "LICENSE").write_text("no image")
+    probing = FolderSet(tmp_path)
+    assert [probing.image_name(index) for index in range(len(probing))] == ["a", "b.mpo"]
+    assert [probing.open(index).mode for index in range(2)] == ["RGB", "RGB"]

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from dnd.errors import UsageError
+from dnd.errors import DndError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,7 +65,12 @@ def load_ahead(probing: ProbingSet, hooked: HookedTarget, indices: Iterable[int]
         bands = image.info.get("bands")  # of a multi-band tile, whose RGB may be another's
         seen = image.tobytes() + (b"" if bands is None else bands.tobytes())
         content = int.from_bytes(hashlib.sha256(head + seen).digest()[:8], "little")
-        return Loaded(index, content, prepare(hooked, image, probing.image_name(index)))
+        try:
+            return Loaded(index, content, hooked.prepare(image))
+        except (DndError, MemoryError):
+            raise
+        except Exception as error:  # of the user's own code: this image is skipped and listed
+            return Loaded(index, problem=f"the target's preprocess: {type(error).__name__}: {error}")
 
     return map_ahead(load, indices, workers, hooked.batch_size + workers)
 

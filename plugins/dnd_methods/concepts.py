@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from importlib import util
 from pathlib import Path
 
@@ -22,13 +23,33 @@ def concept_set(name: str) -> list[str]:
             raise api.UsageError(f"the concept set {name!r} is part of a package that is not installed: {package}")
         path = Path(spec.submodule_search_locations[0]) / rest
     try:
-        text = path.read_text("utf-8")
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
+        text = path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise api.UsageError(
             f"cannot read the concept set {path}: {getattr(error, 'strerror', None) or error}",
             "Set method.concepts to a text file with one concept per line, or to common-words.",
         ) from error
-    concepts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    lines = _column(path, text) if path.suffix.lower() in (".csv", ".tsv") else text.splitlines()
+    concepts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.strip().startswith("#")))
     if not concepts:
         raise api.UsageError(f"the concept set {path} is empty")
     return concepts
+
+
+def _column(path: Path, text: str) -> list[str]:
+    """The column `concept` of a table, or its only one."""
+    rows = [
+        row for row in csv.reader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row
+    ]
+    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    if "concept" in head:
+        place = head.index("concept")
+        return [row[place] for row in rows[1:] if len(row) > place]
+    if any(len(row) > 1 for row in rows):
+        raise api.UsageError(
+            f"the concept set {path} has several columns and none is called concept",
+            "Name that of the concepts so in its first line.",
+        )
+    return [row[0] for row in rows]

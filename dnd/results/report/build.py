@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 from dnd.api import Unit
 from dnd.errors import StoreError, UsageError
+from dnd.files import remedy
 from dnd.results.report.overview import Overview
 from dnd.results.report.pictures import Missing, Pictures
 from dnd.results.report.rows import digests, evidence, row, shown
 from dnd.results.run import RunFolder
 from dnd.results.unit import UnitResult
+from dnd.store.locks import HeldError, held
 
 _TOGETHER = 16
 """Units whose evidence is one file."""
@@ -114,6 +117,28 @@ def _script(file: Path, function: str, arguments: list[Any]) -> None:
 def _replacing(out: Path) -> Iterator[Path]:
     """A new folder that takes the place of `out` if all goes well, and is gone if not."""
     _check_replaceable(out)
+    with _alone(out):
+        yield from _replaced(out)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One at a time, so that what a killed one left beside `out` can be cleared away."""
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(out.parent / f".{out.name}.lock"))
+        except HeldError as error:
+            raise UsageError(f"another report is being written to {out}: {error}", "Wait for it.") from None
+        except OSError as error:
+            raise _unwritable(out, error) from error
+        for left in out.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.(new|old)", left.name):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _replaced(out: Path) -> Iterator[Path]:
     fresh, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}.{what}" for what in ("new", "old"))
     try:
         fresh.mkdir(parents=True)
@@ -122,18 +147,26 @@ def _replacing(out: Path) -> Iterator[Path]:
             os.replace(out, old)
         os.replace(fresh, out)
     except OSError as error:
-        raise StoreError(
-            f"cannot write {error.filename or out}: {error.strerror or error}",
-            "Free some space, or choose another folder with --out.",
-        ) from error
+        raise _unwritable(out, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
 
 
+def _unwritable(out: Path, error: OSError) -> StoreError:
+    hint = remedy(
+        error,
+        space="Free some space, or choose another folder with --out.",
+        rights="Choose a folder that you may write to with --out.",
+    )
+    return StoreError(f"cannot write {error.filename or out}: {error.strerror or error}", hint)
+
+
 def _check_replaceable(out: Path) -> None:
     """UsageError where something else than a report would be lost."""
+    if out.is_symlink():
+        raise UsageError(f"{out} is a symbolic link", "Delete it, or choose another folder with --out.")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     page = out / "index.html"
