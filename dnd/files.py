@@ -38,7 +38,7 @@ def _check(path: Path, mode: int) -> None:
 
 
 def no_follow(path: str, flags: int) -> int:
-    """An `opener` for `open` that refuses a symbolic link, so that nobody writes to what it leads to."""
+    """An `opener` for `open` that refuses a symbolic link, so that nothing is written to what it leads to."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 

@@ -205,7 +205,7 @@ def test_a_label_that_cannot_be_drawn_is_noted(toy_run: Path, capsys: pytest.Cap
     toys.MOOD.fail_on = {"green"}
     found = evaluated(capsys, str(toy_run), "--images", "4")
     assert found["figures"]["images.auc"]["own"]["n"] == 2
-    assert any("not drawn: 'green' (images: cannot do green" in note for note in found["notes"])
+    assert any("not generated: 'green' (images: cannot do green" in note for note in found["notes"])
 
 
 def test_where_no_label_can_be_drawn_the_other_figures_stand(
@@ -217,7 +217,7 @@ def test_where_no_label_can_be_drawn_the_other_figures_stand(
     found = evaluated(capsys, str(toy_run), "--images", "1", *truth)
     assert found["figures"]["match.exact"]["own"]["value"] == 1
     assert not any(name.startswith("images.") for name in found["figures"])
-    assert len([note for note in found["notes"] if "not drawn" in note]) == 3
+    assert len([note for note in found["notes"] if "not generated" in note]) == 3
 
 
 def test_a_run_of_a_live_module_says_what_it_lacks(

@@ -65,7 +65,7 @@ def test_two_plugins_with_one_module_are_told_apart(monkeypatch: pytest.MonkeyPa
         ("DND_API = 99\n" + CAPTIONER.format(name="late"), "version 99 of dnd's plugin interface"),
         (CAPTIONER.format(name="a b"), "Mine.name must be a word"),
         (CAPTIONER.format(name="x").replace('name = "x"', ""), "Mine.name must be a word"),
-        (CAPTIONER.format(name="x").replace("def caption", "def captions"), "Mine lacks caption"),
+        (CAPTIONER.format(name="x").replace("def caption", "def captions"), "Mine has no caption"),
         (CAPTIONER.format(name="x").replace("class Config(Config)", "class Config"), "subclass of dnd.api.Config"),
         (CAPTIONER.format(name="x").replace("words: int", "backend: int"), "setting named 'backend'"),
         (CAPTIONER.format(name="x").replace("register_captioners", "register_scorers"), "subclass of dnd.api.Scorer"),
@@ -87,7 +87,7 @@ def test_a_broken_plugin_is_quoted_when_its_name_is_asked_for(monkeypatch: pytes
     registry = Registry.load()
     with pytest.raises(PluginError, match=r"bad-one 1\.2.*RuntimeError: no luck"):
         registry.find("captioner", "bad-one")
-    with pytest.raises(PluginError, match="Mine lacks caption"):
+    with pytest.raises(PluginError, match="Mine has no caption"):
         registry.find("captioner", "worse")
     with pytest.raises(UsageError, match="no captioner named 'other'") as caught:
         registry.find("captioner", "other")

@@ -109,7 +109,7 @@ def test_a_right_plugin_keeps_every_rule(kind: str, tmp_path: Path, monkeypatch:
     [
         ("captioner", wrong.NameOfTwoWords, "the class can be registered", "must be a word"),
         ("captioner", wrong.Scorer, "the class can be registered", "not a subclass of dnd.api.Captioner"),
-        ("captioner", wrong.TakesStrangers, "settings refuse strangers", "a setting it does not have"),
+        ("captioner", wrong.TakesStrangers, "settings refuse unknown names", "a setting it does not have"),
         ("captioner", wrong.Thawed, "settings are frozen", "config.words can be assigned to"),
         ("captioner", wrong.OneAnswerShort, "there is one good answer per item", "5 answers came back for 6 items"),
         ("captioner", wrong.GivesATuple, "there is one good answer per item", "a tuple, not a list"),

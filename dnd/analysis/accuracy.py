@@ -43,7 +43,7 @@ class Labelled:
 
 
 def labelled(probing: ProbingSet, classes: Path | None) -> Labelled:
-    """The set with its classes. Raises UsageError where it has none, or `classes` lacks one of them."""
+    """The set with its classes. Raises UsageError where it has none, or one of them is missing in `classes`."""
     said = [probing.label(index) for index in range(len(probing))]
     here = sorted({label for label in said if label is not None})
     if len(here) < 2:

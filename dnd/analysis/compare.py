@@ -28,11 +28,11 @@ class Comparison:
     change: tuple[float, float]
     """95 % bootstrap interval, over images, of after - before."""
     random: tuple[float, ...]
-    """Without as many units drawn at random, one per seed."""
+    """Without as many units chosen at random, one per seed."""
     classes: Mapping[str, tuple[float, float, float]]
     """Class -> before, after, mean of the random ones."""
     active: int
-    """Units that the random ones were drawn from: the active ones of the pruned layers without the pruned ones, or
+    """Units that the random ones were chosen from: the active ones of the pruned layers without the pruned ones, or
     with them where there are too few others."""
 
 
@@ -77,7 +77,7 @@ def compare(
 
 
 def _pools(units: Units, active: Units, among: Units | None) -> dict[str, list[int]]:
-    """What random units are drawn from: active ones of the layer that are not to go anyway."""
+    """What random units are chosen from: active ones of the layer that are not to go anyway."""
     pools = {}
     for layer, indices in units.items():
         here = set(active.get(layer, ())) & (set(among[layer]) if among else set(active.get(layer, ())))

@@ -64,5 +64,5 @@ def _told_apart(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _request(seed: int, labels: tuple[str, ...] | list[str], most: int = 20) -> SummaryRequest:
-    """As if the labels were captions: at most so many, which is more than a unit has exemplars."""
+    """As if the labels were captions: at most this many, more than a unit has exemplars."""
     return SummaryRequest(tuple(labels[:most]), 1, derive_seed(seed, "naming", *sorted(labels)))

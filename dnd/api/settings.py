@@ -11,7 +11,7 @@ import pydantic
 
 
 class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True):
-    """Base of every plugin's settings: typed, frozen, and strangers are refused."""
+    """Base of every plugin's settings: typed, frozen, and unknown ones are refused."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     """Settings that change no answer, only where and how fast it is found: left out of the stage's key."""

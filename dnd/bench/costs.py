@@ -56,7 +56,7 @@ class Prices:
         return None if found is None else float(found)
 
     def of(self, name: str, stage: Mapping[str, Any]) -> float | None:
-        """What all items of the stage cost; None where nobody has paid for any."""
+        """What all items of the stage cost; None where no run has computed any."""
         key, items = (name, stage["key"]), stage["items"]
         if stage["computed"] == items and (own := self._amount(stage)) is not None:
             return own

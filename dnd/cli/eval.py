@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=20,
     show_default=True,
-    help="Images drawn of each label of a run; 0 leaves out all that needs images.",
+    help="Images generated for each label of a run; 0 leaves out all that needs images.",
 )
 @click.option(
     "--generator", metavar="RUNFILE", help="Draw them with the generator of this run file.  [default: the run's own]"

@@ -20,7 +20,7 @@ import click
     help="How many of a unit's labels count: its second and third too, for units of several meanings.",
 )
 @click.option(
-    "-n", "count", metavar="N", type=click.IntRange(1), default=10, show_default=True, help="At most so many."
+    "-n", "count", metavar="N", type=click.IntRange(1), default=10, show_default=True, help="Number of units at most."
 )
 @click.option("--least", metavar="X", type=click.FloatRange(-1, 1), help="Only units at least this near, -1 to 1.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")

@@ -28,7 +28,7 @@ def models() -> None:
 def models_list(as_json: bool) -> None:
     """List them: role, size, licence, pinned or not, here or not.
 
-    A size with a + lacks that of some file, which models.lock does not know yet.
+    A size with a + leaves out files whose size models.lock does not know yet.
     """
     import json
 

@@ -17,7 +17,7 @@ _CHOICES = (
     click.option("--probe", "probes", metavar="NAME|FOLDER", multiple=True, help="Probing images; may be repeated."),
     click.option("--captioner", metavar="NAME", help="What describes images; `dnd plugins` lists all backends."),
     click.option("--summarizer", metavar="NAME", help="What finds concepts in captions."),
-    click.option("--generator", metavar="NAME", help="What draws images of concepts."),
+    click.option("--generator", metavar="NAME", help="What generates images of concepts."),
     click.option("--scorer", metavar="NAME", help="What compares concepts."),
     click.option("--method", metavar="NAME", help="How labels are found.  [default: dnd]"),
     click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any setting: captioner.num_beams=5."),

@@ -52,7 +52,7 @@ def prune(folder: str, out: str | None, as_json: bool, **given: object) -> None:
     """Set some units to zero and measure what that does.
 
     The units are listed for review; with --eval, the target classifies DATASET with them, without them, and without
-    as many others, drawn at random --seeds times from the active units of the same layers. The target itself is
+    as many others, chosen at random --seeds times from the active units of the same layers. The target itself is
     left as it is; --out saves which units to leave out.
     """
     import json
@@ -144,6 +144,6 @@ def _show_comparison(console: Console, found: Comparison, units: int) -> None:
         "(bootstrap over images)."
     )
     console.print(
-        f"{len(found.random)} times {units} of {found.active} active units instead, drawn at random: "
+        f"{len(found.random)} times {units} of {found.active} active units instead, chosen at random: "
         f"{mean:.1%} on average, 95 % of them {spread[0]:.1%} to {spread[1]:.1%}; {better} as good or better."
     )

@@ -11,13 +11,13 @@ from typing import TextIO
 
 
 class Screen(io.RawIOBase):
-    """A stream's file until it cannot be written to: a terminal that was closed, a pipe that nobody reads, a full disk.
+    """A stream's file until it cannot be written to: a terminal that was closed, a closed pipe, a full disk.
 
     From then on all of it goes nowhere, which is said once, on stderr.
     """
 
     failed = False
-    """Something was lost for another reason than that nobody reads any more, as behind `| head`."""
+    """Something was lost for another reason than a closed pipe, as behind `| head`."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name = stream, name

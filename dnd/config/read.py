@@ -214,7 +214,7 @@ class _Reader:
         return "/" in name or os.sep in name or name in (".", "..", "~") or is_folder(name)
 
     def _folder(self, name: str) -> Choice | None:
-        path = os.path.abspath(os.path.expanduser(name))  # noqa: PTH111, Path's raises for ~ and a name of nobody
+        path = os.path.abspath(os.path.expanduser(name))  # noqa: PTH111, Path's raises for ~ and an unknown user
         if not is_folder(path):
             what = "is not a folder" if os.path.lexists(path) else "does not exist"
             self.problems.add(f"probing.set: {name} {what}", "Give --probe a folder of images.")

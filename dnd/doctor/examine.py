@@ -68,7 +68,7 @@ def _looks() -> dict[str, Look]:
 
 
 def _look(name: str, look: Look, context: Context) -> Iterator[Check]:
-    """One check; that it breaks is told like anything else that is wrong."""
+    """One check; a check that breaks is reported as a fault."""
     try:
         yield from look(context)
     except DndError as error:

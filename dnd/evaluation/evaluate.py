@@ -107,7 +107,7 @@ class Options:
     clip: str | None = None
     images: int = 0
     generator: str | None = None
-    """A run file whose generator draws the images, in place of the run's own."""
+    """A run file whose generator makes the images, in place of the run's own."""
     device: str | None = None
     seed: int = 0
     resamples: int = 2000

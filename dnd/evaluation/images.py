@@ -1,4 +1,4 @@
-"""Do the labels drive the units? Figures from images drawn of the labels, and from probing images no label was
+"""Do the labels activate the units? Figures from images generated for the labels, and from probing images no label was
 chosen on.
 
 Every distinct label is drawn `n` times with seeds of its own; all units see all labels' images, so that each
@@ -36,7 +36,7 @@ PRESENCE = ("f1", "iou", "correlation", "cosine", "auprc")
 
 @dataclass
 class OnImages:
-    """What came of it: figures of `rows`, those units whose label could be drawn."""
+    """What came of it: figures of `rows`, those units whose label has images."""
 
     rows: list[Row]
     pairs: list[Pairs]
@@ -45,9 +45,9 @@ class OnImages:
 
 
 def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnImages:
-    """Figures of labelled units, each by its first label; a label that cannot be drawn is left out and noted."""
+    """Figures of labelled units, each by its first label; a label without images is left out and noted."""
     digests, lacking = image_stage(opened.job, (row.labels[0] for row in rows))
-    notes = [f"not drawn: {label!r} ({reason})" for label, reason in lacking.items()]
+    notes = [f"not generated: {label!r} ({reason})" for label, reason in lacking.items()]
     rows = [row for row in rows if row.labels[0] not in lacking]
     if not rows:
         return OnImages([], [], {}, notes)
@@ -58,7 +58,7 @@ def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnI
     drawn = [opened.job.store.picture(digest) for label in labels for digest in digests[label]]
     repeated = len({picture.digest for picture in drawn} & opened.seen().drawn)
     if repeated:
-        notes.append(f"{repeated} of {len(drawn)} drawn images were among those that chose the labels")
+        notes.append(f"{repeated} of {len(drawn)} generated images were among those that chose the labels")
     by_layer = opened.activations([*drawn, *held_out])
     values = np.stack([by_layer[row.unit.layer][:, row.unit.index] for row in rows], axis=1).astype(np.float64)
     shown = values[: len(drawn)].reshape(len(labels), -1, len(rows))  # (labels, images, units)

@@ -51,7 +51,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run folder's target and probing set, and a job that draws with fresh seeds and shares the run's store."""
+    """A run folder's target and probing set, and a job that generates with fresh seeds and shares the run's store."""
 
     folder: Path
     job: Job
@@ -127,7 +127,7 @@ def grader(folder: Path) -> Callable[[Sequence[Label]], Grading | None] | None:
 def open_run(
     folder: Path, *, images: int, meter: Meter, generator: str | None = None, device: str | None = None
 ) -> Opened:
-    """Build what a finished run names; `images` are drawn per label, by the run's generator or that of a run file.
+    """Build what a finished run names; `images` are generated per label, by the run's generator or that of a run file.
 
     Raises UsageError where the run cannot be opened: a live module is gone, no generator, folders moved.
     """

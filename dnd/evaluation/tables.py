@@ -1,4 +1,4 @@
-"""Label tables: a run folder's, or another tool's CSV, told apart by its columns.
+"""Label tables: a run folder's, or another tool's CSV; its columns say which.
 
 | columns | written by | units count from |
 |---|---|---|

@@ -60,6 +60,6 @@ def loadable_files(folder: Path) -> Iterator[str]:
             yield relative.as_posix()
 
 
-def strangers(model: LockedModel, folder: Path) -> list[str]:
+def unlisted_files(model: LockedModel, folder: Path) -> list[str]:
     """Files that a loader might read and that the lock file does not list."""
     return sorted(set(loadable_files(folder)) - {file.path for file in model.files})

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dnd.errors import ModelError
-from dnd.models.digests import fits_etag, strangers
+from dnd.models.digests import fits_etag, unlisted_files
 from dnd.models.hub import Remote, Revision
 from dnd.models.lockfile import LockedFile, LockedModel, check_distinct
 from dnd.models.origins import HubOrigin, Origin, Wanted
@@ -109,7 +109,7 @@ def _fetch(weights: Weights, model: LockedModel, console: Console, origin: Origi
     pinned = tuple(model.unpinned)
     whole = model.with_pins(found)
     lock = weights.record([whole]) if pinned or weights.by_name.get(model.name) != whole else None
-    if others := strangers(whole, folder):
+    if others := unlisted_files(whole, folder):
         hint = "A loader might read them in place of the pinned ones: move them elsewhere."
         raise ModelError(f"{folder} holds files that models.lock does not list: {', '.join(others[:3])}", hint)
     return Fetched(whole, brought, pinned, lock)

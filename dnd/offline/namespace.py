@@ -28,7 +28,7 @@ def seal() -> None:
     """Leave every network but a fresh loopback, for good; UsageError where that cannot be done.
 
     Root (CAP_SYS_ADMIN) needs the network namespace alone; others get a user namespace around it, in which they keep
-    their own user and group and see everybody else's files as those of nobody.
+    their own user and group and see the files of other users as those of `nobody`.
     """
     if not sys.platform.startswith("linux"):
         raise UsageError(f"--sealed needs Linux; this is {sys.platform}", "Run it without --sealed.")

@@ -203,7 +203,7 @@ def fault_of(kind: str, cls: Any) -> str:
     if taken:
         return f"{cls.__name__}.Config must not have a setting named {taken[0]!r}: run files use it themselves"
     if inspect.isabstract(cls):
-        return f"{cls.__name__} lacks {', '.join(sorted(cls.__abstractmethods__))}"
+        return f"{cls.__name__} has no {', '.join(sorted(cls.__abstractmethods__))}"
     return ""
 
 

@@ -57,7 +57,7 @@ class Heartbeat:
             state, message = "interrupted", "the same command goes on from there"
         else:
             state, message = "failed", str(error) or type(error).__name__
-        # Without a handler Python prints errors by itself, and this one is told to whoever began the run.
+        # Without a handler Python prints errors by itself, and the caller reports this one.
         level = logging.ERROR if state == "failed" and _LOG.hasHandlers() else logging.INFO
         _LOG.log(level, "%s", f"{state}: {message}".removesuffix(": "))
         self._write(state, message)

@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class Way:
-    """How far a stage is. Durations are by a clock that nobody can set."""
+    """How far a stage is. Durations are by a monotonic clock."""
 
     name: str
     total: int
@@ -81,7 +81,7 @@ class Meter:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar for one stage; yields a function that moves it on by so many items, to be called once they are durable:
+        """A bar for one stage; yields a function that advances it by a number of items once they are durable:
         StoppedError comes out of it where the run is to stop."""
         way = Way(name, total)
         self.ways.append(way)

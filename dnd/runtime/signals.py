@@ -1,4 +1,4 @@
-"""SIGTERM, and SIGHUP of a terminal that goes away, as a wish: the run finishes its batch, then stops; a second one
+"""SIGTERM, and SIGHUP of a terminal that goes away, as a request: the run finishes its batch, then stops; a second one
 stops it at once. Under `nohup`, which ignores SIGHUP, the run goes on."""
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class _Stage(BaseModel):
 
 
 class _Status(BaseModel):
-    """What is told of status.json (`Heartbeat._record` writes it); there may be more."""
+    """What is printed of status.json (`Heartbeat._record` writes it); there may be more."""
 
     state: str
     pid: Annotated[int, Field(gt=0, lt=2**31)]

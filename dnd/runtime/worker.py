@@ -168,7 +168,7 @@ class Worker:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            with self._busy:  # whoever waits for an answer has seen the end of the pipe
+            with self._busy:  # a thread that waits for an answer has seen the end of the pipe
                 pipe.close()
 
 
@@ -190,7 +190,7 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def serve(descriptor: int) -> None:
-    """Answer until told to stop. Runs in the worker process."""
+    """Answer until a stop is requested. Runs in the worker process."""
     pipe = Connection(descriptor)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()

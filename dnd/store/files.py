@@ -34,7 +34,7 @@ def write_atomic(
     `path` may follow from the sha256 of what is written. `data` is given as a whole, in parts, or by who writes it
     into the file. Without `flush` a power cut, though not a kill, may lose what was written in the last seconds.
     """
-    raise_if_tried()  # what was made while somebody reached for the network is not kept
+    raise_if_tried()  # what was made while the network was tried is not kept
     shown = path if isinstance(path, Path) else path("...")
     temporary = shown.parent / f".{shown.name[:64]}.{uuid.uuid4().hex}.tmp"
     if below is not None:
@@ -84,7 +84,7 @@ def raise_unless_damaged(error: Exception, path: Path) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Take a damaged file out of use, but leave it for whoever wants to know what became of the disk."""
+    """Take a damaged file out of use, but leave it for the user to look into."""
     _LOG.warning("%s is damaged: it is set aside, and what it held is computed again", path)
     try:
         path.replace(path.with_name(f"damaged-{path.name}"))

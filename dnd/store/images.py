@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 1 << 22
-"""Of an image in the store, 2048 x 2048 say: a unit's images are in memory together, and somebody else's PNG of a few
+"""Of an image in the store, 2048 x 2048 say: a unit's images are in memory together, and a hostile PNG of a few
 kilobytes could hold hundreds of megabytes. No captioner or scorer sees more than a fraction of these."""
 _IMAGES_REMEMBERED = 1 << 16
 _LOG = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ class HeldError(Exception):
 
 
 class OddLockError(OSError):
-    """In the lock's place lies what somebody else put there."""
+    """Another file lies in the lock's place."""
 
 
 def run_folder(out: str | os.PathLike[str] | None) -> Path:

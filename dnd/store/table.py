@@ -129,7 +129,7 @@ class Table:
 
     def compact(self) -> None:
         """Join small parts, if there are many, to bigger ones; a reader beside us may see a row twice, never none."""
-        with suppress(FileNotFoundError, _GoneError):  # somebody else is at it
+        with suppress(FileNotFoundError, _GoneError):  # another process removed it
             sizes = {part: part.stat().st_size for part in self._parts()}
             small = [part for part, size in sizes.items() if size < _SMALL]
             while len(small) > _MANY_PARTS:

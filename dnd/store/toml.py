@@ -1,4 +1,4 @@
-"""TOML that somebody else may have written."""
+"""TOML from untrusted files."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Content:
         """A network: its weights, and each part's kind, code, attributes, and hooks around its forward pass."""
         parts = dict(module.named_modules())
         self._seen |= {id(part): (len(self._seen), part) for part in parts.values()}
-        # state_dict lacks buffers that are not to be saved, and has what is packed
+        # state_dict leaves out buffers that are not to be saved, and has what is packed
         values = {**dict(module.named_parameters()), **dict(module.named_buffers()), **module.state_dict()}
         self._all((part for name in sorted(values) for part in (name, values[name])), depth)
         for name, part in parts.items():

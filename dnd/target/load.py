@@ -56,10 +56,10 @@ def _load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:
     if not callable(function):
         close = difflib.get_close_matches(what, names, n=1)
         raise UsageError(f"{where!r} has no function {what!r}", f"Did you mean {close[0]}?" if close else "")
-    lacking = _lacking(function)
-    if lacking:
+    missing = _missing_arguments(function)
+    if missing:
         hint = "It is called without any: give them defaults, or name a function that fills them in."
-        raise UsageError(f"the target {name} wants arguments: {', '.join(lacking)}", hint)
+        raise UsageError(f"the target {name} wants arguments: {', '.join(missing)}", hint)
     found = run_theirs(name, function)
     if not (
         isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], torch.nn.Module) and callable(found[1])
@@ -69,7 +69,7 @@ def _load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:
 
 
 def run_theirs(name: str, work: Callable[[], Any]) -> Any:
-    """Code of the user's own: a fault in it is told with the target's name, and ends nothing by itself."""
+    """The user's code: a fault in it is reported with the target's name."""
     try:
         return work()
     except SystemExit as error:
@@ -80,7 +80,7 @@ def run_theirs(name: str, work: Callable[[], Any]) -> Any:
         raise
 
 
-def _lacking(function: Callable[..., Any]) -> list[str]:
+def _missing_arguments(function: Callable[..., Any]) -> list[str]:
     """Arguments that it cannot be called without."""
     try:
         wanted = inspect.signature(function).parameters.values()

@@ -64,13 +64,13 @@ class Contract:
         fault = fault_of(self.kind, self.backend)
         require(not fault, fault)
 
-    def test_settings_refuse_strangers(self) -> None:
+    def test_settings_refuse_unknown_names(self) -> None:
         """A setting that does not exist is refused, so that a slip of the pen is noticed."""
         try:
             self.backend.Config.model_validate({**self.config, "no_such_setting_": 1})
         except pydantic.ValidationError as error:
             found = [fault["type"] for fault in error.errors() if fault["loc"] == ("no_such_setting_",)]
-            require(found == ["extra_forbidden"], f"with a stranger among the settings: {error}")
+            require(found == ["extra_forbidden"], f"with an unknown setting: {error}")
             return
         raise BrokenRule('Config takes a setting it does not have: leave extra="forbid" as it is')
 

@@ -236,5 +236,5 @@ class MethodContract(Contract):
 
     def test_it_uses_kinds_that_there_are(self) -> None:
         """`uses` names kinds of backend."""
-        strangers = sorted(set(self.make().uses) - KINDS.keys())
-        require(not strangers, f"uses names {', '.join(strangers)}, which is no kind of plugin")
+        unknown = sorted(set(self.make().uses) - KINDS.keys())
+        require(not unknown, f"uses names {', '.join(unknown)}, which is no kind of plugin")

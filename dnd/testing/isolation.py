@@ -83,7 +83,7 @@ def held(thing: object) -> tuple[int, dict[str, weakref.ref[Any]]]:
 
 
 def _parts(value: object, seen: set[int]) -> Iterator[object]:
-    """The value and all below it, each once; classes, functions and modules are nobody's own."""
+    """The value and all below it, each once; classes, functions and modules are left out."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
