@@ -30,7 +30,8 @@ from dnd.api import Label
 from dnd.config.calibration import Calibration, read_off
 from dnd.config.read import read_run
 from dnd.evaluation.calibrate import fit, judge
-from dnd.evaluation.reliability import reliability, risk_coverage, wilson
+from dnd.evaluation.intervals import wilson
+from dnd.evaluation.reliability import Interval, reliability, risk_coverage
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
 from dnd.results.run import RunFolder
@@ -158,7 +159,7 @@ def decisions(one: Tried, calibration: Calibration) -> dict[str, Any]:
             "units": len(truth),
             "right": right,
             "labelled": given,
-            "first label right": asdict(wilson(given_right, given)) if given else None,
+            "first label right": asdict(Interval(given_right / given, *wilson(given_right, given))) if given else None,
             "noise units labelled": noise_given,
             "meaningful units without a label": meaning_silent,
         }

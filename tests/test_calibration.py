@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from dnd.config.read import build_run, read_run
 from dnd.errors import UsageError
 from dnd.evaluation.calibrate import fit_isotonic, fit_platt, judge
 from dnd.evaluation.crossvalidate import crossed
-from dnd.evaluation.reliability import reliability, risk_coverage, wilson
+from dnd.evaluation.intervals import wilson
+from dnd.evaluation.reliability import reliability, risk_coverage
 from dnd.pipeline.choose import choose
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
@@ -70,6 +72,20 @@ def test_isotonic_pools_what_falls_and_smooths_shares_of_few() -> None:
     assert knots == ((1.0, 0.33333), (2.5, 0.5), (4.0, 0.66667))
 
 
+@pytest.mark.parametrize("fit", [fit_platt, fit_isotonic])
+@pytest.mark.parametrize(("scale", "offset"), [(1e-9, 0.0), (1e-7, 0.25), (1e9, 0.0)])
+def test_scores_of_any_size_keep_their_order(fit: Any, scale: float, offset: float) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random(300)
+    right = (rng.random(300) < scores).astype(float)
+    knots = fit(offset + scale * scores, right)
+    known = fit(scores, right)
+    for score in (0.1, 0.5, 0.9):
+        assert read_off(knots, offset + scale * score) == pytest.approx(read_off(known, score), abs=0.01)
+    assert read_off(knots, offset + scale * 0.9) > read_off(knots, offset + scale * 0.1) + 0.5
+    assert len(fit(np.full(20, 0.3), right[:20])) == 1  # one score for all: one knot
+
+
 def test_the_first_label_and_later_ones_have_curves_of_their_own() -> None:
     assert HALF.confidences([0.75, 0.5, 0.25]) == (0.75, 0.2, 0.2)
     assert HALF.confidences([7.0]) == (1.0,)
@@ -91,6 +107,32 @@ def test_calibration_error_is_the_gap_and_brier_the_square() -> None:
     assert 0.6 < wilson(10, 10)[0] < 0.9
     (last,) = reliability(np.ones(4), np.array([1.0, 1, 1, 0])).bins
     assert (last.low, last.high, last.n, last.right.value) == (0.9, 1.0, 4, 0.75)
+
+
+def test_calibration_error_stands_beside_that_of_chance() -> None:
+    """Of true confidences the error lies where chance puts it, of false ones above; with few labels chance alone is
+    not small."""
+    rng = np.random.default_rng(2)
+    sure = rng.random(60)
+    true = reliability(sure, (rng.random(60) < sure).astype(float))
+    assert true.ece_by_chance.value > 0.05
+    assert true.ece_by_chance.low <= true.ece.value <= true.ece_by_chance.high
+    false = reliability(np.full(60, 0.9), (rng.random(60) < 0.5).astype(float))
+    assert false.ece.value > false.ece_by_chance.high
+    assert reliability(np.full(60, 0.9), np.ones(60)).ece_by_chance.value == pytest.approx(
+        np.mean(np.abs(rng.binomial(60, 0.9, 20_000) / 60 - 0.9)), abs=0.002
+    )
+
+
+def test_labels_of_one_unit_are_drawn_together() -> None:
+    """Two labels of each unit that are always alike are no more evidence than one of them."""
+    rng = np.random.default_rng(3)
+    sure, right = rng.random(50), (rng.random(50) < 0.5).astype(float)
+    one = reliability(sure, right).brier
+    twice = reliability(np.repeat(sure, 2), np.repeat(right, 2), np.repeat(np.arange(50), 2)).brier
+    apart = reliability(np.repeat(sure, 2), np.repeat(right, 2)).brier
+    assert twice.high - twice.low == pytest.approx(one.high - one.low, rel=0.05)
+    assert apart.high - apart.low < 0.8 * (one.high - one.low)
 
 
 def test_risk_and_coverage_take_equal_confidences_together() -> None:

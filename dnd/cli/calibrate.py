@@ -81,6 +81,8 @@ def _show(title: str, found: Reliability) -> None:
     click.echo(f"{title}: {found.n} labels, {found.right:.0%} right")
     for name, one in (("ECE", found.ece), ("Brier", found.brier)):
         click.echo(f"  {name:6}{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]")
+    chance = found.ece_by_chance
+    click.echo(f"  ECE if every confidence were true: {chance.value:.3f} [{chance.low:.3f}, {chance.high:.3f}]")
     click.echo(f"  Brier of one constant confidence: {found.constant_brier:.3f}")
     rows = [
         [f"{b.low:.1f}-{b.high:.1f}", str(b.n), f"{b.confidence:.2f}", _span(b.right.value, b.right.low, b.right.high)]

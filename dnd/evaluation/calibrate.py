@@ -52,10 +52,10 @@ class Judged:
         """Scores and whether right of the first labels: (n,) each."""
         return self.scores[:, 0], self.right[:, 0]
 
-    def later(self) -> tuple[Numbers, Numbers]:
-        """Of the second and third ones."""
+    def later(self) -> tuple[Numbers, Numbers, npt.NDArray[np.int64]]:
+        """Of the second and third ones, and the place of each one's unit."""
         there = ~np.isnan(self.scores[:, 1:])
-        return self.scores[:, 1:][there], self.right[:, 1:][there]
+        return self.scores[:, 1:][there], self.right[:, 1:][there], np.nonzero(there)[0]
 
 
 def judge(folder: Path, truth: Path) -> Judged:
@@ -95,7 +95,7 @@ def fit(sources: Sequence[tuple[Path, Path]], kind: Kind = "platt") -> Calibrati
     whole = together(judged)
     curve = fit_isotonic if kind == "isotonic" else fit_platt
     first = curve(*_enough(*whole.first()))
-    later = whole.later()
+    later = whole.later()[:2]
     return Calibration(
         scorer=scorers[0],
         first=first,
@@ -150,7 +150,7 @@ def fit_platt(scores: Numbers, right: Numbers) -> Knots:
 
     found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)])
     slope, level = found.x
-    at = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), _CURVE)
+    at = np.linspace(scores.min(), scores.max(), _CURVE)
     return _knots(at, 1 / (1 + np.exp(-(slope * (at - middle) / spread + level))))
 
 
@@ -173,5 +173,5 @@ def fit_isotonic(scores: Numbers, right: Numbers) -> Knots:
 
 
 def _knots(scores: Numbers, chances: Numbers) -> Knots:
-    rounded = {round(float(s), 5): round(float(c), 5) for s, c in zip(scores, chances, strict=True)}
-    return tuple(rounded.items())
+    """Scores as they are, for some scorers' differ in the ninth digit only; equal ones once."""
+    return tuple({float(s): round(float(c), 5) for s, c in zip(scores, chances, strict=True)}.items())

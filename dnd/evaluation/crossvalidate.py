@@ -28,10 +28,14 @@ def checked(name: str, sources: Sequence[tuple[Path, Path]]) -> dict[str, Reliab
             raise UsageError(f"the run in {folder} has no scorer", "Its method's scores are no confidences.")
         file.check(run.scorer.name, run.scorer.config)
     judged = together([judge(*source) for source in sources])
-    parts = {"first labels": (file.content.first, judged.first()), "later labels": (file.content.later, judged.later())}
+    first, later = judged.first(), judged.later()
+    parts = {
+        "first labels": (file.content.first, *first, np.arange(len(first[0]))),
+        "later labels": (file.content.later, *later),
+    }
     return {
-        name: reliability(np.array([read_off(knots, score) for score in scores]), right)
-        for name, (knots, (scores, right)) in parts.items()
+        name: reliability(np.array([read_off(knots, score) for score in scores]), right, units)
+        for name, (knots, scores, right, units) in parts.items()
         if len(scores)
     }
 
@@ -41,13 +45,16 @@ def crossed(judged: Judged, kind: Kind, seed: int = 0) -> dict[str, Reliability]
     fold = np.random.default_rng(seed).permutation(len(judged.units)) % _FOLDS
     found = {}
     for part, columns in (("first labels", [0]), ("later labels", [1, 2])):
-        confidence, outcome = _crossed(judged, fold, columns, kind)
+        confidence, outcome, units = _crossed(judged, fold, columns, kind)
         if len(outcome):
-            found[part] = reliability(confidence, outcome)
+            found[part] = reliability(confidence, outcome, units)
     return found
 
 
-def _crossed(judged: Judged, fold: npt.NDArray[np.int64], columns: list[int], kind: Kind) -> tuple[Numbers, Numbers]:
+def _crossed(
+    judged: Judged, fold: npt.NDArray[np.int64], columns: list[int], kind: Kind
+) -> tuple[Numbers, Numbers, npt.NDArray[np.int64]]:
+    """Confidence, whether right and the unit's place of each label."""
     curve = fit_isotonic if kind == "isotonic" else fit_platt
     scores, right = judged.scores[:, columns], judged.right[:, columns]
     present = ~np.isnan(scores)
@@ -59,4 +66,4 @@ def _crossed(judged: Judged, fold: npt.NDArray[np.int64], columns: list[int], ki
             knots = curve(scores[ours], right[ours])
             confidence[theirs] = [read_off(knots, score) for score in scores[theirs]]
     known = ~np.isnan(confidence)
-    return confidence[known], right[known]
+    return confidence[known], right[known], np.nonzero(known)[0]

@@ -84,14 +84,14 @@ def bootstrap(values: Floats, statistics: Sequence[Statistic], seed: int = 0, re
         if not len(column):
             found.append(NOTHING)
             continue
-        tail = _tail(len(column))
-        low, high = np.nanpercentile(draws[:, i], [100 * tail, 100 * (1 - tail)])
+        aside = tail(len(column))
+        low, high = np.nanpercentile(draws[:, i], [100 * aside, 100 * (1 - aside)])
         value = column.mean() if statistic == "mean" else np.median(column)
         found.append(Estimate(float(value), float(low), float(high), len(column)))
     return found
 
 
-def _tail(n: int) -> float:
+def tail(n: int) -> float:
     """The share of draws to leave out on each side: less than 0.025, as a bootstrap's spread is too small by
     sqrt((n - 1) / n) and knows nothing of Student's t."""
     from scipy import stats  # type: ignore[import-untyped]

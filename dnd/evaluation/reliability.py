@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dnd.evaluation.intervals import wilson
+from dnd.evaluation.intervals import tail, wilson
 
 Numbers = npt.NDArray[np.float64]
 BINS = 10
@@ -43,6 +43,8 @@ class Reliability:
     right: float
     ece: Interval
     """Expected calibration error: the mean distance of confidence and share of right ones, over ten equal bins."""
+    ece_by_chance: Interval
+    """What it is if every confidence is true, with 95 % of such cases: few labels leave a distance by chance."""
     brier: Interval
     """Mean square of confidence minus outcome."""
     constant_brier: float
@@ -51,37 +53,52 @@ class Reliability:
     """Those that are not empty."""
 
 
-def reliability(confidence: Numbers, right: Numbers, seed: int = 0, resamples: int = 2000) -> Reliability:
-    """(n,) probabilities and (n,) outcomes, n at least 1."""
+def reliability(
+    confidence: Numbers,
+    right: Numbers,
+    units: npt.NDArray[np.int64] | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Reliability:
+    """(n,) probabilities and (n,) outcomes, n at least 1.
+
+    `units` (n,) says whose labels they are: those of one unit are drawn together, or their likeness would make the
+    intervals too narrow. Each label is a unit of its own without it.
+    """
     rng = np.random.default_rng(seed)
     n = len(right)
-    draws = [rng.integers(0, n, n) for _ in range(resamples)]
+    _, place = np.unique(np.arange(n) if units is None else units, return_inverse=True)
+    n_units = int(place.max()) + 1
+    weights = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)[:, place].astype(np.float64)
+    aside = 100 * tail(n_units)
 
-    def interval(value: float, again: list[float]) -> Interval:
-        low, high = np.percentile(again, [2.5, 97.5])
+    def interval(value: float, again: Numbers) -> Interval:
+        low, high = np.percentile(again, [aside, 100 - aside])
         return Interval(value, float(low), float(high))
 
+    by_chance = _ece(confidence, (rng.random((resamples, n)) < confidence).astype(np.float64))
+    squares = (confidence - right) ** 2
     return Reliability(
         n,
         float(right.mean()),
-        interval(_ece(confidence, right), [_ece(confidence[d], right[d]) for d in draws]),
-        interval(_brier(confidence, right), [_brier(confidence[d], right[d]) for d in draws]),
-        _brier(np.full(n, right.mean()), right),
+        interval(float(_ece(confidence, right)), _ece(confidence, right, weights)),
+        Interval(float(by_chance.mean()), *(float(edge) for edge in np.percentile(by_chance, [2.5, 97.5]))),
+        interval(float(squares.mean()), weights @ squares / weights.sum(axis=1)),
+        float(((right.mean() - right) ** 2).mean()),
         tuple(_bins(confidence, right)),
     )
-
-
-def _brier(confidence: Numbers, right: Numbers) -> float:
-    return float(((confidence - right) ** 2).mean())
 
 
 def _place(confidence: Numbers) -> npt.NDArray[np.int64]:
     return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
 
 
-def _ece(confidence: Numbers, right: Numbers) -> float:
-    gaps = np.bincount(_place(confidence), weights=confidence - right, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(right))
+def _ece(confidence: Numbers, right: Numbers, weights: Numbers | None = None) -> Numbers:
+    """(n,), (..., n) and weights (..., n) -> (...)."""
+    inside = np.eye(BINS)[_place(confidence)]  # (n, bins)
+    weights = np.ones_like(right) if weights is None else weights
+    gaps = (weights * (confidence - right)) @ inside
+    return np.asarray(np.abs(gaps).sum(axis=-1) / weights.sum(axis=-1), np.float64)
 
 
 def _bins(confidence: Numbers, right: Numbers) -> list[Bin]:
