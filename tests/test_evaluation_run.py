@@ -137,13 +137,11 @@ def test_sanity_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     verdicts = {line.split()[0]: line.split()[-1] for line in out.splitlines() if line.endswith(("passes", "fails "))}
     assert [name for name, verdict in verdicts.items() if verdict == "passes"] == [
-        *("f1", "iou", "correlation", "cosine", "auprc")
+        *("f1", "iou", "correlation", "cosine", "wpmi", "auprc", "inverse_auprc")
     ]
-    assert len(evaluated_list(capsys)) == 11
-
-
-def evaluated_list(capsys: pytest.CaptureFixture[str]) -> list[Any]:
-    return list(json.loads(run(capsys, "--sanity", "--json")[1]))
+    found = json.loads(run(capsys, "--sanity", "--json")[1])
+    assert (len(found["metrics"]), len(found["images"])) == (18, 8)
+    assert "None notices" in out
 
 
 # --- on images ---------------------------------------------------------------------------------------
@@ -162,7 +160,7 @@ def test_labels_of_a_run_drive_their_units(toy_run: Path, capsys: pytest.Capture
     }
     assert 30 <= found["images"]["random_images"] <= 68
     figures = found["figures"]
-    for name in ("auc", "mad", "f1", "iou", "correlation", "cosine", "auprc", "suppression_auc"):
+    for name in ("auc", "mad", "f1", "iou", "correlation", "cosine", "auprc", "inverse_auprc", "suppression_auc"):
         figure = figures[f"images.{name}"]
         assert figure["own"]["value"] > figure["controls"]["shuffled"]["value"], name
         assert figure["own"]["value"] >= figure["controls"]["constant"]["value"], name

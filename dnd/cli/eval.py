@@ -63,11 +63,16 @@ def evaluate(source: str | None, truth: str | None, sanity: bool, as_json: bool,
     if sanity:
         from dataclasses import asdict
 
-        from dnd.evaluation.sanity import run_checks
+        from dnd.evaluation.sanity import run_checks, run_image_checks
 
         checks = run_checks()
         if as_json:
-            click.echo(json.dumps([{**asdict(check), "passes": check.passes} for check in checks], indent=1))
+            on_images = [
+                {"figure": f"images.{name}", "narrow": narrow, "broad": broad}
+                for name, (narrow, broad) in run_image_checks().items()
+            ]
+            known = [{**asdict(check), "passes": check.passes} for check in checks]
+            click.echo(json.dumps({"metrics": known, "images": on_images}, indent=1))
         else:
             show_checks(make_console(), checks)
         return
@@ -162,7 +167,7 @@ def show_checks(console: Console, checks: Sequence[Check]) -> None:
     """The sanity tests, measured and by pen and paper."""
     from rich.table import Table
 
-    from dnd.evaluation.sanity import IMAGES, NOTICED, SHARE
+    from dnd.evaluation.sanity import IMAGES, NOTICED, SHARE, run_image_checks
 
     console.print(
         f"A unit that is on exactly where its concept is: {SHARE:.0%} of {IMAGES:,} images. What half of the labels"
@@ -175,4 +180,15 @@ def show_checks(console: Console, checks: Sequence[Check]) -> None:
     for check in checks:
         numbers = (check.missing, check.missing_expected, check.extra, check.extra_expected)
         table.add_row(check.metric, *(f"{n:+.4f}" for n in numbers), "passes" if check.passes else "fails")
+    console.print(table)
+    console.print(
+        "\nThe figures on images, weighed as `dnd eval` weighs them: images of the label against random ones."
+        "\nNone notices a label that is too narrow, as nothing shows what else the unit responds to;"
+        "\nimages.simulation_correlation does."
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("figure", "too narrow", "too broad"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for name, (narrow, broad) in run_image_checks().items():
+        table.add_row(f"images.{name}", f"{narrow:+.4f}", f"{broad:+.4f}")
     console.print(table)

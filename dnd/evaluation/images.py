@@ -4,8 +4,8 @@ chosen on.
 Every distinct label is drawn `n` times with seeds of its own; all units see all labels' images, so that each
 unit's figure with its own label stands beside the same figure with every other unit's. What they are compared with
 are random probing images outside the run's sample and exemplars. In the figures that need the concept's presence on
-an image (F1, IoU, correlation, cosine, AUPRC), a drawn image shows its label and a random one does not, and the two
-groups weigh the same. Some random images do show it, so that even a perfect label stays below 1.
+an image (F1, IoU, correlation, cosine, AUPRC and its inverse), a drawn image shows its label and a random one does
+not, and the two groups weigh the same. Some random images do show it, so that even a perfect label stays below 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HELD_OUT = 512
 """Random probing images at most."""
 _LEAST = 30
 """Fewer held-out images than this are none."""
-PRESENCE = ("f1", "iou", "correlation", "cosine", "auprc")
+PRESENCE = ("f1", "iou", "correlation", "cosine", "auprc", "inverse_auprc")
 
 
 @dataclass
@@ -91,7 +91,8 @@ def drive_tables(shown: Floats, ordinary: Floats) -> dict[str, Floats]:
     for unit in range(n_units):
         drawn, random = shown[:, :, unit], ordinary[:, unit]
         both = np.concatenate([drawn, np.broadcast_to(random, (n_labels, len(random)))], axis=1)
-        for name in ("auc", *PRESENCE):
+        tables["auc"][unit] = binary.inverse_auc(presence, both, weights)  # CoSy's, which it calls AUC
+        for name in PRESENCE:
             tables[name][unit] = binary.METRICS[name](presence, both, weights)
         tables["mad"][unit] = binary.mad(drawn, random)
     return tables

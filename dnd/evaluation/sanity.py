@@ -23,21 +23,45 @@ NOTICED = 0.05
 
 Closed = Callable[[float], float]
 
+
+def _active(p: float) -> float:
+    """The weight of a unit's active images among top and random ones."""
+    return (1 + p) / 2
+
+
 CLOSED: dict[str, tuple[Closed, Closed]] = {
     "recall": (lambda p: -1 / 2, lambda p: 0.0),
     "precision": (lambda p: 0.0, lambda p: -1 / 2),
-    "accuracy": (lambda p: -p / 2, lambda p: -p),
     "f1": (lambda p: -1 / 3, lambda p: -1 / 3),
     "iou": (lambda p: -1 / 2, lambda p: -1 / 2),
+    "accuracy": (lambda p: -p / 2, lambda p: -p),
+    "balanced_accuracy": (lambda p: -1 / 4, lambda p: -p / (2 - 2 * p)),
+    "inverse_balanced_accuracy": (lambda p: -p / (4 - 2 * p), lambda p: -1 / 4),
+    "auc": (lambda p: -1 / 4, lambda p: -p / (2 - 2 * p)),
+    "inverse_auc": (lambda p: -p / (4 - 2 * p), lambda p: -1 / 4),
     "correlation": (
         lambda p: (math.sqrt((1 - p) / (2 - p)) - 1) / 2,
         lambda p: (math.sqrt((1 - 2 * p) / (2 - 2 * p)) - 1) / 2,
     ),
+    "correlation_top_and_random": (
+        lambda p: (math.sqrt((1 - _active(p)) / (2 - _active(p))) - 1) / 2,
+        lambda p: (
+            (math.sqrt(_active(p) * (1 - _active(p) - p / 2) / ((1 - _active(p)) * (_active(p) + p / 2))) - 1) / 2
+        ),
+    ),
+    "spearman": (lambda p: -3 / 4 * p * (1 - p), lambda p: -3 / 2 * p * p),
+    "spearman_top_and_random": (
+        lambda p: -3 / 4 * _active(p) * (1 - _active(p)),
+        lambda p: -3 / 4 * _active(p) * p,
+    ),
     "cosine": (lambda p: (math.sqrt(1 / 2) - 1) / 2, lambda p: (math.sqrt(1 / 2) - 1) / 2),
-    "auprc": (lambda p: -1 / 2, lambda p: -(1 / 2 - p)),
-    "auc": (lambda p: -p / (4 - 2 * p), lambda p: -1 / 4),
-    "auc_of_presence": (lambda p: -1 / 4, lambda p: -p / (2 - 2 * p)),
+    "wpmi": (
+        lambda p: (math.log(2) + math.log(1e-8) / 2) / -math.log(p),
+        lambda p: math.log(2) / math.log(p),
+    ),
     "mad": (lambda p: 0.0, lambda p: -1 / (2 - 2 * p)),
+    "auprc": (lambda p: -(1 - p) / 2, lambda p: -1 / 2),
+    "inverse_auprc": (lambda p: -1 / 2, lambda p: -(1 / 2 - p)),
 }
 """What missing and extra labels change each metric by, for a concept on a share p of the images."""
 
@@ -58,10 +82,10 @@ class Check:
 
 
 def normalised(metric: str, value: float, perfect: float) -> float:
-    """-1..1 brought to 0..1; `mad`, which has no bound, as a share of what the perfect label gets."""
-    if metric in ("correlation", "cosine"):
+    """-1..1 brought to 0..1; `mad` and `wpmi`, which have no bound, as a share of what the perfect label gets."""
+    if metric == "cosine" or metric.startswith(("correlation", "spearman")):
         return (value + 1) / 2
-    return value / perfect if metric == "mad" else value
+    return value / perfect if metric in ("mad", "wpmi") else value
 
 
 def run_checks(share: float = SHARE, images: int = IMAGES) -> list[Check]:
@@ -80,3 +104,25 @@ def run_checks(share: float = SHARE, images: int = IMAGES) -> list[Check]:
         expected = [closed(shown / images) for closed in CLOSED[name]]
         found.append(Check(name, changes[0], expected[0], changes[1], expected[1]))
     return found
+
+
+def run_image_checks(share: float = SHARE, n_images: int = 20, n_random: int = 500) -> dict[str, tuple[float, float]]:
+    """The figures on images as `dnd eval` weighs them: what a too narrow and a too broad label changes each by.
+
+    The unit is on for its concept, which a share of the random images shows. All images of the right label show it,
+    and all of a too narrow one too: of what else the unit responds to there is no image that the label is blamed for.
+    Of a too broad label half of the images do.
+    """
+    from dnd.evaluation.images import drive_tables
+
+    random = np.zeros((n_random, 1))
+    random[: round(share * n_random)] = 1
+    right = np.ones((n_images, 1))
+    narrow, broad = right.copy(), right.copy()
+    broad[n_images // 2 :] = 0
+    tables = drive_tables(np.stack([right, narrow, broad]), random)
+    changes = {}
+    for name, table in tables.items():
+        best, *others = (normalised(name, float(value), float(table[0, 0])) for value in table[0])
+        changes[name] = (others[0] - best, others[1] - best)
+    return changes
