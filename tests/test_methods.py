@@ -47,7 +47,9 @@ def test_each_similarity_finds_the_planted_concept(name: str) -> None:
     likeness, activations = planted()
     table = similarity.SIMILARITIES[name](likeness, activations)
     assert table.shape == (8, 8)
-    assert table.argmax(axis=1).tolist() == list(range(8))
+    wrong = int((table.argmax(axis=1) != np.arange(8)).sum())
+    # As published, rank-reorder sees no more than the order of the 20 strongest images, and misses two of the eight.
+    assert wrong <= (2 if name == "rank-reorder" else 0)
 
 
 @pytest.mark.parametrize("name", similarity.SIMILARITIES)
@@ -76,6 +78,30 @@ def test_rank_reorder_is_zero_for_the_unit_s_own_order() -> None:
     table = similarity.rank_reorder(np.concatenate([activations, RNG.random((200, 1))], axis=1), activations)
     assert table[0, 0] == 0
     assert table[0, 1] < 0
+
+
+def test_rank_reorder_is_the_published_ratio() -> None:
+    """mean |change|^3 over what random orders get, over the root of the mean likeness, on the strongest twentieth."""
+    likeness, activations = RNG.random((200, 3)), RNG.random((200, 1))
+    top = np.argsort(-activations[:, 0])[:10]
+    target, seen = activations[top, 0], likeness[top]
+    by_chance = np.mean([np.abs(target - RNG.permutation(target)) ** 3 for _ in range(20_000)])
+    for concept, found in enumerate(similarity.rank_reorder(likeness, activations)[0]):
+        reordered = np.empty(10)
+        reordered[np.argsort(seen[:, concept])] = np.sort(target)
+        moved = (np.abs(target - reordered) ** 3).mean()
+        assert found == pytest.approx(-moved / by_chance / np.sqrt(seen[:, concept].mean()), rel=0.02)
+
+
+def test_cosine_cubed_is_the_published_cosine() -> None:
+    likeness, activations = RNG.random((50, 3)), RNG.random((50, 2))
+    found = similarity.cosine_cubed(likeness, activations)
+    for unit in range(2):
+        for concept in range(3):
+            one = (activations[:, unit] - activations[:, unit].mean()) ** 3
+            other = (likeness[:, concept] - likeness[:, concept].mean()) ** 3
+            assert found[unit, concept] == pytest.approx(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+    assert (similarity.cosine_cubed(np.ones((5, 1)), activations[:5]) == 0).all()
 
 
 # --- Network Dissection ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ class ClipDissectConfig(ClipConfig):
     concepts: str = "common-words"
     """The concept set: a text file, one concept per line; "package:NAME/FILE" for a file in a package; or
     "common-words", 10,867 English words (words.LICENCE)."""
-    similarity: Literal["soft-wpmi", "wpmi", "rank-reorder", "cosine"] = "soft-wpmi"
+    similarity: Literal["soft-wpmi", "wpmi", "rank-reorder", "cosine", "cosine-cubed"] = "soft-wpmi"
     prompt: str = "{concept}"
     """What CLIP's text tower reads."""
     min_similarity: float | None = None

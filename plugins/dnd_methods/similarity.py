@@ -53,20 +53,27 @@ def rank_reorder(
 ) -> Floats:
     """How little a unit's activations on its strongest images move when they are put in the concept's order.
 
-    Minus the distance (norm `power`) between the sorted activations and those reordered, as a share of the distance
-    when the two halves change places, over the mean likeness on those images to the power `scale`.
+    Minus the mean of |change|^power, as a share of what a random order gets, over the mean likeness on those images to
+    the power `scale`. The published code draws five random orders; here is their expectation.
     """
     strongest = _strongest(activations, max(2, int(len(activations) * fraction)))
     found = np.empty((activations.shape[1], likeness.shape[1]))
     for unit, images in enumerate(strongest):
         ordered = np.sort(activations[images, unit])  # ascending
         ranks = likeness[images].argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
-        moved = np.linalg.norm(ordered[ranks] - activations[images, unit][:, None], power, axis=0)
-        half = len(ordered) // 2
-        swapped = float(np.linalg.norm(ordered - np.concatenate([ordered[half:], ordered[:half]]), power))
+        moved = (np.abs(ordered[ranks] - activations[images, unit][:, None]) ** power).mean(axis=0)
+        by_chance = float((np.abs(ordered[:, None] - ordered) ** power).mean())
         mean = np.maximum(likeness[images].mean(0), _TINY)
-        found[unit] = -moved / ((swapped or 1.0) * mean**scale)
+        found[unit] = -moved / ((by_chance or 1.0) * mean**scale)
     return found
+
+
+def cosine_cubed(likeness: Floats, activations: Floats) -> Floats:
+    """Cosine of the two columns, each less its mean and to the third power, so that the strongest images count most."""
+    one, other = ((table - table.mean(0)) ** 3 for table in (activations, likeness))
+    least = 1e-3
+    lengths = [np.maximum(np.linalg.norm(table, axis=0), least) for table in (one, other)]
+    return np.asarray((one / lengths[0]).T @ (other / lengths[1]), np.float64)
 
 
 SIMILARITIES: dict[str, Callable[[Floats, Floats], Floats]] = {
@@ -74,6 +81,7 @@ SIMILARITIES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "wpmi": wpmi,
     "rank-reorder": rank_reorder,
     "cosine": cosine,
+    "cosine-cubed": cosine_cubed,
 }
 
 
