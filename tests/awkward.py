@@ -74,6 +74,8 @@ class Faulty(api.Backend):
             raise RuntimeError("CUDA error: unspecified launch failure")
         elif config.fault == "full":
             raise MemoryError
+        elif config.fault == "exit":
+            raise SystemExit(0)
         elif config.fault == "refuse":
             raise api.ItemError(f"cannot do {config.on}", "a hint")
 

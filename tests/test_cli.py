@@ -168,6 +168,38 @@ def test_errors_of_the_pipeline_are_printed_once(
     assert (outcome.code, outcome.err) == (1, "Error: there is no layer 'x'\nHint: Did you mean 'y'?\n")
 
 
+_NOISY = """
+import os, subprocess, sys
+from dnd.cli.main import main
+from dnd.plugin.registry import Registry
+
+real = Registry.load.__func__
+
+def load(cls):
+    os.write(1, b"noise")
+    subprocess.run([sys.executable, "-c", "print('noise')"], check=True)
+    return real(cls)
+
+Registry.load = classmethod(load)
+main(["plugins", "--json"])
+"""
+
+
+def test_json_is_not_mixed_with_what_libraries_and_children_write() -> None:
+    done = subprocess.run([sys.executable, "-c", _NOISY], capture_output=True, text=True, check=True)
+    assert {row["kind"] for row in json.loads(done.stdout)} > {"captioner", "scorer"}
+    assert done.stderr.count("noise") == 2
+
+
+def test_what_plugins_print_as_they_are_imported_goes_to_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, tmp_path, "chatty-plugin", "print('hello')\n" + CAPTIONER.format(name="chatty"))
+    found = Outcome(capsys, "plugins", "--json")
+    assert "chatty" in {row["name"] for row in json.loads(found.out)}
+    assert "hello" in found.err
+
+
 def test_json_is_not_mixed_with_what_backends_print(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, execute: list[Any]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gc
 import io
@@ -31,6 +32,7 @@ from dnd.cli.labels_table import show_result
 from dnd.config.run import BACKENDS
 from dnd.errors import PluginError, UsageError
 from dnd.pipeline.execute import execute
+from dnd.plugin.registry import Entry
 from dnd.results.run import RunFolder
 
 ANSWERS = {0: "red", 1: "green", 2: "blue"}
@@ -92,6 +94,85 @@ def test_a_steered_network_gets_answers_of_its_own_from_a_shared_store(photos: P
     facts = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("before", "after", "again")]
     assert [len(one["hooks"]) for one in facts] == [0, 1, 0]
     assert facts[0]["target"] == facts[2]["target"] != facts[1]["target"]
+
+
+class Misbehaving(toys.Scorer):
+    """Alters the process around it, or the evidence, then scores as its parent does."""
+
+    name = "misbehaving"
+    deed = staticmethod(lambda evidence: None)
+
+    def score(self, evidence: Any) -> list[list[float]]:
+        self.deed(evidence)
+        return super().score(evidence)
+
+
+def misbehaving(deed: Any) -> Any:
+    cls = type("Doing", (Misbehaving,), {"deed": staticmethod(deed)})
+    known = toys.registry()
+    return type(known)([*known.entries, Entry("scorer", "misbehaving", cls, "toys", "1", "ok")])
+
+
+def label_with(deed: Any, photos: Path, out: Path) -> RunFolder:
+    known = misbehaving(deed)
+    run = toys.toy_run(photos, known, scorer={"backend": "misbehaving"})
+    return execute(run, out, registry=known, live=(toys.Net(), toys.preprocess))
+
+
+def test_a_scorer_cannot_change_the_evidence(photos: Path, tmp_path: Path) -> None:
+    def deed(evidence: Any) -> None:
+        for one in evidence:
+            one.activations[:] = 0
+
+    for out in ("first", "second"):
+        result = label_with(deed, photos, tmp_path / out)
+        assert {line.status for line in result.labels[:3]} == {"failed"}
+        assert "read-only" in result.labels[0].reason
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), asyncio.CancelledError()])
+def test_a_backend_that_ends_the_process_fails_by_name(error: BaseException, photos: Path, tmp_path: Path) -> None:
+    def deed(evidence: Any) -> None:
+        raise error
+
+    result = label_with(deed, photos, tmp_path / "run")
+    assert result.exit_code == 3
+    assert f"misbehaving ends the process with {type(error).__name__}" in result.labels[0].reason
+
+
+def test_ctrl_c_in_a_backend_is_still_ctrl_c(photos: Path, tmp_path: Path) -> None:
+    def deed(evidence: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        label_with(deed, photos, tmp_path / "run")
+
+
+def test_a_preprocess_that_ends_the_process_is_an_error(photos: Path, tmp_path: Path) -> None:
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        sys.exit(0)
+
+    with pytest.raises(PluginError, match=r"of the target ends the process with SystemExit\(0\) \(test_pipeline.py:"):
+        execute(toys.toy_run(photos), tmp_path / "run", registry=toys.registry(), live=(toys.Net(), preprocess))
+
+
+def test_a_backend_that_changes_the_process_is_named_and_undone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    def deed(evidence: Any) -> None:
+        os.chdir(tmp_path / "elsewhere")
+        torch.set_default_dtype(torch.float64)
+
+    result = label_with(deed, Path("photos"), Path("run"))
+    assert {line.unit.index: line.labels[0][0] for line in result.labels[:3]} == ANSWERS
+    assert (Path.cwd(), torch.get_default_dtype()) == (tmp_path, torch.float32)
+    assert (tmp_path / "run" / "labels.csv").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert "misbehaving changed the current folder" in caplog.text
+    assert "misbehaving changed torch's default dtype to torch.float64" in caplog.text
 
 
 def test_a_live_module_is_described_from_python(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,7 +543,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_pat
             global left
             with gate:
                 if not left:
-                    print("now", flush=True)
+                    print("now", file=sys.__stdout__, flush=True)
                     time.sleep(600)
                 left -= 1
             return plain(path, data, **options)

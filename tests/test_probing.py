@@ -217,6 +217,34 @@ def test_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert hashed == ["y.png"]
 
 
+@pytest.mark.parametrize("how", ["written over", "put in its place"])
+def test_an_image_replaced_under_the_same_size_and_time_is_noticed(how: str, tmp_path: Path) -> None:
+    memory = tmp_path / "memory.sqlite"
+    first, other = tmp_path / "set" / "x.bmp", tmp_path / "y.bmp"
+    for path, shade in ((first, "red"), (other, "blue")):
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (12, 8), shade).save(path)
+        os.utime(path, (1e9, 1e9))
+    digest = FolderSet(tmp_path / "set", memory).digest()
+    assert FolderSet(tmp_path / "set", memory).digest() == digest
+    before = first.stat()
+    if how == "written over":
+        first.write_bytes(other.read_bytes())
+        os.utime(first, (1e9, 1e9))
+    else:
+        other.rename(first)
+    assert (first.stat().st_size, first.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert FolderSet(tmp_path / "set", memory).digest() != digest
+
+
+def test_a_folder_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "set" / "x.png")
+    monkeypatch.chdir(tmp_path)
+    found = FolderSet(Path("set"))
+    monkeypatch.chdir("/")
+    assert found.open(0).size == (12, 8)
+
+
 def test_a_broken_memory_costs_only_time(tmp_path: Path) -> None:
     save(tmp_path / "set" / "x.png")
     expected = FolderSet(tmp_path / "set").digest()

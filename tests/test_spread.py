@@ -97,6 +97,13 @@ def test_an_error_comes_back_as_it_was() -> None:
         assert pixels(proxy.generate([REQUESTS[0], REQUESTS[2]])) == [plain()[0], plain()[2]]
 
 
+def test_a_backend_that_ends_its_process_is_an_error_and_hangs_nothing() -> None:
+    with spread(("cpu",), fault="exit", on="green") as proxy:
+        with pytest.raises(PluginError, match=r"ends the process with SystemExit\(0\)"):
+            proxy.generate(REQUESTS[:4])
+        assert pixels(proxy.generate([REQUESTS[0]])) == [plain()[0]]
+
+
 def test_closing_twice_and_loading_again() -> None:
     with spread(("cpu",)) as proxy:
         proxy.close()

@@ -134,7 +134,7 @@ def test_a_right_plugin_keeps_every_rule(kind: str, tmp_path: Path, monkeypatch:
         ("scorer", wrong.FirstIsBest, "scores follow their candidates", "in another order"),
         ("scorer", wrong.DividesBySpread, "a unit that never varies is scored", "not a finite float"),
         ("scorer", wrong.NeedsTwo, "a lone candidate is scored", "wrong_backends.py, line"),
-        ("scorer", wrong.SortsInPlace, "what it is given stays as it was", "was changed"),
+        ("scorer", wrong.SortsInPlace, "what it is given stays as it was", "read-only"),
         ("encoder", wrong.NotOfLengthOne, "there is one good answer per item", "of length 2, not 1"),
         ("encoder", wrong.TwoSpaces, "images and texts are of one space", "different shapes"),
         ("captioner", wrong.ClosesOnce, "close is safe at any time", "AttributeError"),

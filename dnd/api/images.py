@@ -119,6 +119,7 @@ class ImageFolder(ProbingSet):
             raise UsageError(f"the folder of images {folder} {what}", self.hint)
         self.paths, others = _images_below(folder)
         """Relative to the folder, POSIX."""
+        self.folder = Path(os.path.abspath(folder))  # whatever becomes of the current one
         if not self.paths:
             seen = f"its {others} files are of other kinds" if others else "it has no files"
             raise UsageError(f"no images in {folder}: {seen}", self.hint)

@@ -78,6 +78,17 @@ class Evidence:
     sample_activations: npt.NDArray[np.float32]
     """(n_sample,): the unit's ordinary behaviour."""
 
+    def __post_init__(self) -> None:
+        """Its arrays cannot be written to: other scorers, and the labels, rest on the same numbers."""
+        for name in ("exemplar_activations", "activations", "sample_activations"):
+            view = np.asarray(getattr(self, name)).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        vars(self).update(state)
+        self.__post_init__()  # an array that comes from another process can be written to
+
 
 @dataclass(frozen=True)
 class Label:

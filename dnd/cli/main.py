@@ -24,7 +24,7 @@ from dnd.cli.plugins import plugins
 from dnd.cli.prune import prune
 from dnd.cli.report import report
 from dnd.cli.run import run
-from dnd.cli.screen import open_screens, output_is_lost
+from dnd.cli.screen import keep_stdout, open_screens, output_is_lost
 from dnd.cli.status import status
 from dnd.errors import DndError
 from dnd.files import is_surroundings
@@ -41,6 +41,8 @@ _ELSEWHERE = (
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: the one place where errors are printed."""
+    if "--json" in (sys.argv[1:] if arguments is None else arguments):
+        keep_stdout()
     open_screens()
     code: object = 0
     try:

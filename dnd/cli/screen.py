@@ -80,3 +80,17 @@ def output_is_lost() -> bool:
             stream.flush()
     raw = _raw(sys.stdout)
     return isinstance(raw, Screen) and raw.failed
+
+
+def keep_stdout() -> None:
+    """Standard output for what dnd prints itself, as `--json` promises: descriptor 1, which workers, libraries and
+    child processes write to, leads to standard error from now on, until the process ends. Before `open_screens`."""
+    stream = sys.__stdout__
+    if stream is None or sys.stdout is not stream:  # somebody caught it already
+        return
+    try:
+        own = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # one of them is closed
+        return
+    sys.stdout = sys.__stdout__ = os.fdopen(own, "w", encoding=stream.encoding, errors=stream.errors)  # type: ignore[misc]

@@ -10,6 +10,7 @@ from dnd.api import Plugin, ProbingSet, Runtime, Target, Unit
 from dnd.config.run import Choice, Run
 from dnd.config.units import parse_units
 from dnd.errors import DndError
+from dnd.plugin.guard import guard
 from dnd.plugin.registry import KINDS, Registry
 from dnd.probing.sets import FolderSet, UnionSet
 
@@ -49,7 +50,7 @@ class Builder:
 
             return load_function(choice.name)
         try:
-            return target.build()
+            return guard(f"the target {target.name!r}", target.build)()
         except DndError:
             raise
         except Exception as error:

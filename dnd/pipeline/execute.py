@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from dnd.pipeline.job import Job
 from dnd.pipeline.label import label_units
 from dnd.pipeline.rates import record
 from dnd.pipeline.study import label_by
+from dnd.plugin.guard import guarded
 from dnd.plugin.registry import KINDS, Registry
 from dnd.plugin.requirements import check_packages, refuse_unfit
 from dnd.results.run import RunFolder
@@ -72,8 +74,10 @@ def execute(
     """
     console = console or Console(quiet=True)
     registry = registry or Registry.load()
-    with only_here(out):
-        return _execute(run, out, registry, console, fresh, live, stopped)
+    with only_here(out), guarded("code of a plugin or of the target"):
+        result = _execute(run, Path(os.path.abspath(out)), registry, console, fresh, live, stopped)
+    result.folder = out  # as it was given, for messages
+    return result
 
 
 def _execute(

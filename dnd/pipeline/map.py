@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from dnd.api import is_device_lost, is_out_of_memory
 from dnd.errors import DeviceError, DndError, NoAnswerError, PluginError, StoreError
 from dnd.offline.block import raise_if_tried
+from dnd.plugin.guard import guard
 from dnd.runtime.devices import free_memory, place_of, reason_of
 from dnd.runtime.stats import StageStats
 from dnd.store.table import Table
@@ -59,6 +60,7 @@ def complete(
     advance(len(found))
     if not left:
         return found
+    work = guard(_name(holder), work)
     with _held(holder, stats):
         size = batch_size()
         for start in range(0, len(left), size):
@@ -89,7 +91,7 @@ def _held(holder: AbstractContextManager[object], stats: StageStats) -> Iterator
         yield
     finally:
         try:
-            holder.__exit__(None, None, None)
+            guard(_name(holder), holder.__exit__)(None, None, None)
         except Exception as error:
             if not is_device_lost(error):  # what was said when the device went tells more
                 error.add_note(f"in {_name(holder)}, while it was closed")
@@ -98,7 +100,7 @@ def _held(holder: AbstractContextManager[object], stats: StageStats) -> Iterator
 
 def _enter(holder: AbstractContextManager[object]) -> None:
     try:
-        holder.__enter__()
+        guard(_name(holder), holder.__enter__)()
     except DndError:
         raise
     except Exception as error:

@@ -17,6 +17,7 @@ from dnd.pipeline.activations import activations_on
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.job import Job
 from dnd.pipeline.label import SILENT, captioned
+from dnd.plugin.guard import guard
 from dnd.plugin.validate import checked_label
 from dnd.probing.prefetch import Loaded, load_ahead
 from dnd.results.unit import UnitResult
@@ -196,7 +197,7 @@ def label_by(
     active = [unit for unit in units if unit not in silent and unit not in job.failed]
     choice = job.run.method
     study = RunStudy(job, hooked, identity, probing, result, active)
-    answers = job.builder.plugin(choice).describe(study) if active else ()
+    answers = guard(choice.name, job.builder.plugin(choice).describe)(study) if active else ()
     found = {label.unit: label for label in map(checked_label, answers)}
     missing = f"{choice.name} gave no label"
 

@@ -15,6 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ import pluggy
 from dnd import api
 from dnd.errors import DndError, PluginError, UsageError
 from dnd.plugin import hookspecs
+from dnd.plugin.guard import guard, unchanged
 from dnd.text import suggest
 
 GROUP = "dnd"
@@ -129,7 +131,7 @@ class Registry:
         for variable, value in cls.environment.items():
             os.environ.setdefault(variable, value)
         try:
-            return cls(config, runtime)
+            return guard(f"the {kind} {name!r}", cls)(config, runtime)
         except Exception as error:
             error.add_note(f"in the {kind} {name!r}, while it was made")
             raise
@@ -144,8 +146,9 @@ def _entries(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> Itera
     """All that one entry point offers; a single broken entry where it cannot be asked."""
     distribution, version = _origin(point)
     try:
-        plugin = point.load()
-        offers = list(_offers(manager, plugin, f"{distribution}:{point.name}"))
+        with unchanged(f"the plugin {point.name!r} ({distribution})"), redirect_stdout(sys.stderr):
+            plugin = point.load()
+            offers = list(_offers(manager, plugin, f"{distribution}:{point.name}"))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # even a SystemExit at import must not take the others down

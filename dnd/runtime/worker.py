@@ -212,7 +212,7 @@ def serve(descriptor: int) -> None:
                 method, items = message
                 answer = getattr(backend, method)(items)
             reply = pickle.dumps(("ok", answer))
-        except Exception as error:
+        except BaseException as error:
             reply, full = _failure(error), is_out_of_memory(error)
         if full:  # past the handler, as in dnd.pipeline.map
             free_memory()
@@ -244,8 +244,10 @@ def _load(spec: WorkerSpec) -> Backend:
     return backend
 
 
-def _failure(error: Exception) -> bytes:
+def _failure(error: BaseException) -> bytes:
     """The error itself where the other end can have it, with its traceback as a note."""
+    if not isinstance(error, Exception):
+        error = PluginError(f"it ends the process with {type(error).__name__}({error})")
     if is_device_lost(error):
         return pickle.dumps(("lost", reason_of(error)))
     error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def results_folder(run_folder: Path) -> Path:
     """The store of images and stage results of a run: $DND_STORE, or .dnd-store beside the run's folder."""
-    return Path(os.environ.get("DND_STORE") or run_folder.parent / ".dnd-store")
+    return Path(os.path.abspath(os.environ.get("DND_STORE") or run_folder.parent / ".dnd-store"))
 
 
 def store_folder() -> Path:
