@@ -13,6 +13,7 @@ from dnd.api import Backend, Unit, model_names
 from dnd.config.run import Choice, Run
 from dnd.pipeline.build import Builder
 from dnd.pipeline.map import Rows, complete
+from dnd.plugin.source import source_digest
 from dnd.runtime.log import log_stage
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.progress import Meter
@@ -60,7 +61,7 @@ class Job:
             made = self.builder.plugin(replace(choice, config=choice.config.model_copy(update=known)))
         settings = {**choice.config.model_dump(mode="json"), **chosen}
         parts = {
-            "backend": [entry.name, entry.distribution, entry.version],
+            "backend": [entry.name, entry.distribution, entry.version, source_digest(type(made))],
             "settings": {name: value for name, value in settings.items() if name not in unkeyed},
             "models": {name: self.digest_of_model(name) for name in model_names(choice.config)},
             "device": self.builder.runtime.device.partition(":")[0],
