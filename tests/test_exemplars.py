@@ -18,7 +18,7 @@ from dnd.config.run import Exemplars
 from dnd.errors import UsageError
 from dnd.pipeline.exemplars.boxes import attention_boxes
 from dnd.pipeline.exemplars.crop import REGIONS, Region, regions_of
-from dnd.pipeline.exemplars.find import ExemplarResult, find_exemplars
+from dnd.pipeline.exemplars.find import ONE_IMAGE, SILENT, ExemplarResult, find_exemplars
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.topk import LayerTop
 from dnd.store.images import Store
@@ -329,7 +329,7 @@ def test_fewer_images_than_exemplars(find: Find) -> None:
     result = find(Blobs(3), crops=False)
     assert [len(result.exemplars[Unit("2", unit)]) for unit in range(6)] == [3] * 6
     assert len(result.sample) == 3
-    assert not any(result.is_silent(Unit("2", unit)) for unit in range(6))
+    assert not any(result.too_few(Unit("2", unit)) for unit in range(6))
 
 
 def test_a_unit_that_gives_nan_fails_alone(find: Find) -> None:
@@ -339,7 +339,7 @@ def test_a_unit_that_gives_nan_fails_alone(find: Find) -> None:
     result = find(net=net, units={"2": [0, 1, 2]})
     assert result.failed == {Unit("2", 1): "its activations are not finite (NaN or infinite)"}
     assert result.exemplars[Unit("2", 1)] == ()
-    assert not result.is_silent(Unit("2", 1))
+    assert not result.too_few(Unit("2", 1))
     assert result.exemplars[Unit("2", 0)] == sound.exemplars[Unit("2", 0)]
 
 
@@ -415,7 +415,24 @@ def test_a_dead_unit_is_silent(find: Find) -> None:
     with torch.no_grad():
         net[2].weight[1] = 0
     result = find(net=net, units={"2": [0, 1]})
-    assert [result.is_silent(Unit("2", unit)) for unit in (0, 1)] == [False, True]
+    assert [result.too_few(Unit("2", unit)) for unit in (0, 1)] == ["", SILENT]
+    assert result.exemplars[Unit("2", 1)] == ()
+
+
+@pytest.mark.parametrize(("firing", "reason"), [(0, SILENT), (1, ONE_IMAGE), (2, ""), (5, "")])
+def test_images_on_which_a_unit_is_silent_are_no_exemplars(find: Find, firing: int, reason: str) -> None:
+    class Rare(torch.nn.Module):
+        """One unit that fires on some images alone, as a latent of a sparse autoencoder does."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            known = [preprocess(Blobs().open(index)) for index in range(firing)]
+            fires = [any(torch.equal(one, other) for other in known) for one in x]
+            return torch.tensor(fires)[:, None, None, None] * (x.mean(1, keepdim=True) + 2)
+
+    net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity(), Rare())
+    result = find(net=net, units={"2": [0]}, crops=False)
+    assert result.too_few(Unit("2", 0)) == reason
+    assert len(result.exemplars[Unit("2", 0)]) == firing
 
 
 def test_a_preprocess_that_is_not_affine_gives_no_crops_and_says_so(find: Find) -> None:

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import tomllib
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -365,7 +366,26 @@ def test_a_unit_none_of_whose_candidates_can_be_drawn_has_failed_and_a_silent_on
     assert result.labels[1].reason == "images: not an image but NoneType"
     assert "explains too little" in result.labels[0].reason
     silent = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[3])
-    assert (len(silent["exemplars"]), silent["sample"]["n"]) == (4, 12)
+    assert (len(silent["exemplars"]), silent["sample"]["n"]) == (0, 12)
+
+
+def test_a_unit_goes_on_without_the_captions_that_failed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to two of them; the gap is in its record."""
+    plain = toys.Captioner.caption
+
+    def some(self: toys.Captioner, images: Any) -> list[str]:
+        odd = [zlib.crc32(image.tobytes()) % 3 == 0 for image in images]
+        return ["" if lost else caption for lost, caption in zip(odd, plain(self, images), strict=True)]
+
+    monkeypatch.setattr(toys.Captioner, "caption", some)
+    result = label(photos, tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run" / "labels.jsonl").read_text().splitlines()]
+    gaps = [sum(one["caption"] is None for one in record["exemplars"]) for record in records[:3]]
+    assert any(gaps), "some caption is missing"
+    for record, gap, found in zip(records, gaps, result.labels, strict=False):
+        assert (found.status == "failed") == (len(record["exemplars"]) - gap < 2)
 
 
 def test_a_unit_that_overflows_on_synthetic_images_fails_alone(photos: Path, tmp_path: Path) -> None:

@@ -14,8 +14,13 @@ from dnd.plugin.validate import checked_captions
 CAPTIONS = pa.schema([("key", pa.string()), ("caption", pa.string())])
 
 
-def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> dict[Unit, tuple[str, ...]]:
-    """Each unit's captions, in the order of its exemplars; units that lack one are marked failed, and left out."""
+LEAST_CAPTIONS = 2
+"""A unit goes on without the captions that failed, down to this number (or all, where it has fewer exemplars)."""
+
+
+def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> dict[Unit, tuple[str | None, ...]]:
+    """Each unit's captions, in the order of its exemplars, None for one that failed; units with too few captions are
+    marked failed, and left out."""
     backend, key = job.backend("captioner")
     stats = job.stats("captions", key)
     images = {unit: [digest for digest, _ in result.images(unit)] for unit in units}
@@ -25,9 +30,14 @@ def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> di
         return checked_captions(backend.caption([job.store.picture(one).open() for one in digests]), len(digests))
 
     captions = job.map(stats, job.table(stats, CAPTIONS), items, backend, caption)
-    job.mark_failed(stats, images)
+    short = {
+        unit: [digest for digest in digests if digest in stats.failures]
+        for unit, digests in images.items()
+        if sum(digest in captions for digest in digests) < min(LEAST_CAPTIONS, len(digests))
+    }
+    job.mark_failed(stats, short)
     return {
-        unit: tuple(captions[digest] for digest in digests)
+        unit: tuple(captions.get(digest) for digest in digests)
         for unit, digests in images.items()
         if unit not in job.failed
     }

@@ -22,7 +22,7 @@ def summary_request(job: Job, unit: Unit, captions: tuple[str, ...], images: tup
 
 
 def concept_stage(
-    job: Job, result: ExemplarResult, units: Sequence[Unit], captions: Mapping[Unit, tuple[str, ...]]
+    job: Job, result: ExemplarResult, units: Sequence[Unit], captions: Mapping[Unit, tuple[str | None, ...]]
 ) -> dict[Unit, tuple[str, ...]]:
     """Each unit's candidate concepts; units without an answer are marked failed, and left out.
 
@@ -32,7 +32,7 @@ def concept_stage(
     stats = job.stats("concepts", key)
 
     def request(unit: Unit) -> SummaryRequest:
-        texts = captions.get(unit, ())
+        texts = tuple(text for text in captions.get(unit, ()) if text is not None)
         images = () if texts else tuple(job.store.picture(digest) for digest, _ in result.images(unit))
         return summary_request(job, unit, texts, images)
 

@@ -21,8 +21,6 @@ from dnd.pipeline.scores import score_stage
 from dnd.results.unit import Candidate, Dropped, Exemplar, StoredImage, UnitResult
 from dnd.target.hooked import HookedTarget
 
-SILENT = "it responds to no probing image differently from another"
-
 
 @dataclass
 class Known:
@@ -32,8 +30,8 @@ class Known:
     exemplars: ExemplarResult
     sample: tuple[Picture, ...]
     """Of the probing set; the same for every unit."""
-    captions: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
-    """Of each exemplar; empty without a captioner."""
+    captions: Mapping[Unit, tuple[str | None, ...]] = field(default_factory=dict)
+    """Of each exemplar, None where it failed; empty without a captioner."""
     concepts: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
     candidates: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
     """The concepts but for those without images."""
@@ -66,12 +64,12 @@ def label_units(
 ) -> Iterator[UnitResult]:
     """Stages 2 to 5 over the exemplars of all units, then each unit's label, in the order of `units`."""
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in exemplars.failed.items())
-    silent = frozenset(unit for unit in units if exemplars.is_silent(unit))
+    too_few = {unit: reason for unit in units if (reason := exemplars.too_few(unit))}
     known = Known(job, exemplars, tuple(map(job.store.picture, exemplars.sample)))
 
     def left() -> list[Unit]:
         """Those that still may get a label."""
-        return [unit for unit in units if unit not in silent and unit not in job.failed]
+        return [unit for unit in units if unit not in too_few and unit not in job.failed]
 
     if job.run.captioner.name != UNUSED:
         known.captions = caption_stage(job, exemplars, left())
@@ -79,7 +77,7 @@ def label_units(
     if job.run.generator.name != UNUSED:
         _generate(known, hooked, identity)
     known.scores = score_stage(job, left(), known.evidence)
-    return (_silent(known, unit) if unit in silent else _result(known, unit) for unit in units)
+    return (_abstained(known, unit, too_few[unit]) if unit in too_few else _result(known, unit) for unit in units)
 
 
 def _generate(known: Known, hooked: HookedTarget, identity: str) -> None:
@@ -98,8 +96,8 @@ def _generate(known: Known, hooked: HookedTarget, identity: str) -> None:
     known.activations = activation_stage(job, hooked, identity, wanted, known.images)
 
 
-def _silent(known: Known, unit: Unit) -> UnitResult:
-    label = Label(unit, "uninterpretable", (), SILENT)
+def _abstained(known: Known, unit: Unit, reason: str) -> UnitResult:
+    label = Label(unit, "uninterpretable", (), reason)
     exemplars = known.exemplars
     return UnitResult.of(label, exemplars=exemplars.exemplars[unit], baseline=exemplars.baseline(unit))
 
@@ -120,7 +118,7 @@ def _result(known: Known, unit: Unit) -> UnitResult:
     )
 
 
-def captioned(exemplars: Sequence[Exemplar], captions: Sequence[str]) -> tuple[Exemplar, ...]:
+def captioned(exemplars: Sequence[Exemplar], captions: Sequence[str | None]) -> tuple[Exemplar, ...]:
     """The exemplars with their captions, where there are any."""
     if not captions:
         return tuple(exemplars)

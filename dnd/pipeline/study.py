@@ -16,7 +16,7 @@ from dnd.errors import PluginError
 from dnd.pipeline.activations import activations_on
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.job import Job
-from dnd.pipeline.label import SILENT, captioned
+from dnd.pipeline.label import captioned
 from dnd.plugin.guard import guard
 from dnd.plugin.validate import checked_label
 from dnd.probing.prefetch import Loaded, load_ahead
@@ -53,7 +53,7 @@ class RunStudy(Study):
         self.seed = job.run.seed
         self.failed = job.failed
         """Units without a label, and why."""
-        self.captioned: dict[Unit, tuple[str, ...]] = {}
+        self.captioned: dict[Unit, tuple[str | None, ...]] = {}
         """Captions that were asked for; they are told with the label."""
         self._job, self._hooked, self._identity, self._result = job, hooked, identity, result
         self._geometry = Geometry(hooked.prepare)
@@ -69,7 +69,7 @@ class RunStudy(Study):
 
     def captions(self) -> dict[Unit, tuple[str, ...]]:
         self.captioned = caption_stage(self._job, self._result, self.units)
-        return self.captioned
+        return {unit: tuple(text for text in own if text is not None) for unit, own in self.captioned.items()}
 
     # --- the target over the probing set ---
 
@@ -193,8 +193,8 @@ def label_by(
 ) -> Iterator[UnitResult]:
     """Labels of all units by the run's method, in the order of `units`."""
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
-    silent = {unit for unit in units if result.is_silent(unit)}
-    active = [unit for unit in units if unit not in silent and unit not in job.failed]
+    too_few = {unit: reason for unit in units if (reason := result.too_few(unit))}
+    active = [unit for unit in units if unit not in too_few and unit not in job.failed]
     choice = job.run.method
     study = RunStudy(job, hooked, identity, probing, result, active)
     answers = guard(choice.name, job.builder.plugin(choice).describe)(study) if active else ()
@@ -202,8 +202,8 @@ def label_by(
     missing = f"{choice.name} gave no label"
 
     def labelled(unit: Unit) -> UnitResult:
-        if unit in silent:
-            label = Label(unit, "uninterpretable", (), SILENT)
+        if unit in too_few:
+            label = Label(unit, "uninterpretable", (), too_few[unit])
         else:
             label = found.get(unit) or Label(unit, "failed", (), job.failed.get(unit, missing))
         exemplars = captioned(result.exemplars[unit], study.captioned.get(unit, ()))

@@ -36,6 +36,12 @@ _IMAGES_A_PASS = 1 << 17
 images go through the target more often."""
 
 
+LEAST_EXEMPLARS = 2
+"""Probing images that a unit must respond to before its exemplars can show what they have in common."""
+SILENT = "it responds to no probing image differently from another"
+ONE_IMAGE = "it is silent on all probing images but 1, and at least 2 are needed to see what they have in common"
+
+
 class Settings(Protocol):
     """What of a run file's [exemplars] is read here (`dnd.config.run.Exemplars`)."""
 
@@ -66,7 +72,7 @@ class ExemplarResult:
         self.sample = tuple(sample)
         """Digests of a random sample of the probing set, in a random order that does not depend on the units."""
         tops = {layer: one.layers[layer] for layer, one in passes.items()}
-        self._silent = {layer: (top.values[0] <= top.lowest).numpy() for layer, top in tops.items()}
+        self._above_floor = {layer: top.above_floor().numpy() for layer, top in tops.items()}
         topk_pass = next(iter(passes.values()))
         self.unreadable = tuple(topk_pass.unreadable.items())
         """(name, reason) of each image that was skipped."""
@@ -89,9 +95,17 @@ class ExemplarResult:
         """Its activations on the sample in a few numbers."""
         return baseline(self.sample_activations(unit))
 
-    def is_silent(self, unit: Unit) -> bool:
-        """Whether its activation is the same on every image."""
-        return unit not in self.failed and bool(self._silent[unit.layer][unit.index])
+    def above_floor(self, unit: Unit) -> int:
+        """On how many probing images it is not silent, counted among those that may become exemplars; 0 where all are
+        alike to it."""
+        return int(self._above_floor[unit.layer][unit.index])
+
+    def too_few(self, unit: Unit) -> str:
+        """Why a unit has too few exemplars to be labelled, or ""."""
+        count = self.above_floor(unit)
+        if unit in self.failed or count >= LEAST_EXEMPLARS:
+            return ""
+        return ONE_IMAGE if count else SILENT
 
 
 def find_exemplars(
@@ -144,10 +158,16 @@ def find_exemplars(
     def keep(group: Sequence[Unit], rows: Rows) -> None:
         everything = {unit: regions_of(unit, _strongest(passes, unit), rows) for unit in group}
         best = {
-            unit: choose(those, settings.k, pool, float(np.nanmedian(activations.of(unit)))) if those else []
+            unit: choose(
+                [one for one in those if one.activation > _floor(passes, unit)],
+                settings.k,
+                pool,
+                float(np.nanmedian(activations.of(unit))),
+            )
             for unit, those in everything.items()
         }
-        table.append(keep_exemplars(best, everything, store, probing, workers))
+        broken = {unit for unit in group if _is_broken(passes, unit)}
+        table.append(keep_exemplars(best, everything, broken, store, probing, workers))
 
     for some in _groups(todo, max(1, _IMAGES_A_PASS // max(settings.k, pool))):
         rows = cropper.run(some, lambda unit: [image for image, _ in _strongest(passes, unit)], settings.k, stage)
@@ -217,9 +237,19 @@ def _keep_sample(store: Store, table: Table, probing: ProbingSet, images: Sequen
 
 
 def _strongest(passes: Mapping[str, TopKPass], unit: Unit) -> list[tuple[int, float]]:
-    """A unit's (image, activation), strongest first; none for a unit that is broken."""
-    top = passes[unit.layer].layers[unit.layer]
-    if top.broken[unit.index] >= 0:
+    """A unit's (image, activation), strongest first, those at its floor left out; none for a unit that is broken."""
+    if _is_broken(passes, unit):
         return []
+    top, floor = passes[unit.layer].layers[unit.layer], _floor(passes, unit)
     pairs = zip(top.images[:, unit.index].tolist(), top.values[:, unit.index].tolist(), strict=True)
-    return [(image, value) for image, value in pairs if image >= 0]
+    return [(image, value) for image, value in pairs if image >= 0 and value > floor]
+
+
+def _floor(passes: Mapping[str, TopKPass], unit: Unit) -> float:
+    """The activation at which it is silent, as on several images; else -inf."""
+    return float(passes[unit.layer].layers[unit.layer].floor()[unit.index])
+
+
+def _is_broken(passes: Mapping[str, TopKPass], unit: Unit) -> bool:
+    """Whether its activation was not finite on some image."""
+    return bool(passes[unit.layer].layers[unit.layer].broken[unit.index] >= 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -98,11 +98,13 @@ def images_named(exemplars: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def keep_exemplars(
     chosen: Mapping[Unit, Sequence[Region]],
     everything: Mapping[Unit, Sequence[Region]],
+    broken: Collection[Unit],
     store: Store,
     probing: ProbingSet,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """Put the exemplars of some units into the store; the units' rows. `everything` has the rest of their crops."""
+    """Put the exemplars of some units into the store; the units' rows. `everything` has the rest of their crops;
+    `broken` are units whose activations are not finite."""
     wanted: dict[int, set[Box | None]] = {}
     for regions in chosen.values():
         for region in regions:
@@ -128,7 +130,7 @@ def keep_exemplars(
                 exemplar.model_dump(by_alias=True)
                 for exemplar in _exemplars(regions, everything[unit], digests, probing)
             ],
-            "reason": "" if regions else "its activations are not finite (NaN or infinite)",
+            "reason": "its activations are not finite (NaN or infinite)" if unit in broken else "",
         }
         for unit, regions in chosen.items()
     ]

@@ -21,7 +21,7 @@ def exemplar_stage(
     settings = job.run.exemplars
     key = stage_key(
         "exemplars",
-        3,
+        4,
         {
             "target": identity,
             "probing": probing.digest(),

@@ -41,8 +41,21 @@ class LayerTop:
         self.images = torch.full((keep, units), -1, dtype=torch.int32)
         """Index of each; -1 while there are fewer images than places."""
         self.lowest = torch.full((units,), torch.inf)
+        self.n_lowest = torch.zeros(units, dtype=torch.int32)
+        """Images with that activation."""
         self.broken = torch.full((units,), -1, dtype=torch.int64)
         """The first image on which a unit's activation was not finite, or -1."""
+
+    def floor(self) -> torch.Tensor:
+        """The activation at which each unit is silent, (U,): its lowest, if it has that on several images; else -inf.
+
+        A unit that fires rarely is equally silent on all other images: those are no evidence of what it responds to.
+        """
+        return torch.where(self.n_lowest > 1, self.lowest, -torch.inf)
+
+    def above_floor(self) -> torch.Tensor:
+        """On how many of the images kept each unit is not silent, int64 (U,)."""
+        return ((self.images >= 0) & (self.values > self.floor())).sum(0)
 
     def add(self, indices: list[int], values: torch.Tensor) -> None:
         """Take in images in ascending order of index, values (B, U); of equal images the first wins."""
@@ -56,7 +69,10 @@ class LayerTop:
             broken = self.broken[part]
             self.broken[part] = torch.where((broken < 0) & ~finite.all(0), worst, broken)
             values = torch.where(finite, values, -torch.inf)
-        self.lowest[part] = torch.minimum(self.lowest[part], values.amin(0))
+        lowest = torch.minimum(self.lowest[part], values.amin(0))
+        before = torch.where(lowest < self.lowest[part], 0, self.n_lowest[part])
+        self.n_lowest[part] = before + (values == lowest).sum(0, dtype=torch.int32)
+        self.lowest[part] = lowest
         strongest, images = self.values[:, part], self.images[:, part]
         changed = values.amax(0) > strongest[-1]
         if changed.any():
@@ -67,7 +83,7 @@ class LayerTop:
             images[:, changed] = torch.cat([images[:, changed], places]).gather(0, order)
 
     def arrays(self) -> dict[str, torch.Tensor]:
-        return {name: getattr(self, name) for name in ("values", "images", "lowest", "broken")}
+        return {name: getattr(self, name) for name in ("values", "images", "lowest", "n_lowest", "broken")}
 
 
 class TopKPass:
