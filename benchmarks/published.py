@@ -22,7 +22,7 @@ import numpy.typing as npt
 from dnd.api import Truth, Unit, read_truth
 from dnd.evaluation.clip import Clip
 from dnd.evaluation.tables import Row, read_labels
-from dnd.evaluation.text import Texts, encoder_figures, retrieval_figures
+from dnd.evaluation.text import Texts, retrieval_figures
 from dnd.evaluation.truth import join
 from dnd.models.encoder import Encoder
 
@@ -50,7 +50,7 @@ def table_2(folder: Path, encoder: Encoder) -> dict[str, float]:
     for name, rows in (("DnD", ours), ("MILAN", milan)):
         cases = [case for case in join(rows, classes) if case.row.labels]
         texts = Texts([t for case in cases if (t := case.truth)], [case.row.labels for case in cases])
-        found[f"table 2: {name}, cosine"] = float(encoder_figures(texts, encoder, 0.0)[0].figure().own.mean())
+        found[f"table 2: {name}, cosine"] = _mean_cosine(texts, encoder)
         if name == "DnD":
             ranks = {pairs.name: float(pairs.figure().own.mean()) for pairs in retrieval_figures(texts, encoder)}
             found["table 2: DnD, class found first"] = ranks["retrieval.top1"]
@@ -85,7 +85,12 @@ def _cosine(
 ) -> float:
     there = [unit for unit in units if said.get(unit)]
     texts = Texts([truths[unit] for unit in there], [said[unit] for unit in there])
-    return float(encoder_figures(texts, encoder, 0.0)[0].figure().own.mean())
+    return _mean_cosine(texts, encoder)
+
+
+def _mean_cosine(texts: Texts, encoder: Encoder) -> float:
+    likeness = encoder.encode(texts.truths).sentences @ encoder.encode(texts.labels).sentences.T
+    return float(np.diagonal(texts.compare(likeness)[0]).mean())
 
 
 def _agree(truth: Truth, clip: Embed | None) -> bool:
