@@ -4,7 +4,7 @@
 
 Runs the default setting on further planted targets (`target.planted_seed`) and, with other probing scenes, on the
 shipped one (seed 0). Every target is then judged by curves that were fitted on the others: which kind of curve is best,
-whether confidences mean what they say, and what the thresholds on score and drive were worth. What is shipped is
+whether confidences mean what they say, and what the thresholds on score and AUC were worth. What is shipped is
 fitted on the planted seeds alone. Writes confidence.json and confidence.svg in benchmarks/results/, and
 plugins/dnd_microworld/runfiles/microworld-coverage.json. Runs that are in the folder already are not computed again.
 """
@@ -71,8 +71,8 @@ def _by_hand() -> dict[str, Any]:
 # --- which curve -------------------------------------------------------------------------------------
 
 
-def with_drive(known: Sequence[Tried]) -> Any:
-    """Platt's sigmoid of the first label's score and drive; a function of (n, 2)."""
+def with_auc(known: Sequence[Tried]) -> Any:
+    """Platt's sigmoid of the first label's score and AUC; a function of (n, 2)."""
     features = np.concatenate([_features(one) for one in known])
     right = np.concatenate([judge(one.folder, one.truth).first()[1] for one in known])
     goal = np.where(right > 0, (right.sum() + 1) / (right.sum() + 2), 1 / (len(right) - right.sum() + 2))
@@ -89,12 +89,12 @@ def with_drive(known: Sequence[Tried]) -> Any:
 
 
 def _features(one: Tried) -> Any:
-    """(n, 2): score and drive of every unit's first label, in the order of `judge`."""
+    """(n, 2): score and AUC of every unit's first label, in the order of `judge`."""
     found = {}
     for record in RunFolder(one.folder).records():
         if record.label.labels:
             concept, score = record.label.labels[0]
-            found[record.label.unit] = score, next(c.drive for c in record.candidates if c.concept == concept)
+            found[record.label.unit] = score, next(c.auc for c in record.candidates if c.concept == concept)
     return np.array([found[unit] for unit in judge(one.folder, one.truth).units])
 
 
@@ -104,7 +104,7 @@ def curves(one: Tried, others: Sequence[Tried]) -> dict[str, Any]:
     scores, right = judge(one.folder, one.truth).first()
     made: dict[str, Any] = {kind: fit(pairs, kind).first for kind in ("platt", "isotonic")}
     given = {kind: np.array([read_off(knots, s) for s in scores]) for kind, knots in made.items()}
-    given["platt of score and drive"] = with_drive(others)(_features(one))
+    given["platt of score and AUC"] = with_auc(others)(_features(one))
     return {kind: figures(confidence, right) for kind, confidence in given.items()}
 
 
@@ -119,20 +119,20 @@ def figures(confidence: Any, right: Any) -> dict[str, Any]:
 
 
 def rules(calibration: Calibration) -> dict[str, Any]:
-    """Name -> whether a unit's first label with this score and this drive is given."""
+    """Name -> whether a unit's first label with this score and this AUC is given."""
 
     def sure(score: float) -> float:
         return read_off(calibration.first, score)
 
     return {
-        "every label": lambda score, drive: True,
-        "by hand: drive >= 0.7": lambda score, drive: drive >= 0.7,
-        "by hand: drive >= 0.7, score >= 0.2": lambda score, drive: drive >= 0.7 and score >= 0.2,
+        "every label": lambda score, auc: True,
+        "by hand: AUC >= 0.7": lambda score, auc: auc >= 0.7,
+        "by hand: AUC >= 0.7, score >= 0.2": lambda score, auc: auc >= 0.7 and score >= 0.2,
         **{
-            f"confidence >= {least}": lambda score, drive, least=least: sure(score) >= least
+            f"confidence >= {least}": lambda score, auc, least=least: sure(score) >= least
             for least in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
         },
-        "confidence >= 0.5, drive >= 0.7": lambda score, drive: sure(score) >= 0.5 and drive >= 0.7,
+        "confidence >= 0.5, AUC >= 0.7": lambda score, auc: sure(score) >= 0.5 and auc >= 0.7,
     }
 
 
@@ -147,7 +147,7 @@ def decisions(one: Tried, calibration: Calibration) -> dict[str, Any]:
             kept = False
             if label.labels:
                 concept, score = label.labels[0]
-                kept = gives(score, next(c.drive for c in record.candidates if c.concept == concept))
+                kept = gives(score, next(c.auc for c in record.candidates if c.concept == concept))
             said = Label(label.unit, "labelled" if kept else "uninterpretable", label.labels)
             right += grade.is_right(said, known)
             given += kept

@@ -106,7 +106,7 @@ def make_unit(index: int, own: list[str], drawn: list[str], rng: np.random.Gener
             {
                 "concept": name,
                 "score": round(float(rng.random()), 4),
-                "drive": round(float(rng.random()), 4),
+                "auc": round(float(rng.random()), 4),
                 "images": [{"image": one, "activation": round(float(rng.random() * 5), 4)} for one in images],
             }
         )

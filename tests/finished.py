@@ -46,7 +46,7 @@ def finish(
         label = Label(unit, "labelled", scored) if concepts else Label(unit, "uninterpretable", (), "nothing fits")
         drawn = [store.put_image(Image.new("RGB", (16, 16), (200, 9 * at, number))).digest for at in range(2)]
         images = tuple(StoredImage(digest=d, activation=a) for d, a in zip(drawn, (0.25, 0.5), strict=True))
-        candidates = tuple(Candidate(concept=c, score=score, drive=0.8, images=images) for c, score in scored)
+        candidates = tuple(Candidate(concept=c, score=score, auc=0.8, images=images) for c, score in scored)
         results.append(UnitResult.of(label, exemplars=exemplars, candidates=candidates))
     write_results(folder, results)
     return folder

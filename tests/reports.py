@@ -63,7 +63,7 @@ def unit(store: Store, layer: str, index: int, colour: str, status: str = "label
             for n, value in enumerate((0.5 - row * 0.4, 1.5 - row, 1.0 - row * 0.9))
         ]
         score = round((0.9 - 0.7 * row) * (1 - index * 0.003), 4)
-        candidates.append({"concept": concept, "score": score, "drive": 0.95 - 0.4 * row, "images": drawn})
+        candidates.append({"concept": concept, "score": score, "auc": 0.95 - 0.4 * row, "images": drawn})
     return {
         "layer": layer,
         "unit": index,

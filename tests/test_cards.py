@@ -56,7 +56,7 @@ def test_evidence_reads_back(run):
     card = run["fc/0"]
     assert [one.activation for one in card.exemplars] == [3.0, 2.0, 1.0]
     assert card.exemplars[1].box == (0, 0, 0.5, 1)
-    assert [(c.concept, c.drive) for c in card.candidates] == [("lake", 0.8), ("sea", 0.8)]
+    assert [(c.concept, c.auc) for c in card.candidates] == [("lake", 0.8), ("sea", 0.8)]
     assert card.image(card.exemplars[1]).getpixel((0, 0)) == (0, 9, 200)
 
 

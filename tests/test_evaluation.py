@@ -16,7 +16,7 @@ from dnd.api import Truth, read_truth
 from dnd.errors import UsageError
 from dnd.evaluation import metrics as binary
 from dnd.evaluation.estimates import Pairs, left_out, spread, summarise
-from dnd.evaluation.images import drive_tables, suppression
+from dnd.evaluation.images import auc_tables, suppression
 from dnd.evaluation.intervals import bootstrap, estimates, holm, mcnemar, paired, wilson
 from dnd.evaluation.planted import graded
 from dnd.evaluation.sanity import run_checks, run_image_checks
@@ -557,7 +557,7 @@ def test_a_label_that_drives_its_unit_gets_the_most() -> None:
     shown = rng.normal(size=(3, 20, 3))  # labels, images, units
     for unit in range(3):
         shown[unit, :, unit] += 30
-    tables = drive_tables(shown, rng.normal(size=(100, 3)))
+    tables = auc_tables(shown, rng.normal(size=(100, 3)))
     for name, table in tables.items():
         assert (table.argmax(axis=1) == [0, 1, 2]).all(), name
         if name in ("auc", "inverse_auprc", "f1", "iou"):
@@ -572,8 +572,8 @@ def test_a_label_that_drives_its_unit_gets_the_most() -> None:
 def test_drawn_and_random_images_weigh_the_same_however_many_there_are() -> None:
     rng = np.random.default_rng(0)
     shown, ordinary = rng.normal(1, 1, (2, 6, 3)), rng.normal(0, 1, (20, 3))
-    once = drive_tables(shown, ordinary)
-    for more in (drive_tables(np.repeat(shown, 5, 1), ordinary), drive_tables(shown, np.repeat(ordinary, 5, 0))):
+    once = auc_tables(shown, ordinary)
+    for more in (auc_tables(np.repeat(shown, 5, 1), ordinary), auc_tables(shown, np.repeat(ordinary, 5, 0))):
         for name, table in once.items():
             assert more[name] == pytest.approx(table), name
 

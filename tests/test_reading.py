@@ -54,6 +54,19 @@ def test_what_was_considered_is_no_label(run: RunFolder) -> None:
         list(RunFolder(run.folder).records())
 
 
+def test_the_auc_is_read_under_its_earlier_name(run: RunFolder) -> None:
+    file = run.folder / "labels.jsonl"
+    before = list(run.records())
+    assert [one.auc for one in before[0].candidates] == [0.8, 0.8]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["candidates"] = [
+        {"drive" if key == "auc" else key: at for key, at in one.items()} for one in lines[0]["candidates"]
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert '"auc"' not in file.read_text()
+    assert list(RunFolder(run.folder).records()) == before
+
+
 def test_the_groups_of_earlier_versions_are_passed_over(run: RunFolder) -> None:
     file = run.folder / "labels.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]

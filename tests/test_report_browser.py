@@ -195,7 +195,7 @@ def test_units_without_a_label_are_not_sorted_by_what_came_closest(visit: Open) 
     page.fill("#least", "0.01")
     assert page.inner_text("#count") == "4 of 6 units"
     page.fill("#least", "")
-    page.select_option("#sort", "drive")
+    page.select_option("#sort", "auc")
     assert page.locator("#list .score").all_inner_texts() == ["0.95"] * 5, "what is sorted by is what is shown"
 
 
@@ -205,7 +205,7 @@ def test_the_page_says_what_its_figures_mean(visit: Open) -> None:
         assert words in text
     text = visit("large", "#a/8").inner_text("#main")
     assert "Grey:" not in text
-    assert "Drive:" not in text
+    assert "AUC:" not in text
     page = visit("small", "#b/5")
     assert "Score:" not in page.inner_text("#main"), "it failed: there is no score"
     for value, said in ((5.7e-6, "5.7e-6"), (0.00057, "0.00057"), (0, "0"), (-8.611, "-8.61"), (1234.5, "1,235")):

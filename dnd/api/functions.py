@@ -24,7 +24,7 @@ def auc(positives: npt.NDArray[np.float32], negatives: npt.NDArray[np.float32]) 
     """Area under the ROC curve: the chance that one of `positives` (n,) is above one of `negatives` (m,), 0..1.
 
     Ties count half. 0.5 where either is empty. With a unit's activations on synthetic images of a concept and on random
-    probing images it says how well the concept drives the unit.
+    probing images it is how well the concept activates the unit.
     """
     if not positives.size or not negatives.size:
         return 0.5

@@ -140,7 +140,7 @@ class Generator(Backend):
 class Scorer(Backend):
     needs_images: ClassVar[bool] = True
     """Without, no synthetic images are made: the evidence has none, a run has no generator, and its units are never
-    called uninterpretable for a want of drive."""
+    called uninterpretable for a low AUC."""
 
     @abstractmethod
     def score(self, evidence: Sequence[Evidence]) -> list[list[float]]:

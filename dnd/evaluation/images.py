@@ -64,7 +64,7 @@ def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnI
     shown = values[: len(drawn)].reshape(len(labels), -1, len(rows))  # (labels, images, units)
     ordinary = values[len(drawn) :]  # (held out, units)
     own = [labels.index(row.labels[0]) for row in rows]
-    found = [_pairs(f"images.{name}", table, own, labels) for name, table in drive_tables(shown, ordinary).items()]
+    found = [_pairs(f"images.{name}", table, own, labels) for name, table in auc_tables(shown, ordinary).items()]
     if len(labels) > 1:
         found.append(_pairs("images.suppression_auc", suppression(shown), own, labels, chance=0.5))
     if clip is not None and source == "held out":
@@ -82,7 +82,7 @@ def _pairs(name: str, table: Floats, own: list[int], labels: list[str], chance: 
     return Pairs(name, table[:, own], table, labels, worst, chance=chance)
 
 
-def drive_tables(shown: Floats, ordinary: Floats) -> dict[str, Floats]:
+def auc_tables(shown: Floats, ordinary: Floats) -> dict[str, Floats]:
     """(labels, images, units) and (random images, units) -> each figure as (units, labels)."""
     n_labels, n_images, n_units = shown.shape
     presence = np.concatenate([np.ones(n_images), np.zeros(len(ordinary))])

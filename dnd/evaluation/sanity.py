@@ -113,14 +113,14 @@ def run_image_checks(share: float = SHARE, n_images: int = 20, n_random: int = 5
     and all of a too narrow one too: of what else the unit responds to there is no image that the label is blamed for.
     Of a too broad label half of the images do.
     """
-    from dnd.evaluation.images import drive_tables
+    from dnd.evaluation.images import auc_tables
 
     random = np.zeros((n_random, 1))
     random[: round(share * n_random)] = 1
     right = np.ones((n_images, 1))
     narrow, broad = right.copy(), right.copy()
     broad[n_images // 2 :] = 0
-    tables = drive_tables(np.stack([right, narrow, broad]), random)
+    tables = auc_tables(np.stack([right, narrow, broad]), random)
     changes = {}
     for name, table in tables.items():
         best, *others = (normalised(name, float(value), float(table[0, 0])) for value in table[0])

@@ -1,8 +1,8 @@
 """From scores to labels: which candidates explain a unit, and whether any of them does.
 
-A unit is called uninterpretable unless the synthetic images of its best candidate drive it clearly more
-than ordinary probing images do. The measure is `dnd.api.auc`, the area under the ROC curve: the chance that a
-synthetic image of the candidate moves the unit more than a random probing image, 0.5 where there is no
+A unit is called uninterpretable unless the synthetic images of its best candidate activate it clearly
+more than random probing images do. The measure is `dnd.api.auc`, the area under the ROC curve: the chance that a
+synthetic image of the candidate activates the unit more than a random probing image, 0.5 where there is no
 difference. A run file may ask for a least score too, or for a least confidence (dnd/config/calibration.py).
 docs/method.md and benchmarks/RESULTS.md say how the thresholds were found.
 """
@@ -19,18 +19,17 @@ def choose(
     unit: Unit,
     concepts: Sequence[str],
     scores: Sequence[float],
-    drives: Sequence[float],
+    aucs: Sequence[float],
     *,
-    min_drive: float,
+    min_auc: float,
     min_score: float | None = None,
     calibration: Calibration | None = None,
     min_confidence: float = 0.0,
 ) -> Label:
     """The unit's best concepts by score (ties: the earlier candidate), or why it has none.
 
-    `min_drive` is what the best candidate's `drive` must reach, `min_score` what its score must; without `drives`
-    the first is not asked. `min_confidence` is what the best's confidence must reach, where a `calibration` gives the
-    labels one.
+    `min_auc` is the least AUC of the best candidate, `min_score` its least score; without `aucs` the first does not
+    apply. `min_confidence` is its least confidence, where there is a `calibration`.
     """
     if not concepts:
         return Label(unit, "uninterpretable", (), "no candidate concept")
@@ -38,10 +37,8 @@ def choose(
     best = tuple((concepts[i], float(scores[i])) for i in order[:N_LABELS])
     sure = calibration.confidences([score for _, score in best]) if calibration else ()
     top = order[0]
-    if drives and drives[top] < min_drive:
-        reason = (
-            f"images of {concepts[top]!r} drive it little more than random ones: {drives[top]:.2f} < {min_drive:.2f}"
-        )
+    if aucs and aucs[top] < min_auc:
+        reason = f"images of {concepts[top]!r} drive it little more than random ones: {aucs[top]:.2f} < {min_auc:.2f}"
         return Label(unit, "uninterpretable", best, reason, sure)
     if min_score is not None and scores[top] < min_score:
         reason = f"{concepts[top]!r} explains too little of what drives it: score {scores[top]:.2f} < {min_score:.2f}"

@@ -128,13 +128,13 @@ def captioned(exemplars: Sequence[Exemplar], captions: Sequence[str | None]) -> 
 
 def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tuple[Dropped, ...]]:
     labels, evidence, scores = known.job.run.labels, known.evidence(unit), known.scores[unit]
-    drives = [auc(row, evidence.sample_activations) for row in evidence.activations if row.size]
+    aucs = [auc(row, evidence.sample_activations) for row in evidence.activations if row.size]
     label = choose(
         unit,
         evidence.concepts,
         scores,
-        drives,
-        min_drive=labels.min_auc,
+        aucs,
+        min_auc=labels.min_auc,
         min_score=labels.min_score,
         calibration=labels.calibrated,
         min_confidence=labels.min_confidence,
@@ -143,7 +143,7 @@ def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tup
         Candidate(
             concept=concept,
             score=scores[place],
-            drive=drives[place] if drives else None,
+            auc=aucs[place] if aucs else None,
             images=tuple(
                 StoredImage(digest=picture.digest, activation=float(value))
                 for picture, value in zip(evidence.images[place], evidence.activations[place], strict=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     Field,
     PlainSerializer,
@@ -122,13 +123,13 @@ class Exemplar(StoredImage):
 class Candidate(_Part):
     """A concept that was considered for a unit."""
 
-    optional = frozenset({"score", "drive", "images"})
+    optional = frozenset({"score", "auc", "images"})
 
     concept: str
     score: Score | None = None
-    """None where it was not judged, as for `drive`."""
-    drive: Score | None = None
-    """`dnd.api.auc` of its images against the baseline."""
+    """None where it was not judged, as for `auc`."""
+    auc: Score | None = Field(default=None, validation_alias=AliasChoices("auc", "drive"))
+    """`dnd.api.auc` of its images against the baseline. Files of 0.1.0 call it `drive`."""
     images: tuple[StoredImage, ...] = ()
     """Synthetic ones, in the order of their seeds."""
 

@@ -33,7 +33,7 @@ class Coverage(ClipScorer):
     """How much of what the unit does each candidate accounts for, beyond the candidates before it.
 
     Over the exemplars and the random sample, CLIP's likeness of image and candidate predicts the unit's
-    activation; see `coverage`. A name that is too narrow misses images that drive the unit, a name that is too
+    activation; see `coverage`. A name that is too narrow misses images that activate the unit, a name that is too
     broad promises images that do not: both predict worse than the right one. Scores are shares of a multiple
     correlation, 0..1, and so compare between units; a lone candidate's too.
     """
@@ -49,9 +49,9 @@ class Coverage(ClipScorer):
         points = self.images([*one.sample, *one.exemplars])
         texts = self.texts(self.config.prompt.replace("{concept}", one.concepts[i]) for i in order)
         activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
-        drives = np.array([auc(one.activations[i], one.sample_activations) for i in order])
+        aucs = np.array([auc(one.activations[i], one.sample_activations) for i in order])
         found = coverage(
-            likeness(texts @ points.T, len(one.sample)), activations, np.minimum(drives / self.config.enough_auc, 1)
+            likeness(texts @ points.T, len(one.sample)), activations, np.minimum(aucs / self.config.enough_auc, 1)
         )
         scores = np.empty(len(order))
         scores[order] = found

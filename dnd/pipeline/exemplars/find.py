@@ -1,4 +1,4 @@
-"""Stage 1: the images, and crops of images, that drive each unit most.
+"""Stage 1: the images, and crops of images, that activate each unit most.
 
 A first pass over the whole probing set keeps each unit's strongest images, a second takes attention crops of
 those; images and crops together are ranked again, and the strongest are the unit's exemplars. Equal activations

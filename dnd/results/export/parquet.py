@@ -43,7 +43,7 @@ _PLAIN: dict[str, pa.DataType] = {
     "activations": pa.list_(pa.float32()),
     "candidates": pa.list_(pa.string()),
     "candidate_scores": pa.list_(pa.float32()),
-    "candidate_drives": pa.list_(pa.float32()),
+    "candidate_aucs": pa.list_(pa.float32()),
 }
 _IMAGES = {"exemplars": pa.list_(_IMAGE), "synthetic": pa.list_(_IMAGE)}
 """Strongest first; the synthetic ones are those of the first label."""
@@ -91,7 +91,7 @@ def _row(run: RunFolder, record: UnitResult, images: bool) -> dict[str, Any]:
         "activations": [one.activation for one in shown],
         "candidates": [one.concept for one in record.candidates],
         "candidate_scores": [one.score for one in record.candidates],
-        "candidate_drives": [one.drive for one in record.candidates],
+        "candidate_aucs": [one.auc for one in record.candidates],
     }
     if images:
         drawn = sorted(record.best.images, key=lambda one: -one.activation) if record.best else []

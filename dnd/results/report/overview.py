@@ -35,7 +35,7 @@ class Overview:
             "sample": [record.baseline.median] if record.baseline else [],
             "synthetic": [_median(d.activation for d in best.images)] if best else [],
             "score": [named.score for named in record.labels][:1] if record.status == "labelled" else [],
-            "drive": [best.drive] if best else [],
+            "auc": [best.auc] if best else [],
         }
         layer = self._values.setdefault(record.layer, {})
         for name, values in found.items():
@@ -63,10 +63,10 @@ class Overview:
 
     @staticmethod
     def _histograms(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-        """Activations on one axis, so that their histograms can be compared; scores and drives on their own."""
+        """Activations on one axis, so that their histograms can be compared; scores and AUCs on their own."""
         together = [v for name in ("exemplar", "sample", "synthetic") for v in values.get(name, ())]
         spans = {name: (min(together), max(together)) for name in ("exemplar", "sample", "synthetic") if together}
-        spans["drive"] = (0.0, 1.0)
+        spans["auc"] = (0.0, 1.0)
         return {name: histogram(found, spans.get(name)) for name, found in values.items() if found}
 
 

@@ -40,7 +40,7 @@ def row(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
     return {
         "status": record.status,
         "labels": [[shown(named.concept), number(named.score)] for named in record.labels],
-        "drive": number(best.drive) if best else None,
+        "auc": number(best.auc) if best else None,
         "confidence": confidence(record),
         "thumbnails": [copy for copy in copies if copy][:_THUMBNAILS],
         "text": "\n".join(dict.fromkeys(shown(text) for text in texts if text)),
@@ -103,7 +103,7 @@ def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
     return {
         "concept": shown(candidate.concept),
         "score": number(candidate.score),
-        "drive": number(candidate.drive),
+        "auc": number(candidate.auc),
         "images": [
             [pictures.get(drawn.digest), number(drawn.activation)] for drawn in sorted(candidate.images, key=strength)
         ],

@@ -26,7 +26,7 @@ dnd.list = {};
     unit: ["unit", () => 0],
     score: ["highest score", descending(score)],
     low: ["lowest score", (a, b) => (score(a) ?? Infinity) - (score(b) ?? Infinity) || 0],
-    drive: ["drive", descending((row) => first(row, "drive"))],
+    auc: ["AUC", descending((row) => first(row, "auc"))],
     confidence: ["confidence", descending((row) => first(row, "confidence"))],
     label: ["label, A to Z", (a, b) => labelled(b.runs[0]) - labelled(a.runs[0]) || collator.compare(dnd.answer(a.runs[0]), dnd.answer(b.runs[0]))],
     differs: ["different first", (a, b) => b.differs - a.differs],
@@ -42,7 +42,7 @@ dnd.list = {};
     const statuses = new Set(units.flatMap((row) => row.runs.filter(Boolean).map((run) => run.status)));
     $("status").append(option("", "all"), ...[...statuses].sort().map((status) => option(status, status)));
     const some = (name) => units.some((row) => row.runs.some((run) => run && run[name] !== null));
-    const offered = Object.keys(orders).filter((name) => name === "differs" ? runs.length > 1 : !["drive", "confidence"].includes(name) || some(name));
+    const offered = Object.keys(orders).filter((name) => name === "differs" ? runs.length > 1 : !["auc", "confidence"].includes(name) || some(name));
     $("sort").append(...offered.map((name) => option(name, orders[name][0])));
     if (runs.length > 1) $("sort").value = "differs";
     $("agreement-label").hidden = runs.length < 2;
@@ -99,7 +99,7 @@ dnd.list = {};
 
   // The figure beside a label: what the list is sorted by, else the score.
   const figure = (run) => {
-    const name = ["drive", "confidence"].includes($("sort").value) ? $("sort").value : "score";
+    const name = ["auc", "confidence"].includes($("sort").value) ? $("sort").value : "score";
     const value = name !== "score" ? run?.[name] : labelled(run) ? run.labels[0][1] : undefined;
     return value === undefined || value === null ? null : dnd.el("span", { class: "score", title: name }, dnd.measure(value));
   };

@@ -31,7 +31,7 @@
     if (run.figures.length) {
       parts.push(dnd.el("details", { open: run.figures.length < 9 },
         dnd.el("summary", null, `dnd eval: ${dnd.several(run.figures.length, "figure")}, with a 95 % interval and two controls`),
-        dnd.el("p", { class: "note" }, "Match: against the truth, word by word. Text, retrieval: by meaning. Images: does what the label says drive the unit? Dot and thick line: the value and its interval. Ticks: what labels shuffled between units and the best constant label reach."),
+        dnd.el("p", { class: "note" }, "Match: against the truth, word by word. Text, retrieval: by meaning. Images: do images of the label activate the unit? Dot and thick line: the value and its interval. Ticks: what labels shuffled between units and the best constant label reach."),
         dnd.table(["figure", "value and controls", "value", "95 %", "shuffled", "best constant"], run.figures.map(([name, higher, value, low, high, shuffled, constant]) =>
           [higher ? name : `${name} (lower is better)`, dnd.interval(name, value, low, high, [shuffled, constant]), value, dnd.el("span", { class: "together" }, `${dnd.number(low)} to ${dnd.number(high)}`), shuffled, constant]), "Figures of dnd eval")));
     }
@@ -39,9 +39,9 @@
   };
 
   const CHARTS = [["exemplar", "strongest exemplar"], ["synthetic", "images of the best candidate (median)"],
-    ["sample", "random images (median)"], ["score", "score of the label"], ["drive", "drive of the best candidate"]];
+    ["sample", "random images (median)"], ["score", "score of the label"], ["auc", "AUC of the best candidate"]];
 
-  const histograms = (run) => [dnd.el("p", { class: "note" }, "How many units lie where; heights go by the square root of their number. Activations share an axis. Drive: the chance that an image of the candidate moves the unit more than a random probing image."), ...run.layers.map(([layer, found], place) => dnd.el("details", { open: place < 4 },
+  const histograms = (run) => [dnd.el("p", { class: "note" }, "How many units lie where; heights go by the square root of their number. Activations share an axis. AUC: the chance that an image of the candidate activates the unit more than a random probing image; 0.5 is chance."), ...run.layers.map(([layer, found], place) => dnd.el("details", { open: place < 4 },
     dnd.el("summary", null, "Layer ", dnd.el("bdi", null, layer)),
     dnd.el("div", { class: "charts" }, CHARTS.filter(([name]) => found[name]).map(([name, what]) => dnd.histogram(found[name], what, name)))))];
 

@@ -29,7 +29,7 @@
     const section = dnd.el("section", { class: ["exemplars", ...on].join(" ") });
     const offered = toggles.filter(([, , has]) => evidence.exemplars.some(has));
     section.append(
-      dnd.el("div", { class: "heading" }, dnd.el(level, { class: "title" }, "What drives it most"),
+      dnd.el("div", { class: "heading" }, dnd.el(level, { class: "title" }, "What activates it most"),
         dnd.el("div", { class: "buttons" }, offered.map(([name, text]) =>
           dnd.el("button", { type: "button", "data-toggle": name, "aria-pressed": on.has(name), onclick: () => dnd.toggle(name) }, text)))),
       dnd.el("div", { class: "grid" }, evidence.exemplars.map((exemplar, place) => dnd.exemplar(exemplar, place + 1, section))),
@@ -52,7 +52,7 @@
   const candidate = (one, evidence, isLabel, level) => dnd.el("li", { class: isLabel ? "candidate chosen" : "candidate" },
     dnd.el("div", { class: "heading" },
       dnd.el(level, { class: "concept" }, one.concept, isLabel ? " " : null, isLabel ? dnd.el("span", { class: "badge", "data-status": "labelled" }, "label") : null),
-      dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("drive", one.drive, one.drive ?? 0))),
+      dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("AUC", one.auc, one.auc ?? 0))),
     dnd.el("div", { class: "tested" },
       dnd.strip(one.images.map((image) => image[1]), evidence.sample, dnd.span(evidence), one.concept),
       one.images.length ? dnd.el("div", { class: "grid small" }, distinct(one.images).map((image) => dnd.synthetic(image, one.concept)))
@@ -81,7 +81,7 @@
     const method = dnd.setting(about, "method", "name");
     const said = [
       run.labels.length && `Score: how well the concept fits the unit, by the ${method && method !== "dnd" ? `method (${method})` : `scorer${by(about, "scorer")}`}; higher is better.`,
-      run.drive !== null && "Drive: the chance that an image of the concept moves the unit more than a random probing image; 0.5 is chance.",
+      run.auc !== null && "AUC: the chance that an image of the concept activates the unit more than a random probing image; 0.5 is chance.",
       evidence.confidences.some((one) => one !== null) && "Confidence: the chance that the concept is right, by the run's calibration.",
     ].filter(Boolean);
     return said.length ? dnd.el("p", { class: "note" }, said.join(" ")) : null;
@@ -101,7 +101,7 @@
   };
 
   const verdict = (run) => dnd.el("div", { class: "verdict" }, dnd.badge(run.status),
-    run.status === "labelled" ? dnd.el("div", { class: "metrics" }, metric("score", run.labels[0]?.[1]), metric("drive", run.drive, run.drive ?? 0), metric("confidence", run.confidence)) : null,
+    run.status === "labelled" ? dnd.el("div", { class: "metrics" }, metric("score", run.labels[0]?.[1]), metric("AUC", run.auc, run.auc ?? 0), metric("confidence", run.confidence)) : null,
     run.reason ? dnd.el("p", { class: "reason" }, run.reason) : null);
 
   const column = (row, place, evidence, several) => {
