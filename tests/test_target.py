@@ -555,3 +555,28 @@ def test_a_layer_that_runs_twice_counts_as_the_last_time() -> None:
         maps = hooked.maps(inputs, {"layer": [(19, 0), (2, 1)]})["layer"]
     torch.testing.assert_close(found, 2 * inputs.mean((2, 3)), rtol=2e-5, atol=0)
     np.testing.assert_array_equal(maps, 2 * inputs[[19, 2], [0, 1]])
+
+
+class Reuses(torch.nn.Module):
+    """One ReLU in three places, as in a torchvision Bottleneck: 4 channels, 4, then 8 on a coarser grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 8, 3, 2, 1)
+        self.relu = torch.nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.second(self.relu(self.relu(self.first(x)))))
+
+
+def test_a_module_that_runs_with_several_shapes_counts_as_the_last_time() -> None:
+    net, inputs = Reuses().eval(), batch(20)
+    with torch.no_grad():
+        expected = net(inputs)
+    with HookedTarget(net, preprocess, ["relu"]) as hooked:
+        assert hooked.layer_sizes() == {"relu": 8}
+        pooled, maps = hooked.observe(inputs, {"relu": [(19, 7), (0, 5)]})
+    torch.testing.assert_close(pooled["relu"], expected.mean((2, 3)), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(maps["relu"], expected[[19, 0], [7, 5]], rtol=1e-5, atol=1e-6)
+    assert len(fingerprint(net, preprocess, ("relu",))) == 64

@@ -24,6 +24,10 @@ class Replica:
         self.module, self.device, self.layers, self.channels_last = module, device, layers, channels_last
         self._read: Read = lambda layer, units: None
         self._frame = (1, 1)
+        self._runs: dict[str, int] = {}
+        """How often each layer has run in this forward pass."""
+        self._last: dict[str, int] = {}
+        """How often in the one before: a module used in several places gives other shapes there; the last counts."""
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -41,6 +45,9 @@ class Replica:
 
     def _hook(self, name: str) -> Callable[[torch.nn.Module, object, object], None]:
         def hook(module: torch.nn.Module, inputs: object, output: object) -> None:
+            self._runs[name] = self._runs.get(name, 0) + 1
+            if self._runs[name] < self._last.get(name, 0):
+                return
             found = first_tensor(output)
             if found is None:
                 raise UsageError(f"layer {name} gives no tensor but {type(output).__name__}")
@@ -53,12 +60,17 @@ class Replica:
         return hook
 
     def forward(self, batch: torch.Tensor, read: Read) -> None:
-        """Run (B, C, H, W); `read` is called in the layers' order of running."""
+        """Run (B, C, H, W); `read` is called in the layers' order of running, in the first pass for every run of a
+        layer, then for its last."""
+        self._runs = {}
         self._read, self._frame = read, (batch.shape[-2], batch.shape[-1])
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         on_cuda = self.device.type == "cuda"
         with torch.no_grad(), torch.cuda.device(self.device) if on_cuda else nullcontext():
             self.module(batch.to(self.device, dtype, copy=True))  # which it may change in place
+        if any(self._last.get(name, runs) != runs for name, runs in self._runs.items()):
+            raise UsageError(f"layers run a different number of times for different images: {self._last}, {self._runs}")
+        self._last = self._runs
 
 
 @contextmanager
