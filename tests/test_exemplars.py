@@ -254,7 +254,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
 
 @pytest.mark.parametrize("after", [1, 3, 5, 6, 8])
 def test_a_killed_run_goes_on_where_it_was(find: Find, killed: Kill, after: int) -> None:
-    """Killed in the topk_pass (5 batches) or the crops, after so many forward passes."""
+    """Killed in the pass (5 batches) or the crops, after some forward passes."""
     units = {"2": [0, 1, 2, 3, 4, 5]}
     expected = facts(find(Blobs(80), units, store="whole"), units)
     with killed(after):

@@ -15,6 +15,7 @@ from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
 from dnd.results.run import RunFolder
 from dnd.store.locks import run_folder
+from dnd.target.load import Preprocess
 
 if TYPE_CHECKING:
     import torch
@@ -49,13 +50,7 @@ def describe(
     kept in `out` (default runs/<time>) and reused as the command line does. Raises DndError for what its
     caller can mend; a unit that fails is in the result with its reason.
     """
-    live = not isinstance(model, str)
-    if live and not hasattr(model, "named_modules"):
-        raise UsageError(f"the model is a {type(model).__name__}", "Give a torch.nn.Module, or a target's name.")
-    if live and preprocess is None:
-        raise UsageError(
-            "a live model needs preprocess=", "Give the function that turns an RGB PIL image into its input tensor."
-        )
+    live = _live(model, preprocess)
     probes = [os.fspath(images)] if isinstance(images, str | os.PathLike) else [os.fspath(i) for i in images]
     options: dict[str, Any] = {
         "target.name": model if isinstance(model, str) else type(model).__name__,
@@ -71,8 +66,22 @@ def describe(
     apply_options(tables, options)
     apply_options(tables, dict(settings or {}))
     registry = Registry.load()
-    run = build_run(tables, registry, live_target=live)
+    run = build_run(tables, registry, live_target=live is not None)
     folder = run_folder(out)
-    at_hand = None if isinstance(model, str) or preprocess is None else (model, preprocess)
     with offline():
-        return execute(run, folder, fresh=fresh, console=console, registry=registry, live=at_hand)
+        return execute(run, folder, fresh=fresh, console=console, registry=registry, live=live)
+
+
+def _live(
+    model: torch.nn.Module | str, preprocess: Callable[[Image], torch.Tensor] | None
+) -> tuple[torch.nn.Module, Preprocess] | None:
+    """The module with its preprocess; None for a target's name. Raises UsageError."""
+    if isinstance(model, str):
+        return None
+    if not hasattr(model, "named_modules"):
+        raise UsageError(f"the model is a {type(model).__name__}", "Give a torch.nn.Module, or a target's name.")
+    if preprocess is None:
+        raise UsageError(
+            "a live model needs preprocess=", "Give the function that turns an RGB PIL image into its input tensor."
+        )
+    return model, preprocess

@@ -7,14 +7,14 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dnd.api import Runtime
+from dnd.api import ProbingSet, Runtime, Unit
 from dnd.config.read import build_run
 from dnd.config.run import OWN_METHOD, Run
 from dnd.config.tables import flatten
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _MOST_SHOWN = 3
-"""Settings that are told apart in a message."""
+"""Settings that a message names one by one."""
 
 
 def execute(
@@ -92,12 +92,8 @@ def _execute(
     began = time.perf_counter()
     check_folder(out, run, registry, fresh)
     set_switches()
-    check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
     weights = Weights.default()
-    models = list(run.models())
-    weights.check(models)
-    builder = Builder(registry, Runtime(run.device, weights.resolve, run.devices))
-    refuse_unfit(builder.plugins(run))
+    builder = _builder(run, registry, weights)
     store = Store(results_folder(out))
     probing = builder.probing(run.probing, store.folder / "digests.sqlite")
     module, preprocess = live or builder.module(run.target)
@@ -114,10 +110,7 @@ def _execute(
         def label(store: Store, fresh: bool) -> tuple[ExemplarResult, Iterator[UnitResult]]:
             all_stats.clear()
             job = Job(run, builder, store, meter, weights.digest, fresh, all_stats)
-            exemplars = exemplar_stage(job, hooked, identity, probing, units)
-            if run.method.name == OWN_METHOD:
-                return exemplars, label_units(job, hooked, identity, exemplars, units)
-            return exemplars, label_by(job, hooked, identity, probing, exemplars, units)
+            return _stages(job, hooked, identity, probing, units)
 
         with meter:
             try:
@@ -126,19 +119,10 @@ def _execute(
                 _LOG.warning("%s; the stages are gone over once more", error)
                 exemplars, results = label(Store(store.folder, look=True), False)
         labels = write_results(out, results)
+        statuses = dict(Counter(label.status for label in labels))
         target = None if live else builder.target(run.target)
-        facts = {
-            "models": {name: weights.digest(name) for name in models},
-            "target": identity,
-            "hooks": hooks,
-            "probing": {
-                "images": exemplars.n_images,
-                "duplicates": exemplars.duplicates,
-                "unreadable": dict(exemplars.unreadable),
-            },
-            "no_crops": exemplars.no_crops,
-            "units": dict(Counter(label.status for label in labels)),
-        }
+        models = {name: weights.digest(name) for name in run.models()}
+        facts = {"models": models, "target": identity, "hooks": hooks, **_facts(exemplars), "units": statuses}
         write_provenance(
             out,
             all_stats,
@@ -148,8 +132,37 @@ def _execute(
             grading=target.grade(labels) if target else None,
         )
         record(run, all_stats)
-        heartbeat.facts = {"units": facts["units"]}
+        heartbeat.facts = {"units": statuses}
     return RunFolder(out)
+
+
+def _builder(run: Run, registry: Registry, weights: Weights) -> Builder:
+    """Builds the run's plugins, once their packages and models are known to be there and to fit the machine."""
+    check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
+    weights.check(list(run.models()))
+    builder = Builder(registry, Runtime(run.device, weights.resolve, run.devices))
+    refuse_unfit(builder.plugins(run))
+    return builder
+
+
+def _stages(
+    job: Job, hooked: HookedTarget, identity: str, probing: ProbingSet, units: Sequence[Unit]
+) -> tuple[ExemplarResult, Iterator[UnitResult]]:
+    """Stage 1, then the other stages of the run's method; the results come one by one."""
+    exemplars = exemplar_stage(job, hooked, identity, probing, units)
+    if job.run.method.name == OWN_METHOD:
+        return exemplars, label_units(job, hooked, identity, exemplars, units)
+    return exemplars, label_by(job, hooked, identity, probing, exemplars, units)
+
+
+def _facts(exemplars: ExemplarResult) -> dict[str, Any]:
+    """What run.json says of the probing images."""
+    probing = {
+        "images": exemplars.n_images,
+        "duplicates": exemplars.duplicates,
+        "unreadable": dict(exemplars.unreadable),
+    }
+    return {"probing": probing, "no_crops": exemplars.no_crops}
 
 
 def _packages(run: Run, registry: Registry) -> set[str]:

@@ -21,7 +21,7 @@ _GONE = (
     "does it each time, --set timeout=600: backends then run in processes of their own, and only that item fails."
 )
 HOPELESS = 16
-"""So many items failing before any succeeds means that the backend is broken, not the items."""
+"""When this many items fail before any succeeds, the backend is broken, not the items."""
 
 
 _LOG = logging.getLogger(__name__)
@@ -44,41 +44,51 @@ def complete(
     *,
     batch_size: Callable[[], int],
 ) -> dict[str, Any]:
-    """See to it that every item has its row, or its reason in `stats.failures`: what `answer` makes of the rows, by
-    the items' keys.
+    """Give every item its row in the table, or its reason in `stats.failures`: what `answer` makes of the rows, by the
+    items' keys.
 
-    Items in the table are not asked for again. `rows` turns (key, item, output) triples into rows of the table; each
+    Items in the table are not computed again. `rows` turns (key, item, output) triples into rows of the table; each
     batch is durable before the next begins. `holder`, a backend or whatever holds the memory that `work` needs, is
     entered only if there is work; then it knows its batch size.
     """
-    found: dict[str, Any] = {}
-    for row in table.rows(keys=items):
-        if row["key"] not in found:
-            found[row["key"]] = answer(row)
-    left = [key for key in items if key not in found]
+    found = _stored(table, items, answer)
+    missing = [key for key in items if key not in found]
     stats.items += len(items)
     advance(len(found))
-    if not left:
+    if not missing:
         return found
     work = guard(_name(holder), work)
     with _held(holder, stats):
         size = batch_size()
-        for start in range(0, len(left), size):
-            batch = [(key, items[key]) for key in left[start : start + size]]
+        for start in range(0, len(missing), size):
+            batch = [(key, items[key]) for key in missing[start : start + size]]
             done = _answers(batch, work, stats)
             made = rows(done)
             table.append(made)
             found |= {row["key"]: answer(row) for row in made}
             stats.computed += len(done)
-            if not stats.computed and len(stats.failures) >= HOPELESS:
-                reason = next(iter(stats.failures.values()))
-                raise PluginError(
-                    f"{_name(holder)} failed on every item it was given, the first time with: {reason}",
-                    "Nothing computed so far is lost; mend the backend or choose another, then run the same command.",
-                )
+            _raise_if_hopeless(holder, stats)
             advance(len(batch))
     table.compact()
     return found
+
+
+def _stored(table: Table, items: Mapping[str, T], answer: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """The answers of the items that the table has, by key; of several rows with one key, the first counts."""
+    found: dict[str, Any] = {}
+    for row in table.rows(keys=items):
+        if row["key"] not in found:
+            found[row["key"]] = answer(row)
+    return found
+
+
+def _raise_if_hopeless(holder: AbstractContextManager[object], stats: StageStats) -> None:
+    if not stats.computed and len(stats.failures) >= HOPELESS:
+        reason = next(iter(stats.failures.values()))
+        raise PluginError(
+            f"{_name(holder)} failed on every item it was given, the first time with: {reason}",
+            "Nothing computed so far is lost; mend the backend or choose another, then run the same command.",
+        )
 
 
 @contextmanager

@@ -53,7 +53,7 @@ Features = Mapping[str, npt.NDArray[np.float32]]
 
 @contextmanager
 def unseen(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A stage that nobody looks at."""
+    """A stage that is not shown."""
     yield lambda n: None
 
 
@@ -71,7 +71,7 @@ class Region(NamedTuple):
 
 @dataclass
 class _Source:
-    """An image of a batch, and where units look in it."""
+    """An image of a batch, and the attention boxes of units in it."""
 
     row: int
     index: int
@@ -135,7 +135,7 @@ class Cropper:
     def run(
         self, units: Sequence[Unit], images_of: Callable[[Unit], Sequence[int]], cropped: int, stage: Stage
     ) -> Rows:
-        """See to it that the table has a row for each of the units' images, strongest first; the rows. The first
+        """Give the table a row for each of the units' images, strongest first; the rows. The first
         `cropped` of a unit also get crops. `stage` is `dnd.runtime.progress.Meter.stage`."""
         pairs: dict[str, tuple[Unit, int, bool]] = {}
         for unit in units:
@@ -170,56 +170,61 @@ class Cropper:
             for row, (index, _) in enumerate(batch)
             for unit, _ in wanted[index]
         }
+        maps = self._maps(batch, lines)
         cropped = [{unit for unit, crop in wanted[index] if crop} for index, _ in batch]
-        asked: dict[str, list[tuple[int, int]]] = {}
-        for row, unit in lines:
-            if self.max_crops and self.hooked.has_maps(unit.layer):
-                asked.setdefault(unit.layer, []).append((row, unit.index))
-        pooled, maps = self.hooked.observe(stack([tensor for _, tensor in batch]), asked)
-        for (row, unit), line in lines.items():
-            self._place(line, unit, pooled[unit.layer][row])
-        by_row = _by_row(asked, maps)
-        for row, pairs in by_row.items():
-            for unit, activation_map in pairs:
-                lines[row, unit].map = activation_map
-        looked = map_ahead(
-            lambda row: self._look(row, *batch[row], by_row[row], cropped[row]),
-            sorted(by_row),
+        sources = map_ahead(
+            lambda row: self._source(row, *batch[row], maps[row], cropped[row]),
+            sorted(maps),
             self.workers,
             self.workers,
         )
-
-        def boxes() -> Iterator[tuple[_Source, Box]]:
-            for source in looked:
-                if source.frame:
-                    for unit, _ in wanted[source.index]:
-                        lines[source.row, unit].frame = source.frame
-                yield from ((source, box) for box in source.units)
-
-        cuts = map_ahead(lambda one: self._cut(*one), boxes(), self.workers, self.hooked.batch_size)
+        cuts = map_ahead(
+            lambda one: self._cut(*one), _boxes(sources, lines, wanted), self.workers, self.hooked.batch_size
+        )
         for crops in _batches(cuts, self.hooked.batch_size):
-            pooled = self.hooked.pooled(stack([crop.tensor for crop in crops]))
-            for place, crop in enumerate(crops):
-                for unit in crop.units:
-                    line, values = lines[crop.row, unit], pooled[unit.layer][place]
-                    if not values[unit.index].isfinite():  # it could not be ranked
-                        continue
-                    line.boxes.append(list(crop.box))
-                    line.activations.append(float(values[unit.index]))
-                    self._place(line, unit, values)
+            self._add_crops(crops, lines)
         rows = [line.row() for line in lines.values()]
         self.table.append(rows)
         return rows
+
+    def _maps(
+        self, batch: Sequence[tuple[int, torch.Tensor]], lines: Mapping[tuple[int, Unit], _Line]
+    ) -> dict[int, list[tuple[Unit, Map]]]:
+        """The whole images through the target: their places and maps into `lines`, and the maps by row of the batch."""
+        wanted: dict[str, list[tuple[int, int]]] = {}
+        for row, unit in lines:
+            if self.max_crops and self.hooked.has_maps(unit.layer):
+                wanted.setdefault(unit.layer, []).append((row, unit.index))
+        pooled, maps = self.hooked.observe(stack([tensor for _, tensor in batch]), wanted)
+        for (row, unit), line in lines.items():
+            self._place(line, unit, pooled[unit.layer][row])
+        by_row = _by_row(wanted, maps)
+        for row, pairs in by_row.items():
+            for unit, activation_map in pairs:
+                lines[row, unit].map = activation_map
+        return by_row
+
+    def _add_crops(self, crops: Sequence[_Crop], lines: Mapping[tuple[int, Unit], _Line]) -> None:
+        """The crops through the target: their boxes and activations into `lines`."""
+        pooled = self.hooked.pooled(stack([crop.tensor for crop in crops]))
+        for place, crop in enumerate(crops):
+            for unit in crop.units:
+                line, values = lines[crop.row, unit], pooled[unit.layer][place]
+                if not values[unit.index].isfinite():  # it could not be ranked
+                    continue
+                line.boxes.append(list(crop.box))
+                line.activations.append(float(values[unit.index]))
+                self._place(line, unit, values)
 
     def _place(self, line: _Line, unit: Unit, values: torch.Tensor) -> None:
         if self.features:
             row = np.append(np.nan_to_num(values.numpy()), np.float32(1))
             line.features.append((row @ self.features[unit.layer]).tolist())
 
-    def _look(
+    def _source(
         self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]], cropped: Collection[Unit]
     ) -> _Source:
-        """Where the `cropped` look in one image, in a stable order.
+        """One image with the attention boxes of the units in `cropped`, in a stable order.
 
         The source is read once more: a batch of large photographs would fill the memory.
         """
@@ -268,10 +273,21 @@ def _batches(items: Iterable[T], size: int, lines: Callable[[T], int] = lambda i
         yield batch
 
 
-def _by_row(asked: Mapping[str, Sequence[tuple[int, int]]], maps: Maps) -> dict[int, list[tuple[Unit, Map]]]:
+def _boxes(
+    sources: Iterable[_Source], lines: Mapping[tuple[int, Unit], _Line], wanted: Wanted
+) -> Iterator[tuple[_Source, Box]]:
+    """Every box of every source; each source's frame goes into its lines."""
+    for source in sources:
+        if source.frame:
+            for unit, _ in wanted[source.index]:
+                lines[source.row, unit].frame = source.frame
+        yield from ((source, box) for box in source.units)
+
+
+def _by_row(wanted: Mapping[str, Sequence[tuple[int, int]]], maps: Maps) -> dict[int, list[tuple[Unit, Map]]]:
     """The maps of each image of a batch."""
     found: dict[int, list[tuple[Unit, Map]]] = {}
-    for layer, pairs in asked.items():
+    for layer, pairs in wanted.items():
         for (row, index), values in zip(pairs, maps[layer], strict=True):
             found.setdefault(row, []).append((Unit(layer, index), values))
     return found

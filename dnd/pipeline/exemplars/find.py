@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from dnd.api import ProbingSet, Unit
-from dnd.pipeline.exemplars.crop import REGIONS, Cropper, Rows, Stage, regions_of, unseen
+from dnd.pipeline.exemplars.crop import REGIONS, Cropper, Region, Stage, regions_of, unseen
 from dnd.pipeline.exemplars.keep import EXEMPLARS, KeptExemplars, images_named, keep_exemplars
 from dnd.pipeline.exemplars.sample import SampleActivations, projection
 from dnd.pipeline.exemplars.select import choose
@@ -32,8 +32,8 @@ SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
 _UNITS_AT_ONCE = 128
 """Units whose exemplars are written together."""
 _IMAGES_A_PASS = 1 << 17
-"""Units whose crops are looked for together choose at most so many images: with more, memory would grow; with fewer,
-images go through the target more often."""
+"""At most for the units whose crops are found together: with more, memory would grow; with fewer, images go through
+the target more often."""
 
 
 LEAST_EXEMPLARS = 2
@@ -73,12 +73,12 @@ class ExemplarResult:
         """Digests of a random sample of the probing set, in a random order that does not depend on the units."""
         tops = {layer: one.layers[layer] for layer, one in passes.items()}
         self._above_floor = {layer: top.above_floor().numpy() for layer, top in tops.items()}
-        topk_pass = next(iter(passes.values()))
-        self.unreadable = tuple(topk_pass.unreadable.items())
+        first = next(iter(passes.values()))  # all have seen the same images
+        self.unreadable = tuple(first.unreadable.items())
         """(name, reason) of each image that was skipped."""
-        self.n_images = topk_pass.n_images - len(topk_pass.unreadable) - topk_pass.duplicates
+        self.n_images = first.n_images - len(first.unreadable) - first.duplicates
         """Distinct images that were seen."""
-        self.duplicates = topk_pass.duplicates
+        self.duplicates = first.duplicates
         self.failed = {unit: reason for unit in exemplars if (reason := exemplars.reason(unit))}
         """Units without exemplars, and why."""
         self.computed = 0
@@ -133,60 +133,63 @@ def find_exemplars(
     """
     hooked.use_batches_of(batch_size)
     hooked.check_units(units)
-    tables = [
-        store.table(*one) for one in (("exemplars", key, EXEMPLARS), ("crops", key, REGIONS), ("sample", key, SAMPLE))
-    ]
-    folder = store.folder / f"topk-{key[:24]}"
+    table, crops = store.table("exemplars", key, EXEMPLARS), store.table("crops", key, REGIONS)
+    sample, folder = store.table("sample", key, SAMPLE), store.folder / f"topk-{key[:24]}"
     if fresh:
-        for table in tables:
-            table.clear()
-        for file in folder.glob("*.npz"):
-            file.unlink(missing_ok=True)
-    table, crops, sample = tables
+        _clear((table, crops, sample), folder)
     began = hooked.seconds
-    passes = _surveys(hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress)
+    passes = _passes(hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress)
     pictures = _keep_sample(store, sample, probing, next(iter(passes.values())).sample_images(), workers)
     activations = SampleActivations(passes)
     names = {str(unit): unit for unit in units}
     store.mend(table, names, "exemplars", images_named)
     known = table.keys(names)
-    todo = [unit for name, unit in names.items() if name not in known]
+    missing = [unit for name, unit in names.items() if name not in known]
     features = {layer: projection(activations, layer, seed) for layer in passes} if pool > settings.k else {}
     max_crops = settings.max_crops if settings.crops else 0
     cropper = Cropper(hooked, probing, crops, max_crops=max_crops, features=features, workers=workers)
-
-    def keep(group: Sequence[Unit], rows: Rows) -> None:
-        everything = {unit: regions_of(unit, _strongest(passes, unit), rows) for unit in group}
-        best = {
-            unit: choose(
-                [one for one in those if one.activation > _floor(passes, unit)],
-                settings.k,
-                pool,
-                float(np.nanmedian(activations.of(unit))),
-            )
-            for unit, those in everything.items()
-        }
-        broken = {unit for unit in group if _is_broken(passes, unit)}
-        table.append(keep_exemplars(best, everything, broken, store, probing, workers))
-
-    for some in _groups(todo, max(1, _IMAGES_A_PASS // max(settings.k, pool))):
+    for some in _groups(missing, max(1, _IMAGES_A_PASS // max(settings.k, pool))):
         rows = cropper.run(some, lambda unit: [image for image, _ in _strongest(passes, unit)], settings.k, stage)
         with stage("exemplars kept", len(some)) as advance:
             for group in _groups(some, _UNITS_AT_ONCE):
-                keep(group, rows)
+                regions = {unit: regions_of(unit, _strongest(passes, unit), rows) for unit in group}
+                best = {unit: _best(unit, regions[unit], passes, activations, settings.k, pool) for unit in group}
+                broken = {unit for unit in group if _is_broken(passes, unit)}
+                table.append(keep_exemplars(best, regions, broken, store, probing, workers))
                 advance(len(group))
     table.compact()
     result = ExemplarResult(passes, pictures, activations, KeptExemplars(units, table.columns(names)))
-    result.computed, result.no_crops = len(todo), cropper.geometry.problem
+    result.computed, result.no_crops = len(missing), cropper.geometry.problem
     result.target_seconds = hooked.seconds - began
     return result
+
+
+def _clear(tables: Iterable[Table], folder: Path) -> None:
+    """Remove what earlier runs kept of the stage."""
+    for table in tables:
+        table.clear()
+    for file in folder.glob("*.npz"):
+        file.unlink(missing_ok=True)
+
+
+def _best(
+    unit: Unit,
+    regions: Sequence[Region],
+    passes: Mapping[str, TopKPass],
+    activations: SampleActivations,
+    k: int,
+    pool: int,
+) -> list[Region]:
+    """A unit's exemplars: `choose` among the regions above its floor."""
+    above = [region for region in regions if region.activation > _floor(passes, unit)]
+    return choose(above, k, pool, float(np.nanmedian(activations.of(unit)))) if above else []
 
 
 def _groups(units: Sequence[Unit], n: int) -> Iterator[Sequence[Unit]]:
     return (units[start : start + n] for start in range(0, len(units), n))
 
 
-def _surveys(
+def _passes(
     hooked: HookedTarget,
     probing: ProbingSet,
     folder: Path,
@@ -196,30 +199,30 @@ def _surveys(
     workers: int,
     progress: Callable[[int], None],
 ) -> dict[str, TopKPass]:
-    """A finished topk_pass of each layer, from the store or from one pass for all that are missing."""
+    """A finished pass of each layer, from the store or from one pass for all that are missing."""
     sizes = hooked.layer_sizes()
     files = {layer: folder / f"{digest_of(layer)[:16]}.npz" for layer in sizes}
 
-    def topk_pass(layers: Iterable[str]) -> TopKPass:
+    def pass_over(layers: Iterable[str]) -> TopKPass:
         return TopKPass({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed)
 
     def agree() -> bool:
         """Whether the layers have the same sample: an image may have become readable between their passes."""
         return len({tuple(one.sample_images()) for one in found.values()}) < 2
 
-    stored = {layer: topk_pass([layer]).restore(file) for layer, file in files.items() if file.exists()}
+    stored = {layer: pass_over([layer]).restore(file) for layer, file in files.items() if file.exists()}
     found = {layer: one for layer, one in stored.items() if one.done}
     if len(found) == len(sizes) and agree():
         progress(len(probing))
     while len(found) < len(sizes) or not agree():
         missing = [layer for layer in sizes if layer not in found] or list(sizes)
-        meanwhile = folder / f"partial-{digest_of(missing)[:16]}.npz"
-        shared = topk_pass(missing).restore(meanwhile)
-        run_pass(shared, hooked, probing, meanwhile, workers, progress)
+        partial = folder / f"partial-{digest_of(missing)[:16]}.npz"
+        shared = pass_over(missing).restore(partial)
+        run_pass(shared, hooked, probing, partial, workers, progress)
         for layer in missing:
             shared.save(files[layer], [layer])
             found[layer] = shared
-        meanwhile.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return {layer: found[layer] for layer in sizes}
 
 

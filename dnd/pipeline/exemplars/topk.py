@@ -177,40 +177,40 @@ class TopKPass:
 
 
 def run_pass(
-    topk_pass: TopKPass,
+    topk: TopKPass,
     hooked: HookedTarget,
     probing: ProbingSet,
     file: Path,
     workers: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Bring a topk_pass to its end; `file` holds what is done meanwhile."""
+    """Bring a pass to its end; `file` holds what is done until then."""
     saved, cost = time.monotonic(), 0.0
-    progress(topk_pass.position)
+    progress(topk.position)
     batch: list[Loaded] = []
-    for loaded in load_ahead(probing, hooked, range(topk_pass.position, len(probing)), workers):
-        if topk_pass.is_new(loaded, probing.image_name(loaded.index)):
+    for loaded in load_ahead(probing, hooked, range(topk.position, len(probing)), workers):
+        if topk.is_new(loaded, probing.image_name(loaded.index)):
             batch.append(loaded)
         last = loaded.index + 1 == len(probing)
         if not last and len(batch) < hooked.batch_size:
             continue
         if batch:
             inputs = stack([one.tensor for one in batch if one.tensor is not None])
-            topk_pass.add([one.index for one in batch], hooked.pooled(inputs))
-        new, topk_pass.position = loaded.index + 1 - topk_pass.position, loaded.index + 1
+            topk.add([one.index for one in batch], hooked.pooled(inputs))
+        new, topk.position = loaded.index + 1 - topk.position, loaded.index + 1
         batch = []
         try:
             progress(new)
         except StoppedError:
-            topk_pass.save(file, topk_pass.layers)
+            topk.save(file, topk.layers)
             raise
         if time.monotonic() - saved > max(_LEAST_SECONDS, cost / _SAVE_SHARE) and not last:
             began = time.monotonic()
-            topk_pass.save(file, topk_pass.layers)
+            topk.save(file, topk.layers)
             saved = time.monotonic()
             cost = saved - began
-    if not topk_pass.sample_images():
-        name, reason = next(iter(topk_pass.unreadable.items()))
+    if not topk.sample_images():
+        name, reason = next(iter(topk.unreadable.items()))
         raise UsageError(
             f"none of the {len(probing)} probing images can be read; the first, {name}: {reason}",
             "Give --probe a folder of images that open.",
