@@ -17,7 +17,7 @@ from dnd.api import Unit
 from dnd.errors import DeviceError, UsageError
 from dnd.target.behaviour import behaviour
 from dnd.target.fingerprint import fingerprint, foreign_hooks
-from dnd.target.layout import by_unit, pool, rounded, token_grid
+from dnd.target.layout import by_unit, pool, rounded, token_grid, unit_axis
 from dnd.target.load import HookedTarget, load_function
 from dnd.target.preprocess import probe_image
 
@@ -122,6 +122,54 @@ def test_token_grid(tokens: int, frame: tuple[int, int], grid: tuple[int, int, i
 )
 def test_the_axis_of_the_units(shape: tuple[int, ...], last: bool, expected: tuple[int, ...]) -> None:
     assert tuple(by_unit(torch.zeros(shape), (224, 224), last).shape) == expected
+
+
+class LayerNorm2d(torch.nn.LayerNorm):
+    """Of channels, as timm has it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "units", "has_map"),
+    [
+        (torch.nn.Linear(96, 384), (2, 16, 49, 96), 384, False),  # NesT: blocks x tokens
+        (torch.nn.Linear(12, 56), (2, 56, 56, 12), 56, True),  # Swin, where all three axes are alike
+        (torch.nn.Linear(8, 196), (2, 77, 8), 196, False),
+        (torch.nn.Linear(8, 5), (2, 2, 3, 4, 8), 5, False),
+        (torch.nn.Conv1d(4, 6, 1), (2, 4, 196), 6, False),  # 196 places that look like a grid of patches
+        (torch.nn.BatchNorm1d(6), (2, 6, 49), 6, False),
+        (torch.nn.Conv2d(3, 14, 1), (2, 3, 14, 14), 14, True),
+        (torch.nn.Conv3d(3, 5, 1), (2, 3, 4, 7, 7), 5, False),
+        (torch.nn.LayerNorm(14), (2, 14, 14, 14), 14, True),
+        (LayerNorm2d(14), (2, 14, 14, 14), 14, True),
+        (torch.nn.LayerNorm(64), (2, 12, 197, 64), 64, False),  # q_norm, k_norm: heads x tokens
+        (torch.nn.LayerNorm(32), (2, 197, 32), 32, True),
+        (torch.nn.GroupNorm(2, 8), (2, 8, 28, 28), 8, True),
+    ],
+)
+def test_a_module_that_says_its_width_says_which_axis_holds_the_units(
+    module: torch.nn.Module, given: tuple[int, ...], units: int, has_map: bool
+) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        output = module.eval()(torch.rand(given))
+    axis = unit_axis(module, output)
+    assert axis is not None
+    found = by_unit(output, (224, 224), axis=axis)
+    assert found.shape[:2] == (2, units)
+    assert (found.ndim == 4) == has_map
+    kept = found.shape[2:].numel()
+    tokens = output.movedim(axis, 1).flatten(2)[:, :, -kept:]
+    assert torch.equal(found.flatten(2), tokens), "the values of each unit, its class token left out"
+
+
+def test_the_axis_that_holds_the_units_tells_two_alike_apart() -> None:
+    values = torch.arange(8.0).reshape(1, 2, 2, 2)
+    last, second = torch.nn.LayerNorm(2), LayerNorm2d(2)
+    assert torch.equal(by_unit(values, (8, 8), axis=unit_axis(last, values)), values.permute(0, 3, 1, 2))
+    assert torch.equal(by_unit(values, (8, 8), axis=unit_axis(second, values)), values)
 
 
 def test_where_both_ends_could_be_the_units_the_first_are() -> None:

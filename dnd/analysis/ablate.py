@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dnd.errors import UsageError
-from dnd.target.layout import by_unit, first_tensor
+from dnd.target.layout import by_unit, first_tensor, unit_axis
 
 Units = Mapping[str, Sequence[int]]
 """Layer -> its units."""
@@ -52,7 +52,8 @@ def _hook(layer: str, indices: Sequence[int], frame: Sequence[int]) -> Any:
             raise UsageError(f"layer {layer} gives no tensor but {type(output).__name__}")
         changed = found.clone()
         # By unit only where a view can be had: tokens keep their class and register tokens, which go too.
-        view = changed.transpose(1, 2) if changed.ndim == 3 else by_unit(changed, (frame[0], frame[1]))
+        axis = unit_axis(module, changed) or (2 if changed.ndim == 3 else None)
+        view = by_unit(changed, (frame[0], frame[1])) if axis is None else changed.movedim(axis, 1)
         if max(indices) >= view.shape[1]:
             raise UsageError(
                 f"layer {layer} has {view.shape[1]} units, and no unit {max(indices)}",

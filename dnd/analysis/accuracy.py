@@ -18,7 +18,7 @@ from dnd.api import ProbingSet
 from dnd.errors import UsageError
 from dnd.files import read_text
 from dnd.probing.prefetch import map_ahead
-from dnd.target.layout import by_unit, first_tensor
+from dnd.target.layout import by_unit, first_tensor, unit_axis
 from dnd.target.preprocess import Preprocess, stack
 
 if TYPE_CHECKING:
@@ -83,10 +83,11 @@ def find_active(
     frame = [1, 1]
 
     def watch(layer: str) -> Callable[..., None]:
-        def hook(_: torch.nn.Module, inputs: object, output: object) -> None:
+        def hook(part: torch.nn.Module, inputs: object, output: object) -> None:
             found = first_tensor(output)
             if found is not None:
-                units = by_unit(found, (frame[0], frame[1])).transpose(0, 1).flatten(1)
+                axis = unit_axis(part, found)
+                units = by_unit(found, (frame[0], frame[1]), axis=axis).transpose(0, 1).flatten(1)
                 now = units.abs().amax(1).float().cpu().numpy()
                 most[layer] = np.maximum(most.get(layer, now), now)
 

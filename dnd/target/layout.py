@@ -6,7 +6,12 @@
 | (B, H, W, C) | channels, where only axes 1-2 have the input's aspect (Swin), or where asked for | the channel |
 | (B, N, C) | features | the patch tokens on their grid; class and register tokens, which come first, are left out |
 | (B, N, C), N fits no grid | features | none; all tokens are pooled |
+| (B, C, N) of a Conv1d or BatchNorm1d | channels | none; all places are pooled |
+| (B, T, N, C) of a Linear (windows, blocks) | features | only where T x N has the input's aspect |
 | (B, C) | features, logits | none |
+
+A module that says how wide its output is (`out_features`, `out_channels`, `num_features`, `normalized_shape`) says
+which axis holds the units; the shape decides only for modules that do not.
 """
 
 from __future__ import annotations
@@ -58,8 +63,38 @@ def _has_aspect(rows: int, columns: int, frame: tuple[int, int]) -> bool:
     return abs(columns * height - rows * width) < max(height, width)
 
 
-def by_unit(output: torch.Tensor, frame: tuple[int, int], channels_last: bool = False) -> torch.Tensor:
-    """A layer's output, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without."""
+def unit_axis(module: torch.nn.Module, output: torch.Tensor) -> int | None:
+    """The axis of a module's output that is as wide as the module says; None where it says nothing, or something else.
+
+    Channels come second in what convolves or normalizes channels, last in what works on features.
+    """
+    if output.ndim < 3:
+        return None
+    for attribute, axis in (("out_channels", 1), ("num_features", 1), ("num_channels", 1), ("out_features", -1)):
+        width = getattr(module, attribute, None)
+        if isinstance(width, int) and output.shape[axis] == width:
+            return axis % output.ndim
+    shape = getattr(module, "normalized_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 1:
+        return None
+    here = [axis for axis in (1, output.ndim - 1) if output.shape[axis] == shape[0]]
+    if len(here) < 2:
+        return here[0] if here else None
+    return 1 if type(module).__name__.endswith("2d") else output.ndim - 1  # norms of channels, as timm names them
+
+
+def by_unit(
+    output: torch.Tensor, frame: tuple[int, int], channels_last: bool = False, axis: int | None = None
+) -> torch.Tensor:
+    """A layer's output, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without. `axis` holds the units where
+    that is known, see `unit_axis`."""
+    if axis is not None and not channels_last:
+        if output.ndim == 3 and axis == 1:
+            return output
+        if output.ndim >= 4:
+            units = output.movedim(axis, 1)
+            maps = output.ndim == 4 and _has_aspect(units.shape[2], units.shape[3], frame)
+            return units if maps else units.flatten(2)
     if output.ndim == 4:
         _, a, b, c = output.shape
         first, last = _has_aspect(b, c, frame), _has_aspect(a, b, frame)

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from dnd.errors import UsageError
-from dnd.target.layout import by_unit, first_tensor
+from dnd.target.layout import by_unit, first_tensor, unit_axis
 
 Read = Callable[[str, torch.Tensor], None]
 """Gets a layer's name and its output, units second, during a forward pass."""
@@ -52,7 +52,8 @@ class Replica:
             if found is None:
                 raise UsageError(f"layer {name} gives no tensor but {type(output).__name__}")
             try:
-                units = by_unit(found, self._frame, name in self.channels_last)
+                axis = unit_axis(module, found) if found is output else None
+                units = by_unit(found, self._frame, name in self.channels_last, axis)
             except UsageError as error:
                 raise UsageError(f"layer {name}: {error}", error.hint) from None
             self._read(name, units)
