@@ -178,9 +178,9 @@ class Teller(toys.Captioner):
     def caption(self, images: Sequence[Image.Image]) -> list[str]:
         return [f"a {toys.colour_of(image)} thing" for image in images]
 
-    def log_probabilities(self, asked: Sequence[tuple[Image.Image, Sequence[str]]]) -> list[list[float]]:
+    def log_probabilities(self, requests: Sequence[tuple[Image.Image, Sequence[str]]]) -> list[list[float]]:
         answers = []
-        for image, texts in asked:
+        for image, texts in requests:
             mean = np.asarray(image, np.float64).reshape(-1, 3).mean(0) + 1
             shares = dict(zip(toys.COLOURS, mean / mean.sum(), strict=True))
             answers.append([float(np.log(shares[text.split()[1]])) for text in texts])

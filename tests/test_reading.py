@@ -39,7 +39,7 @@ def test_a_unit_of_one_table_only_is_said(run: RunFolder) -> None:
     file = run.folder / "labels.jsonl"
     file.write_text("\n" + file.read_text().splitlines()[0] + "\n\n")
     assert run["fc/0"].concept == "lake"
-    with pytest.raises(StoreError, match=r"labels\.jsonl: it lacks fc/1"):
+    with pytest.raises(StoreError, match=r"labels\.jsonl: fc/1 is missing"):
         run["fc/1"]
 
 

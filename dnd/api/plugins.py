@@ -107,7 +107,7 @@ class Captioner(Backend):
     def caption(self, images: Sequence[Image]) -> list[str]:
         """One caption per RGB image. An image's caption must not depend on the batch around it."""
 
-    def log_probabilities(self, asked: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
+    def log_probabilities(self, requests: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
         """For each RGB image, the natural logarithm of the chance that it is captioned by each text, the end of the
         text included. Optional: some methods need it."""
         raise PluginError(f"the captioner {self.name!r} does not give the probability of a caption")

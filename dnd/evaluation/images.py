@@ -46,9 +46,9 @@ class OnImages:
 
 def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnImages:
     """Figures of labelled units, each by its first label; a label without images is left out and noted."""
-    digests, lacking = image_stage(opened.job, (row.labels[0] for row in rows))
-    notes = [f"not generated: {label!r} ({reason})" for label, reason in lacking.items()]
-    rows = [row for row in rows if row.labels[0] not in lacking]
+    digests, missing = image_stage(opened.job, (row.labels[0] for row in rows))
+    notes = [f"not generated: {label!r} ({reason})" for label, reason in missing.items()]
+    rows = [row for row in rows if row.labels[0] not in missing]
     if not rows:
         return OnImages([], [], {}, notes)
     labels = list(dict.fromkeys(row.labels[0] for row in rows))

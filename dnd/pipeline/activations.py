@@ -33,8 +33,8 @@ def activation_stage(
     candidates: Mapping[Unit, Sequence[str]],
     images: Mapping[str, Sequence[str]],
 ) -> dict[Unit, npt.NDArray[np.float32]]:
-    """Each unit's activations on the images of its candidates, (n_concepts, n_images); units that lack one are marked
-    failed, and so are those that are not finite on one. `images` are digests by concept."""
+    """Each unit's activations on the images of its candidates, (n_concepts, n_images); units with one missing or not
+    finite are marked failed. `images` are digests by concept."""
     parts = {"target": identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
     stats = job.stats("activations", stage_key("activations", 1, parts))
     wanted = _wanted(hooked, candidates)

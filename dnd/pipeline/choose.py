@@ -3,8 +3,8 @@
 A unit is called uninterpretable unless the synthetic images of its best candidate activate it clearly
 more than random probing images do. The measure is `dnd.api.auc`, the area under the ROC curve: the chance that a
 synthetic image of the candidate activates the unit more than a random probing image, 0.5 where there is no
-difference. A run file may ask for a least score too, or for a least confidence (dnd/config/calibration.py).
-docs/method.md and benchmarks/RESULTS.md say how the thresholds were found.
+difference. A run file may set a least score too, or a least confidence (dnd/config/calibration.py).
+How the thresholds were found is in docs/method.md and benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def execute(
 ) -> RunFolder:
     """Label the units; resumes what an earlier, unfinished or similar run left in the store.
 
-    The store is the folder `.dnd-store` beside `out` (or $DND_STORE), shared by all runs that lie there.
-    `live` is a target at hand, (module, preprocess), in place of the one the run names. Once `stopped` says so,
+    The store is the folder `.dnd-store` beside `out` (or $DND_STORE), shared by all runs in that folder.
+    `live` is a target at hand, (module, preprocess), in place of the one the run names. Once `stopped` is true,
     the run ends with StoppedError after the batch it is at. Progress is shown on `console`; nothing else is printed.
     """
     console = console or Console(quiet=True)
@@ -116,8 +116,8 @@ def _execute(
             try:
                 exemplars, results = label(store, fresh)
             except DamagedError as error:
-                _LOG.warning("%s; the stages are gone over once more", error)
-                exemplars, results = label(Store(store.folder, look=True), False)
+                _LOG.warning("%s; the stages run once more", error)
+                exemplars, results = label(Store(store.folder, verify=True), False)
         labels = write_results(out, results)
         statuses = dict(Counter(label.status for label in labels))
         target = None if live else builder.target(run.target)
@@ -202,5 +202,5 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _what(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's settings without those that only say where and how it is computed: they may change when it goes on."""
+    """A run's settings without those of where and how it is computed: they may change when it goes on."""
     return {key: value for key, value in tables.items() if key not in ("device", "timeout", "workers")}

@@ -19,7 +19,7 @@ IMAGES = pa.schema([("key", pa.string()), ("concept", pa.string()), ("seed", pa.
 
 
 def image_stage(job: Job, concepts: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """By concept, the digests of its images in the store, in the order of their seeds; and why concepts lack some."""
+    """By concept, the digests of its images in the store, in the order of their seeds; and why a concept has none."""
     backend, key = job.backend("generator")
     stats = job.stats("images", key)
     table = job.table(stats, IMAGES)
@@ -39,15 +39,15 @@ def image_stage(job: Job, concepts: Iterable[str]) -> tuple[dict[str, tuple[str,
             return checked_images(backend.generate(batch), len(batch))
 
         digests = job.map(stats, table, items, backend, generate, rows=rows, answer=lambda row: row["image"])
-    images, lacking = {}, {}
+    images, missing = {}, {}
     for concept in concepts:
         keys = [_key(request) for request in _requests(job, concept)]
         lost = next((key for key in keys if key not in digests), None)
         if lost is None:
             images[concept] = tuple(digests[key] for key in keys)
         else:
-            lacking[concept] = stats.failures[lost]
-    return images, lacking
+            missing[concept] = stats.failures[lost]
+    return images, missing
 
 
 def _requests(job: Job, concept: str) -> list[ImageRequest]:

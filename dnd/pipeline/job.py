@@ -99,12 +99,12 @@ class Job:
         answer: Callable[[dict[str, Any]], Any] | None = None,
         batch_size: Callable[[], int] | None = None,
     ) -> dict[str, Any]:
-        """`complete` under a progress bar: by key, what `answer` makes of each row. A row is what `rows` says; without,
+        """`complete` under a progress bar: by key, what `answer` makes of each row. `rows` makes the rows; without it,
         the output is the table's second column, and the answer too. `batch_size` may be left out for a Backend."""
         column = table.schema.names[1]
         backend = holder if isinstance(holder, Backend) else None
         if batch_size is None:
-            assert backend is not None, "only a backend has a batch size of its own"
+            assert backend is not None, "only a backend has a batch_size"
             batch_size = lambda: backend.batch_size  # noqa: E731
         with stats.running(), self.meter.stage(stats.name, len(items)) as advance:
             found = complete(

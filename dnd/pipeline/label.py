@@ -37,14 +37,14 @@ class Known:
     """The concepts but for those without images."""
     images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By concept, digests; empty without a generator."""
-    lacking: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
     """Concepts without images, and why."""
     activations: Mapping[Unit, npt.NDArray[np.float32]] = field(default_factory=dict)
     """(n_candidates, n_images); empty without a generator."""
     scores: Mapping[Unit, tuple[float, ...]] = field(default_factory=dict)
 
     def evidence(self, unit: Unit) -> Evidence:
-        """What the scorer is shown."""
+        """The scorer's input for a unit."""
         store, concepts, exemplars = self.job.store, self.candidates[unit], self.exemplars.images(unit)
         activations = self.activations.get(unit)
         return Evidence(
@@ -83,14 +83,14 @@ def label_units(
 def _generate(known: Known, hooked: HookedTarget, identity: str) -> None:
     """Images of all concepts, and the target on them; units none of whose concepts has images are marked failed."""
     job = known.job
-    known.images, known.lacking = image_stage(job, (one for concepts in known.concepts.values() for one in concepts))
-    if known.lacking:
+    known.images, known.missing = image_stage(job, (one for concepts in known.concepts.values() for one in concepts))
+    if known.missing:
         known.candidates = {
-            unit: tuple(one for one in concepts if one not in known.lacking)
+            unit: tuple(one for one in concepts if one not in known.missing)
             for unit, concepts in known.concepts.items()
         }
     job.failed.update(
-        (unit, known.lacking[known.concepts[unit][0]]) for unit, own in known.candidates.items() if not own
+        (unit, known.missing[known.concepts[unit][0]]) for unit, own in known.candidates.items() if not own
     )
     wanted = {unit: concepts for unit, concepts in known.candidates.items() if concepts}
     known.activations = activation_stage(job, hooked, identity, wanted, known.images)
@@ -151,5 +151,5 @@ def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tup
         )
         for place, concept in enumerate(evidence.concepts)
     )
-    lost = [concept for concept in known.concepts[unit] if concept in known.lacking]
-    return label, candidates, tuple(Dropped(concept=one, reason=known.lacking[one]) for one in lost)
+    lost = [concept for concept in known.concepts[unit] if concept in known.missing]
+    return label, candidates, tuple(Dropped(concept=one, reason=known.missing[one]) for one in lost)

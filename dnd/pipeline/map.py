@@ -93,7 +93,7 @@ def _raise_if_hopeless(holder: AbstractContextManager[object], stats: StageStats
 
 @contextmanager
 def _held(holder: AbstractContextManager[object], stats: StageStats) -> Iterator[None]:
-    """Inside `holder`; an error in it tells whose it is."""
+    """Inside `holder`, whose name is added to its errors."""
     with stats.inside():
         _enter(holder)
     stats.load_seconds = stats.backend_seconds
@@ -103,7 +103,7 @@ def _held(holder: AbstractContextManager[object], stats: StageStats) -> Iterator
         try:
             guard(_name(holder), holder.__exit__)(None, None, None)
         except Exception as error:
-            if not is_device_lost(error):  # what was said when the device went tells more
+            if not is_device_lost(error):  # the first error of the lost device is the useful one
                 error.add_note(f"in {_name(holder)}, while it was closed")
                 raise
 
@@ -130,34 +130,34 @@ def _name(holder: AbstractContextManager[object]) -> str:
 
 
 def _answers(
-    asked: Sequence[tuple[str, T]], work: Callable[[list[T]], Sequence[R]], stats: StageStats
+    batch: Sequence[tuple[str, T]], work: Callable[[list[T]], Sequence[R]], stats: StageStats
 ) -> list[tuple[str, T, R]]:
-    """Ask for a batch of (key, item); where that fails, for its halves, so that only the items at fault fail.
+    """Outputs for a batch of (key, item); where that fails, for its halves, so that only the items at fault fail.
 
-    Where a process was lost over it, which costs a start each time, for each item alone.
+    Where a worker process was lost, which costs a start each time, for each item alone.
     """
     try:
         with stats.inside():
-            outputs = work([item for _, item in asked])
-        if len(outputs) != len(asked):
-            raise PluginError(f"{len(outputs)} answers came back for {len(asked)} items")
-        return [(key, item, output) for (key, item), output in zip(asked, outputs, strict=True)]
+            outputs = work([item for _, item in batch])
+        if len(outputs) != len(batch):
+            raise PluginError(f"{len(outputs)} answers came back for {len(batch)} items")
+        return [(key, item, output) for (key, item), output in zip(batch, outputs, strict=True)]
     except (DeviceError, StoreError):  # not the items' fault
         raise
     except Exception as error:
         raise_if_tried()  # nor is this
         if is_device_lost(error):
             raise DeviceError(f"the device failed in the stage {stats.name!r}: {reason_of(error)}", _GONE) from error
-        if len(asked) == 1:
-            key = asked[0][0]
+        if len(batch) == 1:
+            key = batch[0][0]
             stats.failures[key] = f"{stats.name}: {reason_of(error)}"
             where = place_of(error)
             _LOG.info("%s: no answer for %.80r: %s%s", stats.name, key, reason_of(error), where and f" ({where})")
             return []
-        cuts = range(1, len(asked)) if isinstance(error, NoAnswerError) else [len(asked) // 2]
+        cuts = range(1, len(batch)) if isinstance(error, NoAnswerError) else [len(batch) // 2]
         full = is_out_of_memory(error)
     # Past the handler: an error holds on to the tensors of the call that it came from.
     if full:
         free_memory()
-    parts = pairwise([0, *cuts, len(asked)])
-    return [answer for start, end in parts for answer in _answers(asked[start:end], work, stats)]
+    parts = pairwise([0, *cuts, len(batch)])
+    return [answer for start, end in parts for answer in _answers(batch[start:end], work, stats)]

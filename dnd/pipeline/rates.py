@@ -1,4 +1,4 @@
-"""How fast each stage went on this machine, kept in the cache folder, so that `--dry-run` can say how long a run takes.
+"""How fast each stage went on this machine, kept in the cache folder, so that `--dry-run` can estimate a run's time.
 
 A rate belongs to a stage, a backend, its settings (the batch size aside) and a device.
 """
@@ -45,7 +45,7 @@ class Rate:
 
 
 class Passed:
-    """Stands before a progress callback and clocks the items that are new; the first call tells what was there."""
+    """Wraps a progress callback and times the new items; the first call counts the items that were in the store."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self._advance = advance

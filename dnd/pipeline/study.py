@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class RunStudy(Study):
-    """The probing pass of one run, for a method to draw labels from."""
+    """The probing pass of one run, from which a method makes labels."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class RunStudy(Study):
         self.failed = job.failed
         """Units without a label, and why."""
         self.captioned: dict[Unit, tuple[str | None, ...]] = {}
-        """Captions that were asked for; they are told with the label."""
+        """Captions that the method used; they are written with the label."""
         self._job, self._hooked, self._identity, self._result = job, hooked, identity, result
         self._geometry = Geometry(hooked.prepare)
 

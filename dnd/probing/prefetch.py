@@ -76,7 +76,7 @@ def load_ahead(probing: ProbingSet, hooked: HookedTarget, indices: Iterable[int]
 
 
 def prepare(hooked: HookedTarget, image: Image, name: str) -> Tensor:
-    """The target's input for one image; an error in the user's preprocess says which image it was."""
+    """The target's input for one image; an error in the user's preprocess names the image."""
     try:
         return hooked.prepare(image)
     except Exception as error:

@@ -50,7 +50,7 @@ class _Confidences(BaseModel):
 
 
 class RunFolder:
-    """A finished run. Nothing of what is in its files is read before it is asked for."""
+    """A finished run. Its files are read only when needed."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Raises UsageError where there is no finished run."""
@@ -122,7 +122,7 @@ class RunFolder:
         return float(found) if isinstance(found, int | float) else 0.0
 
     def summary(self, page: Path | None = None) -> str:
-        """What a scheduler wants to know, as JSON. `page` is the report's, where there is one."""
+        """Status and counts for a scheduler, as JSON. `page` is the report's, where there is one."""
         chosen = {name: self.facts[name] for name in ("units", "seconds", "truth") if name in self.facts}
         report = {} if page is None else {"report": str(page)}
         found = {"run": str(self.folder), "exit_code": self.exit_code, **report, **chosen}
@@ -176,7 +176,7 @@ class RunFolder:
         """A unit, by any key of `find`; in a notebook it shows itself with its exemplars."""
         record = self.record(unit := self.find(key))
         if record is None:
-            raise _damaged(self._lines, f"it lacks {unit}, which labels.csv has")
+            raise _damaged(self._lines, f"{unit} is missing, labels.csv has it")
         return record.with_images(self.store)
 
     def __getitem__(self, key: object) -> UnitResult:

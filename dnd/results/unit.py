@@ -59,7 +59,7 @@ Activation = Annotated[float, PlainSerializer(_short, when_used="json")]
 
 class _Part(BaseModel, frozen=True, strict=True, populate_by_name=True, ser_json_inf_nan="constants"):
     optional: ClassVar[frozenset[str]] = frozenset()
-    """Keys that are left out where there is nothing to say."""
+    """Keys that are left out where they are empty."""
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -79,12 +79,12 @@ class ScoredConcept(_Part):
 
 
 class ActivationMap(_Part):
-    """A unit's map on an image, small: to be looked at, not computed with."""
+    """A unit's map on an image, small: to be shown, not computed with."""
 
     shape: tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]]
     """Height and width."""
     frame: Edges
-    """Where it lies in the source image; see `dnd.target.geometry.Geometry.frame`."""
+    """Its place in the source image; see `dnd.target.geometry.Geometry.frame`."""
     cells: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=8192)]
     """Base64 of a byte per cell, row by row: 0 for the map's lowest value, 255 for its highest."""
 

@@ -1,4 +1,4 @@
-"""Devices: which ones a run uses, and what an error says of the one it came from.
+"""Devices: which ones a run uses, and which one an error came from.
 
 A setting names one device ("cpu", "cuda:1"), several of one kind ("cuda:0,cuda:1"), or all GPUs that are visible
 ("cuda", or "auto" where there is one). A device may be named twice: then it does two things at a time.
@@ -46,7 +46,7 @@ def free_memory() -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says what went wrong; of errors whose text seldom does ("'colour'"), with their type."""
+    """What went wrong, in one line; of errors whose text seldom does ("'colour'"), with their type."""
     text = " ".join(str(error).split()) or ("out of memory" if is_out_of_memory(error) else type(error).__name__)
     if isinstance(error, ArithmeticError | AssertionError | AttributeError | LookupError | NameError | TypeError):
         text = f"{type(error).__name__}: {text}" if str(error) else text
@@ -54,7 +54,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """The file and line that an error comes from: "plugin.py:31"; empty for one that says all itself."""
+    """The file and line that an error comes from: "plugin.py:31"; empty where its message suffices."""
     if error.__traceback__ is None or isinstance(error, DndError):
         return ""
     frame = traceback.extract_tb(error.__traceback__)[-1]

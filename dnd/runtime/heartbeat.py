@@ -41,7 +41,7 @@ class Heartbeat:
         self._started, self._clock = _now(), time.monotonic()
         self._written = False
         self.facts: dict[str, Any] = {}
-        """What else the file is to say."""
+        """More keys of the file."""
 
     def __enter__(self) -> Self:
         self._write("running")
@@ -63,12 +63,12 @@ class Heartbeat:
         self._write(state, message)
 
     def _beat(self) -> None:
-        logged, said = time.monotonic(), ""
+        logged, logged_way = time.monotonic(), ""
         while not self._ended.wait(BEAT_SECONDS):
             self._write("running")
             if time.monotonic() - logged >= _LOG_SECONDS and self._meter.ways:
                 logged, way = time.monotonic(), self._meter.ways[-1]
-                if way.seconds is None and said != (said := str(way)):
+                if way.seconds is None and logged_way != (logged_way := str(way)):
                     _LOG.info("%s", way)
 
     def _write(self, state: str, message: str = "") -> None:

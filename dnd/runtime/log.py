@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def log_to(file: str | None) -> Iterator[None]:
-    """Append to a file what the core has to say; without one only warnings appear, on stderr. UsageError where it
+    """Append to a file the core's log; without one only warnings appear, on stderr. UsageError where it
     cannot be written."""
     if file is None:
         yield
@@ -51,7 +51,7 @@ class _File(logging.FileHandler):
     _failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk: say so once; the run is worth more than its log."""
+        """A full disk: warn once; the run is worth more than its log."""
         if not self._failed:
             self._failed = True
             print(f"the log {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)

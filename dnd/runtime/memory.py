@@ -1,6 +1,6 @@
 """What a model may need in memory, and what there is.
 
-A backend knows best what it needs (`dnd.api.Backend.memory`). For one that does not say, its weights are taken to be as
+A backend knows best what it needs (`dnd.api.Backend.memory`). Without that, its weights are taken to be as
 large as their files, and the work on top follows a rule of thumb for one item at a time: a quarter of the weights, at
 least 2 GB on a GPU and 512 MB on a CPU.
 """

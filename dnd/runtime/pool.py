@@ -62,8 +62,8 @@ class WorkerPool(Backend):
     def caption(self, images: Sequence[Image]) -> list[str]:
         return self._ask("caption", images)
 
-    def log_probabilities(self, asked: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
-        return self._ask("log_probabilities", asked)
+    def log_probabilities(self, requests: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
+        return self._ask("log_probabilities", requests)
 
     @property
     def gives_probabilities(self) -> bool:

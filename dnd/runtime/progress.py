@@ -57,7 +57,7 @@ class Meter:
     """One bar per stage. `with meter:` shows them."""
 
     def __init__(self, console: Console, *, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Once `stopped` says so, the next step of any stage raises StoppedError."""
+        """Once `stopped` is true, the next step of any stage raises StoppedError."""
         self.ways: list[Way] = []
         """The stages so far, the one under way last."""
         self._stopped = stopped

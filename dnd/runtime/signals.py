@@ -10,25 +10,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-_SAID = b"\nStopping once this batch is finished; once more stops at once.\n"
+_MESSAGE = b"\nStopping once this batch is finished; once more stops at once.\n"
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yields what tells whether to stop. The second signal raises KeyboardInterrupt, as Ctrl-C does the first time."""
-    asked = threading.Event()
+    """Yields a function: whether to stop. The second signal raises KeyboardInterrupt, as Ctrl-C does the first time."""
+    requested = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+    def request(number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
         with suppress(OSError):  # the terminal is gone
-            os.write(2, _SAID)
+            os.write(2, _MESSAGE)
 
     kinds = [kind for kind in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) != signal.SIG_IGN]
-    before = {kind: signal.signal(kind, ask) for kind in kinds}
+    before = {kind: signal.signal(kind, request) for kind in kinds}
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

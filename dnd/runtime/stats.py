@@ -1,4 +1,4 @@
-"""What a stage did: items asked for and computed, failures, seconds, peak memory."""
+"""What a stage did: items requested and computed, failures, seconds, peak memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Failures(dict[str, str]):
 
 @dataclass
 class StageStats:
-    """What a stage was asked and what it cost; goes into run.json."""
+    """What a stage computed and what it cost; goes into run.json."""
 
     name: str
     key: str = ""
@@ -40,7 +40,7 @@ class StageStats:
     chosen: dict[str, Any] = field(default_factory=dict)
     """What the backend's automatic settings came to."""
     used: dict[str, int] = field(default_factory=dict)
-    """What the backend says it has used up."""
+    """What the backend reports as used up."""
     peak: int = 0
     """Bytes of main memory in use at most while it ran."""
     device_peak: int = 0

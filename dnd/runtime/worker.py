@@ -1,4 +1,4 @@
-"""A backend in a process of its own: both ends of the pipe.
+"""A backend in a separate process: both ends of the pipe.
 
 The process can be killed where a call hangs, and replaced where it dies. It ends by itself when the pipe closes, so
 it never outlives its parent, however that ends.
@@ -44,12 +44,12 @@ class WorkerSpec:
 
 
 class Worker:
-    """The parent's end: starts the process, asks it, and replaces it once it is lost."""
+    """The parent's end: starts the process, sends it items, and replaces it once it is lost."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         self.chosen: Mapping[str, Any] = {}
-        """What the backend said of itself when it was closed."""
+        """The backend's `chosen` when it was closed."""
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._busy = threading.Lock()
@@ -93,7 +93,7 @@ class Worker:
         return size
 
     def ask(self, method: str, items: Sequence[Any]) -> list[Any]:
-        """Answers to some items. Where the process dies a new one is asked once more, then NoAnswerError."""
+        """Answers to some items. Where the process dies a new one gets them once more, then NoAnswerError."""
         try:
             return self._ask(method, items)
         except TooSlowError:
@@ -124,7 +124,7 @@ class Worker:
             raise DeviceError(f"{self._name()}: {why}", _KEPT) from error
 
     def _exchange(self, message: object, timeout: float | None) -> Any:
-        """Send, wait, receive. NoAnswerError says what the process did instead of answering."""
+        """Send, wait, receive. Raises NoAnswerError with what the process did instead."""
         with self._busy:
             pipe, process = self._pipe, self._process
             if pipe is None or process is None:

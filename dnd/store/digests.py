@@ -51,7 +51,7 @@ class DigestMemory:
     def of(self, path: Path) -> str:
         """Raises OSError where the file cannot be read."""
         digest = self.of_all([path])[0]
-        return sha256_of(path) if digest is None else digest  # None: to read it once more says why
+        return sha256_of(path) if digest is None else digest  # None: reading it once more raises the reason
 
     def of_all(self, paths: Sequence[Path]) -> list[str | None]:
         """In their order, read by several threads; None for a file that cannot be read. Some hundred at a time."""

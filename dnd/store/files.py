@@ -84,7 +84,7 @@ def raise_unless_damaged(error: Exception, path: Path) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Take a damaged file out of use, but leave it for the user to look into."""
+    """Take a damaged file out of use, but leave it for the user to examine."""
     _LOG.warning("%s is damaged: it is set aside, and what it held is computed again", path)
     try:
         path.replace(path.with_name(f"damaged-{path.name}"))

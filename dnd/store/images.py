@@ -4,7 +4,7 @@
 
 Every file is written beside its place and renamed into it, so that a kill at any moment leaves whole files
 only; tables are flushed to disk first, images are not (there are thousands, and a flush each takes longer than
-drawing some). An image that is not what its name says was damaged: it is set aside, and made again.
+generating some). An image whose content does not match its name was damaged: it is set aside, and made again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 1 << 22
-"""Of an image in the store, 2048 x 2048 say: a unit's images are in memory together, and a hostile PNG of a few
+"""Of an image in the store, such as 2048 x 2048: a unit's images are in memory together, and a hostile PNG of a few
 kilobytes could hold hundreds of megabytes. No captioner or scorer sees more than a fraction of these."""
 _IMAGES_REMEMBERED = 1 << 16
 _LOG = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class Store:
     """A folder that holds the tables of all stages, and the images."""
 
     folder: Path
-    look: bool = field(default=False, kw_only=True)
-    """An image counts as there only once it has been read."""
+    verify: bool = field(default=False, kw_only=True)
+    """Whether an image is read before it counts as present."""
 
     def table(self, stage: str, key: str, schema: pa.Schema) -> Table:
         """The table of a stage under its key (see `stage_key`)."""
@@ -52,7 +52,7 @@ class Store:
         image = _reduced(image)
         digest = _image_digest(image)
         path = self.image_path(digest)
-        if self._lacks(digest):
+        if self._is_missing(digest):
             buffer = io.BytesIO()
             image.save(buffer, "PNG", compress_level=1)
             write_atomic(path, buffer.getvalue(), flush=False, below=self.folder)
@@ -93,15 +93,15 @@ class Store:
         images: Callable[[Any], Iterable[str]] = lambda value: [value],
     ) -> None:
         """Forget those rows that name images that are gone; `images` are the digests in what a row has in `column`."""
-        lacks = lru_cache(_IMAGES_REMEMBERED)(self._lacks)
+        is_missing = lru_cache(_IMAGES_REMEMBERED)(self._is_missing)
         rows = table.rows(["key", column], keys)
-        gone = {row["key"] for row in rows if any(lacks(digest) for digest in images(row[column]))}
+        gone = {row["key"] for row in rows if any(is_missing(digest) for digest in images(row[column]))}
         if gone:
             _LOG.warning("images are gone from %s: what %d rows name is made again", self.folder / "images", len(gone))
             table.forget(gone)
 
-    def _lacks(self, digest: str) -> bool:
-        if not self.look:
+    def _is_missing(self, digest: str) -> bool:
+        if not self.verify:
             return not self.image_path(digest).exists()
         try:
             self._open(digest)

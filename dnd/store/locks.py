@@ -1,7 +1,7 @@
 """Run folders, and one process at a time: in a run folder, and in the store of models while it changes.
 
 The lock is the system's own on an open file (flock): it ends with the process that holds it, however that ends,
-so a dead run never blocks the next. The file says who holds it.
+so a dead run never blocks the next. The file names its holder.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from dnd.errors import StoreError, UsageError
 
 LOCK = ".lock"
 _LONGEST = 4096
-"""Characters that a holder says of itself at most."""
+"""Characters at most of a holder's description."""
 
 
 class HeldError(Exception):
-    """Another process has the lock; the text says which."""
+    """Another process has the lock; the text names it."""
 
 
 class OddLockError(OSError):
-    """Another file lies in the lock's place."""
+    """Another file is in the lock's place."""
 
 
 def run_folder(out: str | os.PathLike[str] | None) -> Path:
-    """What `out` says, or runs/<time>, with a number where two runs begin in the same second."""
+    """`out`, or runs/<time>, with a number where two runs begin in the same second."""
     if out:
         return Path(out)
     stem = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
@@ -75,7 +75,7 @@ def _remove_empty(folder: Path) -> None:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, which is there only meanwhile. HeldError where another process does."""
+    """Hold the lock file `path`, which exists only that long. HeldError where another process does."""
     with _lock(path) as file:
         with suppress(OSError):  # a full disk: the lock holds all the same
             file.truncate(0)

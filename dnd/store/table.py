@@ -3,7 +3,7 @@
     <store>/<stage>-<key>/part-<sha256>.parquet   rows of a finished batch each; a column `key` names the item
 
 Parts are named by their content and never changed: any number of processes may share them. One that is not what its
-name says was damaged: it is set aside as `damaged-...`, and its items are asked for again.
+name says was damaged: it is set aside as `damaged-...`, and its items are computed again.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Table:
         return sorted(self.folder.glob("part-*.parquet"))
 
     def _sound_parts(self) -> Iterator[Path]:
-        """Every part that is what its name says; where a process beside us joins parts meanwhile, also what they
-        became."""
+        """Every part whose content matches its name; where another process joins parts meanwhile, also the
+        joined ones."""
         tried: set[Path] = set()
         while parts := [part for part in self._parts() if part not in tried]:
             for part in parts:
@@ -174,7 +174,7 @@ def _joined(parts: Iterable[Path]) -> Iterator[pa.Table]:
 
 
 def _is_sound(part: Path) -> bool:
-    """Whether a part is there and is what its name says; one that is not is set aside."""
+    """Whether a part is there and its content matches its name; one that is not is set aside."""
     try:
         if sha256_of(part) == part.stem.removeprefix("part-"):
             return True

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 _EDGE = 16
-"""Cells along an edge at most: a map is to be looked at here, not computed with."""
+"""Cells along an edge at most: a map is to be shown here, not computed with."""
 
 
 def small_map(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8] | None:

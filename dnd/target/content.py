@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 _DEPTH = 8
-"""Objects within objects that are looked into: hooks may lead to a whole framework."""
+"""Objects within objects that are searched: hooks may lead to a whole framework."""
 _UNSAID = frozenset({"name_or_path", "_name_or_path", "_commit_hash"})
-"""Attributes that say only where a network was read from."""
+"""Attributes with only the place that a network was read from."""
 _INTERNAL = frozenset(vars(torch.nn.Module()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 

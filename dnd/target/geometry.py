@@ -1,4 +1,4 @@
-"""Where the target's input lies in its source image, found by looking through the preprocess.
+"""Where the target's input lies in its source image, found by probing the preprocess.
 
 A preprocess is an opaque callable. For each size of source image it is shown black and white, which gives what it
 does to colours and which pixels of its output show the source at all, then a horizontal and a vertical ramp:
@@ -21,7 +21,7 @@ from dnd.api import Box
 Floats = npt.NDArray[np.float64]
 
 _TOLERANCE = 0.01
-"""How far, in fractions of the source, places may lie off the line (root mean square), and how far it may lean."""
+"""How far, in fractions of the source, places may be off the line (root mean square), and how far it may lean."""
 
 _SLACK = 0.25
 """Pixels of the source; frames are measured to within that for images up to a few hundred pixels."""

@@ -51,14 +51,14 @@ class HookedTarget:
     """Hooks on some layers of a module in eval mode; leaving it restores mode, device and hooks.
 
     `preprocess` turns an RGB image into the module's input, (C, H, W) of one size; it is called from several threads.
-    `channels_last` names layers whose output is (B, H, W, C) where that cannot be told from its shape.
+    `channels_last` names layers whose output is (B, H, W, C) where its shape does not show that.
     A layer that runs more than once in a forward pass counts as it was the last time.
     """
 
     seconds: float
     """Time spent inside the target so far."""
     batch_size: int
-    """Images to hand over at once, for all devices: each gets a multiple of 16, fewer than asked for where a GPU's
+    """Images to hand over at once, for all devices: each gets a multiple of 16, fewer where a GPU's
     memory is short or the units are very many."""
 
     def __init__(

@@ -3,7 +3,7 @@
 | output | units | map |
 |---|---|---|
 | (B, C, H, W) | channels | the channel |
-| (B, H, W, C) | channels, where only axes 1-2 have the input's aspect (Swin), or where asked for | the channel |
+| (B, H, W, C) | channels, where only axes 1-2 have the input's aspect (Swin), or where configured | the channel |
 | (B, N, C) | features | the patch tokens on their grid; class and register tokens, which come first, are left out |
 | (B, N, C), N fits no grid | features | none; all tokens are pooled |
 | (B, C, N) of a Conv1d or BatchNorm1d | channels | none; all places are pooled |

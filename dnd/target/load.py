@@ -24,7 +24,7 @@ __all__ = ["HookedTarget", "Preprocess", "fingerprint", "load_function"]
 def load_function(name: str) -> tuple[torch.nn.Module, Preprocess]:
     """Call "module:function", which gives (module, preprocess); modules in the current folder are found too.
 
-    That folder counts for this alone, and after all that is installed: a numpy.py that lies there is nobody's numpy.
+    That folder counts for this alone, and after all that is installed: a numpy.py there never replaces numpy.
     """
     with _current_folder_last():
         return _load_function(name)

@@ -110,14 +110,15 @@ class Blip2Captioner(api.Captioner):
             raise api.ItemError(f"{self.config.model} gave an empty caption for image {which}")
         return captions
 
-    def log_probabilities(self, asked: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
+    def log_probabilities(self, requests: Sequence[tuple[Image, Sequence[str]]]) -> list[list[float]]:
         """How likely each image is captioned by each text. The words are those of greedy decoding, one image at a time:
         no batch can change an answer."""
         from dnd_blip2.likelihood import log_probabilities
 
         with devices.device_errors(self.config.model, self.runtime.device, ADVICE):
             return [
-                log_probabilities(self._model, self._processor, image, texts, self._prompt()) for image, texts in asked
+                log_probabilities(self._model, self._processor, image, texts, self._prompt())
+                for image, texts in requests
             ]
 
     def _prompt(self) -> str | None:

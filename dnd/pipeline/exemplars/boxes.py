@@ -23,7 +23,7 @@ _WHOLE = 0.8
 def attention_boxes(activation_map: npt.NDArray[Any], frame: tuple[int, int], max_boxes: int = 4) -> list[Box]:
     """Where a map (h, w) of any dtype is high: boxes in fractions of the target's input, largest first.
 
-    The map is scaled to 0..1 and bilinearly to `frame` (H, W), thresholded with Otsu's method, and boxes drawn
+    The map is scaled to 0..1 and bilinearly to `frame` (H, W), thresholded with Otsu's method, and boxes put
     around the external contours. A constant map, or one that is not finite, has none.
     """
     high = _high(np.asarray(activation_map, np.float64), frame)

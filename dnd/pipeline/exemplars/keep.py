@@ -45,7 +45,7 @@ _Place = tuple[int, Box | str | None]
 class KeptExemplars(Mapping[Unit, tuple[Exemplar, ...]]):
     """Each unit's exemplars, strongest first; none for a failed unit.
 
-    They stay in Arrow's columns, and become objects when they are asked for.
+    They stay in Arrow's columns, and become objects when they are needed.
     """
 
     def __init__(self, units: Sequence[Unit], rows: pa.Table) -> None:

@@ -1,7 +1,7 @@
 """The first pass: every probing image through the target once, of which each unit keeps its strongest.
 
 What is kept in memory does not grow with the number of images, but for 16 bytes each, to know duplicates by and for the
-lots of the sample, and is saved now and then, so that a killed pass goes on where it was.
+lots of the sample, and is saved now and then, so that a killed pass resumes.
 """
 
 from __future__ import annotations

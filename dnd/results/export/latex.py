@@ -1,4 +1,4 @@
-r"""Labels as a LaTeX table that compiles whatever a model said.
+r"""Labels as a LaTeX table that compiles whatever the labels contain.
 
 pdfLaTeX stops at a character that its fonts do not have, and at control characters. So what lies beyond T1's own
 letters goes through `\dndsign{SIGN}{U+CODE}`: the sign where the engine knows it (LuaLaTeX, XeLaTeX, or a package
@@ -33,7 +33,7 @@ _LIGATURES = re.compile(r"(?<=[-,'])(?=[-,'])")
 _WIDE = 24
 """Characters from which a column breaks its lines."""
 _WORD, _PIECE = 18, 12
-"""A word of more characters than the first may break after each so many of the second."""
+"""A word of more characters than the first may break at every multiple of the second."""
 _SHARES = ("0.2", "0.26", "", "0.32")
 """Of the line, for a column that is wide; the scores never are."""
 _DEFINITION = (

@@ -94,13 +94,13 @@ def _row(run: RunFolder, record: UnitResult, images: bool) -> dict[str, Any]:
         "candidate_aucs": [one.auc for one in record.candidates],
     }
     if images:
-        drawn = sorted(record.best.images, key=lambda one: -one.activation) if record.best else []
-        row |= {"exemplars": [_image(run, one) for one in shown], "synthetic": [_image(run, one) for one in drawn]}
+        synthetic = sorted(record.best.images, key=lambda one: -one.activation) if record.best else []
+        row |= {"exemplars": [_image(run, one) for one in shown], "synthetic": [_image(run, one) for one in synthetic]}
     return row
 
 
 def _image(run: RunFolder, shown: StoredImage) -> Mapping[str, Any]:
-    """Its file's bytes, once they have been found to be the image: not what else may lie, or be linked to, there."""
+    """Its file's bytes, once they are known to be the image: another file or a link in its place is not read."""
     try:
         run.store.picture(shown.digest).open()
         return {"bytes": run.store.image_path(shown.digest).read_bytes(), "path": f"{shown.digest}.png"}

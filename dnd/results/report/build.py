@@ -30,7 +30,7 @@ _TOGETHER = 16
 _AHEAD = 2
 """Groups whose images are copied while those before them are written."""
 _MARK = "dnd-report"
-"""What the page's own HTML says it is: only such a folder is ever replaced."""
+"""How the page's HTML identifies itself: only such a folder is ever replaced."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def _write(
 def _groups(
     runs: Sequence[RunFolder], units: Sequence[Unit], pictures: Pictures
 ) -> Iterator[list[tuple[Unit, list[UnitResult | None]]]]:
-    """Units with their record of each run, some at a time; the images of the next are being copied meanwhile."""
+    """Units with their record of each run, some at a time; the images of the next are copied at the same time."""
     waiting: deque[list[tuple[Unit, list[UnitResult | None]]]] = deque()
     for start in range(0, len(units), _TOGETHER):
         group = [(unit, [run.record(unit) for run in runs]) for unit in units[start : start + _TOGETHER]]
         for _, records in group:
             for run, record in zip(runs, records, strict=True):
-                pictures.ask(run.store, digests(record) if record else ())
+                pictures.request(run.store, digests(record) if record else ())
         waiting.append(group)
         if len(waiting) > _AHEAD:
             yield waiting.popleft()

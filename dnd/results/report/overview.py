@@ -1,4 +1,4 @@
-"""What the page says of a whole run: with what it was made, how good its labels are, how activations lie."""
+"""The page's overview of a run: how it was made, how good its labels are, histograms of activations."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Missing:
 
 
 class Pictures:
-    """`with Pictures(folder) as pictures:` copies images into `folder`; what was asked for is there at the end."""
+    """`with Pictures(folder) as pictures:` copies images into `folder`; what was requested is there at the end."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
@@ -57,14 +57,14 @@ class Pictures:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def ask(self, store: Store, digests: Iterable[str]) -> None:
+    def request(self, store: Store, digests: Iterable[str]) -> None:
         """Begin to copy some images; `get` waits for them."""
         for digest in digests:
             if digest not in self._done and digest not in self._waiting:
                 self._waiting[digest] = self._pool.submit(self._copy, store, digest)
 
     def get(self, digest: str) -> Copy | None:
-        """The copy of an image that was asked for; None where the store does not have it whole."""
+        """The copy of a requested image; None where the store does not have it whole."""
         if digest in self._waiting:
             found = self._waiting.pop(digest).result()
             if isinstance(found, str):

@@ -1,4 +1,4 @@
-"""What the page knows of a unit: a row that is always there, and the evidence, which is loaded when it is looked at."""
+"""What the page knows of a unit: a row that is always there, and the evidence, which is loaded when it is shown."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def digests(record: UnitResult) -> Iterator[str]:
         if exemplar.view:
             yield exemplar.view
     for candidate in record.candidates:
-        for drawn in candidate.images:
-            yield drawn.digest
+        for image in candidate.images:
+            yield image.digest
 
 
 def row(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def kind_of_reason(reason: str) -> str:
 
 
 def confidence(record: UnitResult) -> float | None:
-    """How sure the run was of the label, where it says so."""
+    """Of the label, where the run has a calibration."""
     return number(record.labels[0].confidence) if record.labels else None
 
 
@@ -97,14 +97,14 @@ def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
 def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
     """Its images strongest first."""
 
-    def strength(drawn: StoredImage) -> float:
-        return -drawn.activation if math.isfinite(drawn.activation) else math.inf
+    def strength(image: StoredImage) -> float:
+        return -image.activation if math.isfinite(image.activation) else math.inf
 
     return {
         "concept": shown(candidate.concept),
         "score": number(candidate.score),
         "auc": number(candidate.auc),
         "images": [
-            [pictures.get(drawn.digest), number(drawn.activation)] for drawn in sorted(candidate.images, key=strength)
+            [pictures.get(image.digest), number(image.activation)] for image in sorted(candidate.images, key=strength)
         ],
     }
