@@ -78,7 +78,8 @@ def held(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, which exists only that long. HeldError where another process does."""
     with _lock(path) as file:
         with suppress(OSError):  # a full disk: the lock holds all the same
-            file.truncate(0)
+            file.seek(0)
+            file.truncate()
             json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
             file.flush()
         try:
