@@ -46,7 +46,7 @@ def free_memory() -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong, in one line; of errors whose text seldom does ("'colour'"), with their type."""
+    """What went wrong, in one line, with the error's type where its text alone is unclear ("'colour'")."""
     text = " ".join(str(error).split()) or ("out of memory" if is_out_of_memory(error) else type(error).__name__)
     if isinstance(error, ArithmeticError | AssertionError | AttributeError | LookupError | NameError | TypeError):
         text = f"{type(error).__name__}: {text}" if str(error) else text

@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def log_to(file: str | None) -> Iterator[None]:
-    """Append to a file the core's log; without one only warnings appear, on stderr. UsageError where it
+    """Append the core's log to a file; without one only warnings appear, on stderr. UsageError where it
     cannot be written."""
     if file is None:
         yield
