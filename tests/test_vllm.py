@@ -480,3 +480,8 @@ def test_the_plugin_imports_nothing_heavy() -> None:
     )
     path = [str(ROOT), str(ROOT / "plugins")]
     assert subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path}; {code}"]).returncode == 0
+
+
+def test_the_port_of_earlier_run_files_is_passed_over() -> None:
+    assert VllmConfig.model_validate({"port": 8000}) == VllmConfig()
+    assert VllmConfig.notes({"port": 8000}) == [f"port is ignored: {VllmConfig.removed['port']}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ DEFAULT_MODEL = "llama-3.1-8b-instruct"
 class VllmConfig(AskingConfig):
     """Most of these belong to a server of our own; with `url` only those of the conversation do, and the last three."""
 
+    removed: ClassVar[Mapping[str, str]] = {"port": "a server of our own listens on a Unix socket in a private folder"}
     unkeyed: ClassVar[frozenset[str]] = AskingConfig.unkeyed | {
         "python",
         "gpu_memory_fraction",
