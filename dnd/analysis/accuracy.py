@@ -44,8 +44,8 @@ class Labelled:
 
 def labelled(probing: ProbingSet, classes: Path | None) -> Labelled:
     """The set with its classes. Raises UsageError where it has none, or one of them is missing in `classes`."""
-    said = [probing.label(index) for index in range(len(probing))]
-    here = sorted({label for label in said if label is not None})
+    labels = [probing.label(index) for index in range(len(probing))]
+    here = sorted({label for label in labels if label is not None})
     if len(here) < 2:
         raise UsageError(
             "the images to evaluate on are not of several classes" if here else "the images have no classes",
@@ -58,8 +58,8 @@ def labelled(probing: ProbingSet, classes: Path | None) -> Labelled:
             f"{classes} does not name the class {unknown[0]!r}", f"It needs a line for each of {', '.join(here[:8])}."
         )
     place = {name: at for at, name in enumerate(names)}
-    indices = tuple(index for index, label in enumerate(said) if label is not None)
-    return Labelled(probing, tuple(names), indices, np.array([place[str(said[index])] for index in indices]))
+    indices = tuple(index for index, label in enumerate(labels) if label is not None)
+    return Labelled(probing, tuple(names), indices, np.array([place[str(labels[index])] for index in indices]))
 
 
 def _read_classes(file: Path) -> list[str]:

@@ -75,12 +75,12 @@ def _cost(outcome: Outcome, seconds: Prices, tokens: Prices) -> Cost:
     stages = outcome.stages
     outside = max(0.0, outcome.seconds - sum(stage["seconds"] for stage in stages.values()))
     paid = [seconds.of(name, stage) for name, stage in stages.items() if stage["items"] > stage["failed"]]
-    told = [amount for name, stage in stages.items() if (amount := tokens.of(name, stage)) is not None]
+    amounts = [amount for name, stage in stages.items() if (amount := tokens.of(name, stage)) is not None]
     return Cost(
         here=outcome.seconds,
         alone=None if None in paid else outside + sum(amount for amount in paid if amount is not None),
         images=stages.get("images", {}).get("items", 0),
-        tokens=round(sum(told)) if told else None,
+        tokens=round(sum(amounts)) if amounts else None,
         computed=sum(stage["computed"] for stage in stages.values()),
         items=sum(stage["items"] for stage in stages.values()),
     )

@@ -26,20 +26,20 @@ from dnd.store.files import write_atomic
 from dnd.store.keys import digest_of
 from dnd.store.locks import only_here
 
-Told = Callable[[int, int, str], None]
-"""Told of each combination: its number, of how many, and its name."""
+Report = Callable[[int, int, str], None]
+"""Called for each combination with: its number, of how many, and its name."""
 
 
-def run_matrix(matrix: Matrix, out: Path, registry: Registry, told: Told) -> list[Outcome]:
+def run_matrix(matrix: Matrix, out: Path, registry: Registry, report: Report) -> list[Outcome]:
     """An outcome per combination, in the matrix's order. Runs lie in out/runs, and share the store beside them.
 
     UsageError before any work where a combination's settings are wrong.
     """
     with only_here(out):
-        return _run_all(matrix, out, registry, told)
+        return _run_all(matrix, out, registry, report)
 
 
-def _run_all(matrix: Matrix, out: Path, registry: Registry, told: Told) -> list[Outcome]:
+def _run_all(matrix: Matrix, out: Path, registry: Registry, report: Report) -> list[Outcome]:
     planned = list(_plan(matrix, registry))
     judge = Judge(matrix.truth, matrix.encoder)
     outcomes = []
@@ -47,7 +47,7 @@ def _run_all(matrix: Matrix, out: Path, registry: Registry, told: Told) -> list[
         folder, key = out / "runs" / one.name, _key(matrix, run, registry)
         known = None if run is None else read_outcome(folder, key)
         if known is None:
-            told(number, len(planned), one.name)
+            report(number, len(planned), one.name)
             if run is None:
                 known = Outcome(one.name, key, one.variants, one.note, reason)
             else:

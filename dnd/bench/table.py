@@ -100,21 +100,21 @@ STAGE_COLUMNS = ["stage", "combinations", "distinct", "items asked for", "comput
 
 def notes(bench: Bench) -> list[str]:
     """What the columns mean, in the order they stand."""
-    said = [f"{_SHORT[name]}: {_MEANS[name]} (`{name}`)." for name in _ordered(bench) if name in _MEANS]
-    said.append("Intervals: 95 % over units: Wilson's for shares, the bootstrap's for other means.")
+    lines = [f"{_SHORT[name]}: {_MEANS[name]} (`{name}`)." for name in _ordered(bench) if name in _MEANS]
+    lines.append("Intervals: 95 % over units: Wilson's for shares, the bootstrap's for other means.")
     fewest = min((e.n for levels in bench.figures.values() for e in levels.values()), default=FEW)
     if fewest < FEW:
-        said.append(f"Some figures are of only {fewest} units: differences between so few must be large to show.")
+        lines.append(f"Some figures are of only {fewest} units: differences between so few must be large to show.")
     if kinds_of(bench):
-        said.append(f"{', '.join(kinds_of(bench))}: how many units of the kind are right.")
-    said.append("no label: units called uninterpretable.")
+        lines.append(f"{', '.join(kinds_of(bench))}: how many units of the kind are right.")
+    lines.append("no label: units called uninterpretable.")
     if bench.metric:
-        said.append(
+        lines.append(
             f"Ranked by `{bench.metric}`. against the reference: the mean difference from `{bench.reference}`, unit by "
             "unit; better, worse: p < 0.05 by McNemar's exact test (0 or 1) or the paired t-test, corrected by "
             "Holm for the number of pairs; open: not shown. `*`: none is both better and cheaper."
         )
-    said += [
+    lines += [
         "s here: seconds it took, with what earlier combinations had left in the store. s alone: what it would have "
         "taken with an empty store, by what this bench has measured of its stages; ? where a stage was in the store "
         "before.",
@@ -122,7 +122,7 @@ def notes(bench: Bench) -> list[str]:
         "MB: the most memory in use meanwhile, by the one process that runs them all, what earlier combinations left "
         "in it included.",
     ]
-    return said + [f"{outcome.name}: {outcome.note}" for outcome in bench.outcomes if outcome.note]
+    return lines + [f"{outcome.name}: {outcome.note}" for outcome in bench.outcomes if outcome.note]
 
 
 def markdown(bench: Bench, title: str) -> str:

@@ -33,11 +33,11 @@ def bench(matrix: str, out: str | None, as_json: bool) -> int:
     choose_metric(wanted.metric, set())
     folder = Path(out) if out else Path("runs") / f"bench-{wanted.path.stem}"
 
-    def told(number: int, of: int, name: str) -> None:
+    def report(number: int, of: int, name: str) -> None:
         click.echo(f"{number} of {of}: {name}", err=True)
 
     try:
-        outcomes = run_matrix(wanted, folder, Registry.load(), told)
+        outcomes = run_matrix(wanted, folder, Registry.load(), report)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What is finished is kept: the same command goes on from there.", err=True)
         return 1

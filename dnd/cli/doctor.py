@@ -75,6 +75,6 @@ def show(console: Console, checks: Sequence[Check]) -> None:
     console.print(table)
     console.print()
     counts = {state: sum(check.state == state for check in checks) for state in ("fault", "warning")}
-    said = [f"{n} {state}{'s' if n > 1 else ''}" for state, n in counts.items() if n]
+    parts = [f"{n} {state}{'s' if n > 1 else ''}" for state, n in counts.items() if n]
     verdict = "This run would fail" if counts["fault"] else "This run can begin"
-    console.print(f"{verdict}: {', '.join(said)}." if said else f"{verdict}.", style="bold")
+    console.print(f"{verdict}: {', '.join(parts)}." if parts else f"{verdict}.", style="bold")

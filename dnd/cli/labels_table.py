@@ -83,9 +83,9 @@ def show_unreadable(console: Console, unreadable: Sequence[tuple[str, str]]) -> 
 def show_reused(console: Console, stages: Mapping[str, Mapping[str, int]]) -> None:
     """What the run did not have to compute; `stages` as in run.json."""
     stored = {name: stage["items"] - stage["computed"] - stage["failed"] for name, stage in stages.items()}
-    told = [f"{name} {count} of {stages[name]['items']}" for name, count in stored.items() if count > 0]
-    if told:
-        console.print(f"Found in the store: {', '.join(told)}.", style="dim", highlight=False, soft_wrap=True)
+    parts = [f"{name} {count} of {stages[name]['items']}" for name, count in stored.items() if count > 0]
+    if parts:
+        console.print(f"Found in the store: {', '.join(parts)}.", style="dim", highlight=False, soft_wrap=True)
 
 
 def show_result(console: Console, result: RunFolder, *, verbose: bool = False) -> None:

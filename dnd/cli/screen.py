@@ -13,7 +13,7 @@ from typing import TextIO
 class Screen(io.RawIOBase):
     """A stream's file until it cannot be written to: a terminal that was closed, a closed pipe, a full disk.
 
-    From then on all of it goes nowhere, which is said once, on stderr.
+    From then on all of it goes nowhere, which is reported once, on stderr.
     """
 
     failed = False
@@ -74,7 +74,7 @@ def _raw(stream: object) -> object:
 
 
 def output_is_lost() -> bool:
-    """Whether some of what was printed did not arrive, though somebody may have waited for it."""
+    """Whether some of what was printed did not arrive, though a reader may have waited for it."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -86,7 +86,7 @@ def keep_stdout() -> None:
     """Standard output for what dnd prints itself, as `--json` promises: descriptor 1, which workers, libraries and
     child processes write to, leads to standard error from now on, until the process ends. Before `open_screens`."""
     stream = sys.__stdout__
-    if stream is None or sys.stdout is not stream:  # somebody caught it already
+    if stream is None or sys.stdout is not stream:  # another caller has redirected it already
         return
     try:
         own = os.dup(1)

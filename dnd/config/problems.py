@@ -1,4 +1,4 @@
-"""What is wrong with a run file, collected so that it is all said at once."""
+"""What is wrong with a run file, collected so that all of it is reported at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ C = TypeVar("C", bound=pydantic.BaseModel)
 
 
 class Problems:
-    """Collects what is wrong with a run file, so that it is all said at once."""
+    """Collects what is wrong with a run file, so that all of it is reported at once."""
 
     def __init__(self) -> None:
         self.found: list[DndError] = []

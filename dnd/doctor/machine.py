@@ -39,9 +39,9 @@ def check_torch(context: Context) -> Iterator[Check]:
         remedy = "Install a torch that was built for CUDA in its place; the one here sees no GPU."
         yield Check("torch", "warning", detail, remedy)
     else:
-        said = "; ".join(str(one.message).partition("\n")[0] for one in caught) or "it finds no device"
+        reported = "; ".join(str(one.message).partition("\n")[0] for one in caught) or "it finds no device"
         remedy = "Run `nvidia-smi`: is a GPU visible, and is the driver new enough for this torch?"
-        yield Check("torch", "warning", f"{detail}; torch cannot use it: {said}", remedy)
+        yield Check("torch", "warning", f"{detail}; torch cannot use it: {reported}", remedy)
 
 
 def check_devices(context: Context) -> Iterator[Check]:

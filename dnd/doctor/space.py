@@ -53,11 +53,11 @@ def _need(context: Context, section: str, device: str) -> Need | None:
     choice = context.choices()[section]
     made = context.builder.plugin(choice)
     try:
-        said = made.memory() if isinstance(made, Backend) else None
+        reported = made.memory() if isinstance(made, Backend) else None
     except ModelError:  # a model is not here: its size in models.lock must do
-        said = None
-    if said is not None:
-        return Need(said, 0, "as the backend says")
+        reported = None
+    if reported is not None:
+        return Need(reported, 0, "as the backend says")
     return estimate(choice.config, context.weights, device)
 
 
