@@ -1,4 +1,4 @@
-"""What runs survive, at full scale (tests/test_faults.py does the same at small scale).
+"""What runs survive, at full scale (tests/pipeline/test_faults.py does the same at small scale).
 
     python benchmarks/faults.py [--kills 100] [--out benchmarks/results/faults.json]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Self
 
 from dnd.files import open_regular
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")  # a damaged file of digests may hold anything
 _JUST_NOW = 2.0
 """Seconds: a file changed this lately may change again within its timestamp, so its digest is not remembered."""
 
@@ -66,7 +68,8 @@ class DigestMemory:
         query = f"SELECT path, state, digest FROM sha256 WHERE path IN ({','.join('?' * len(names))})"
         with suppress(sqlite3.Error, UnicodeError):
             if self._base is not None and not self._again:
-                return {path: (state, digest) for path, state, digest in self._base.execute(query, names)}
+                rows = self._base.execute(query, names)
+                return {path: (state, digest) for path, state, digest in rows if _DIGEST.fullmatch(str(digest))}
         return {}
 
     def _keep(self, rows: Sequence[tuple[str, str, str | None]]) -> None:

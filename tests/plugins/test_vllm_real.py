@@ -1,0 +1,76 @@
+"""The summarizer `vllm` with a real vLLM; skipped unless $DND_VLLM_PYTHON names a Python that has one.
+
+docs/gpus.md tells how to make one that needs no GPU. The server takes a minute to start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import needs
+import psutil
+import pytest
+
+from dnd.api import Runtime, SummaryRequest
+from dnd_llama import LlamaConfig, LlamaSummarizer
+from dnd_llama.conversation import Ask
+from dnd_llama.prompts import concept_messages, simplify_messages
+from dnd_vllm import VllmSummarizer
+from dnd_vllm.config import VllmConfig
+
+WEIGHTS = Path(__file__).parents[2] / "plugins/dnd_microworld/weights/microworld-llama"
+RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
+CAPTIONS = (
+    "a red star and a blue ring on a green background with dots",
+    "a white star",
+    "a purple star and a yellow cross on a cyan background with a grid",
+    "a yellow star and a green square on a red background with dots",
+    "a blue star on a plain white background",
+)
+
+pytestmark = needs.vllm
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Iterator[VllmSummarizer]:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # several times as fast with so small a model
+    config = VllmConfig(model="microworld-llama", python=needs.VLLM_PYTHON, eager=True, structured=False)
+    with VllmSummarizer(config, RUNTIME) as summarizer:
+        yield summarizer
+        assert summarizer._server is not None
+        reaper = psutil.Process(summarizer._server._process.pid) if summarizer._server._process else None
+        tree = [*reaper.children(recursive=True), reaper] if reaper else []
+    assert len(tree) >= 3
+    assert not [process for process in tree if process.is_running()]
+
+
+def test_it_names_what_the_captions_share(vllm: VllmSummarizer) -> None:
+    found = vllm.summarize([SummaryRequest(CAPTIONS, 5, seed) for seed in range(20)])
+    assert sum(concepts[0] == "star" for concepts in found) >= 18
+
+
+def test_it_rewrites_captions_as_llama_does(vllm: VllmSummarizer) -> None:
+    asks = [Ask(simplify_messages(caption), 0, 0.0) for caption in CAPTIONS]
+    with LlamaSummarizer(LlamaConfig(model="microworld-llama", batch_size=8), RUNTIME) as llama:
+        assert vllm.answer(asks) == llama.answer(asks)
+
+
+def test_a_seed_gives_one_answer_and_seeds_differ(vllm: VllmSummarizer) -> None:
+    asks = [Ask(concept_messages(CAPTIONS), seed, 1.5) for seed in range(60)]
+    first = vllm.answer(asks)
+    again = vllm.answer(asks)
+    assert len(set(first)) > 5
+    assert sum(a != b for a, b in zip(first, again, strict=True)) <= 3  # the last bits may hang on the batch
+    assert vllm._restarted is False
+
+
+def test_a_pattern_holds_the_model(vllm: VllmSummarizer) -> None:
+    unlikely = "(ring|cross|square)"  # one word: this tokenizer has no token for the space between two
+    asks = [Ask(concept_messages(CAPTIONS), seed, 1.0, unlikely) for seed in range(20)]
+    held = VllmSummarizer(vllm.config.model_copy(update={"structured": True}), RUNTIME)
+    held._client, held._server = vllm._client, vllm._server
+    assert not any(re.fullmatch(unlikely, text) for text in vllm.answer(asks))
+    assert all(re.fullmatch(unlikely, text) for text in held.answer(asks))
