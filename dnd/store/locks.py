@@ -92,7 +92,7 @@ def held(path: Path) -> Iterator[None]:
 def _open(path: Path) -> TextIO:
     """The lock file, made if need be; never what a link in its place leads to, which would be overwritten."""
     try:
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if path.is_symlink():
             raise OddLockError(error.errno, f"{path.name} is a symbolic link") from error
