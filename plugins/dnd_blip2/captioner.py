@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from dnd import api
-from dnd_hf import batches, devices, loading, precision
+from dnd_hf import batches, devices, loading
 from dnd_hf.batches import Batches
+from dnd_hf.fitted import Fitted
 from dnd_hf.settings import WeightsConfig
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Blip2Config(WeightsConfig):
     """1 is greedy decoding; more is beam search. Nothing is ever sampled."""
 
 
-class Blip2Captioner(api.Captioner):
+class Blip2Captioner(Fitted, api.Captioner):
     """BLIP-2 with an OPT or Flan-T5 language model, through transformers."""
 
     name = "blip2"
@@ -49,18 +49,6 @@ class Blip2Captioner(api.Captioner):
         self._processor: Any = None
         # A GPU rounds differently at another batch shape, and one near tie then changes a caption.
         self._batches = Batches(self.batch_size, runtime.device, fill=runtime.device != "cpu")
-
-    def chosen(self) -> Mapping[str, Any]:
-        dtype, quantization = self._precision
-        return {"dtype": dtype, "quantization": quantization, "batch_size": self._batches.size}
-
-    def memory(self) -> int:
-        return precision.memory(self.config, self.runtime, *self._precision)
-
-    @cached_property
-    def _precision(self) -> tuple[str, str]:
-        """dtype and quantization. Kept, because the free memory that decides them changes."""
-        return precision.precision(self.config, self.runtime)
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable BLIP-2, UsageError where bitsandbytes is missing,

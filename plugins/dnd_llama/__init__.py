@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import ModelName, Runtime, Summarizer, hookimpl
-from dnd_hf import batches, devices, loading, precision
+from dnd_hf import batches, devices, loading
 from dnd_hf.batches import Batches
+from dnd_hf.fitted import Fitted
 from dnd_hf.loading import Placement
 from dnd_hf.settings import WeightsConfig
 from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer
@@ -32,7 +32,7 @@ class LlamaConfig(WeightsConfig, AskingConfig):
     model: ModelName = "llama-3.1-8b-instruct"
 
 
-class LlamaSummarizer(AskingSummarizer):
+class LlamaSummarizer(Fitted, AskingSummarizer):
     """A local Llama, or any chat model, on transformers.
 
     With float32 a request's answer is the same in every batch; in half precision padding moves the last
@@ -51,18 +51,6 @@ class LlamaSummarizer(AskingSummarizer):
 
     def used(self) -> Mapping[str, int]:
         return {"tokens": self._tokens}
-
-    def chosen(self) -> Mapping[str, Any]:
-        dtype, quantization = self._precision
-        return {"dtype": dtype, "quantization": quantization, "batch_size": self._batches.size}
-
-    def memory(self) -> int:
-        return precision.memory(self.config, self.runtime, *self._precision)
-
-    @cached_property
-    def _precision(self) -> tuple[str, str]:
-        """dtype and quantization. Kept, because the free memory that decides them changes."""
-        return precision.precision(self.config, self.runtime)
 
     def load(self) -> None:
         """Raises ModelError where the folder holds no usable chat model, UsageError where bitsandbytes is missing,
