@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dnd.pipeline.exemplars.crop import REGIONS, Region, regions_of
 from dnd.pipeline.exemplars.find import ONE_IMAGE, SILENT, ExemplarResult, find_exemplars
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.topk import LayerTop
+from dnd.probing.remember import RememberedSet
 from dnd.store.images import Store
 from dnd.target.geometry import cut
 from dnd.target.hooked import HookedTarget
@@ -499,7 +501,34 @@ def test_images_in_the_store_are_the_exemplars(find: Find, tmp_path: Path) -> No
         assert np.array_equal(store.picture(exemplar.digest).open(), expected)
 
 
-def test_an_image_that_vanishes_in_mid_run_is_named(find: Find) -> None:
+def test_of_a_small_set_every_image_is_opened_once(find: Find) -> None:
+    probing = Blobs()
+    result = find(probing, units={"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]})
+    assert any(one.box for one in result.exemplars[Unit("2", 0)])
+    assert probing.opened == [1] * len(probing)
+
+
+def test_of_a_large_set_only_the_chosen_images_are_opened_again(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for a batch alone: once for the crops and once to keep them, whatever the number of units."""
+    one = Blobs().open(0)
+    room = 40 * one.width * one.height * 3
+    monkeypatch.setattr("dnd.pipeline.exemplars.find.RememberedSet", partial(RememberedSet, room=room))
+    monkeypatch.setattr("dnd.pipeline.exemplars.find._ROWS_AT_ONCE", 1)
+    monkeypatch.setattr("dnd.pipeline.exemplars.find._UNITS_AT_ONCE", 1)
+    few, many = {"2": [0]}, {"2": [0, 1, 2, 3, 4, 5]}
+    for units in (few, many):
+        probing = Blobs(400)
+        result = find(probing, units=units, store=str(units), sample=1)
+        chosen = {int(e.source[:3]) for index in units["2"] for e in result.exemplars[Unit("2", index)]}
+        again = [index for index, times in enumerate(probing.opened) if times > 1]
+        assert {index for index in chosen if index < 350} <= set(again), "the last ones are still in memory"
+        assert max(probing.opened) <= 3
+        assert sum(probing.opened) <= 400 + 1 + 2 * 5 * len(units["2"])
+
+
+def test_an_image_that_vanishes_in_mid_run_is_named(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnd.pipeline.exemplars.find.RememberedSet", partial(RememberedSet, room=0))
+
     class Fleeting(Blobs):
         def open(self, index: int) -> Image.Image:
             if self.opened[index]:

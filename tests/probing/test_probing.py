@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blobs import Blobs
 from PIL import Image
 
 from dnd.errors import UsageError
+from dnd.probing.remember import RememberedSet
 from dnd.probing.sets import FolderSet, UnionSet
 from dnd.store import digests
 
@@ -277,3 +279,30 @@ def test_pipes_devices_and_links_to_themselves_do_no_harm(tmp_path: Path) -> Non
     for index in (1, 2):
         with pytest.raises(OSError, match=r"symbolic|No such file"):
             found.open(index)
+
+
+def test_images_opened_lately_are_not_opened_again() -> None:
+    probing, size = Blobs(), 64 * 48 * 3
+    known = RememberedSet(probing, room=2 * size)
+    for index in (0, 1, 0, 2, 0, 1):  # 2 takes the place of 1
+        assert known.open(index).tobytes() == Blobs().open(index).tobytes()
+    assert probing.opened[:3] == [1, 2, 1]
+    known = RememberedSet(probing, room=size - 1)
+    assert known.open(3).tobytes() == known.open(3).tobytes()
+    assert probing.opened[3] == 2
+
+
+def test_who_changes_a_remembered_image_changes_a_copy() -> None:
+    class Banded(Blobs):
+        def open(self, index: int) -> Image.Image:
+            image = super().open(index)
+            image.info["bands"] = np.zeros((48, 64, 5))
+            return image
+
+    known = RememberedSet(Banded())
+    for _ in range(3):
+        image = known.open(0)
+        assert image.tobytes() == Blobs().open(0).tobytes()
+        assert not image.info["bands"].any()
+        image.paste((1, 2, 3), (0, 0, 64, 48))
+        image.info["bands"] += 1

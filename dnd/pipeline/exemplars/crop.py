@@ -134,22 +134,22 @@ class Cropper:
 
     def run(
         self, units: Sequence[Unit], images_of: Callable[[Unit], Sequence[int]], cropped: int, stage: Stage
-    ) -> Rows:
-        """Give the table a row for each of the units' images, strongest first; the rows. The first
-        `cropped` of a unit also get crops. `stage` is `dnd.runtime.progress.Meter.stage`."""
+    ) -> None:
+        """Give the table a row for each of the units' images, strongest first, each image in one go for all units. The
+        first `cropped` of a unit also get crops. `stage` is `dnd.runtime.progress.Meter.stage`."""
         pairs: dict[str, tuple[Unit, int, bool]] = {}
         for unit in units:
             may_crop = self.max_crops > 0 and self.hooked.has_maps(unit.layer)
             for rank, image in enumerate(images_of(unit)):
                 if self.features or (may_crop and rank < cropped):
                     pairs[_key(unit, image)] = unit, image, may_crop and rank < cropped
-        found = {row["key"]: row for row in self.table.rows(keys=pairs)}
+        found = self.table.keys(pairs)
         wanted: Wanted = {}
         for key, (unit, image, crop) in pairs.items():
             if key not in found:
                 wanted.setdefault(image, []).append((unit, crop))
         if not wanted:
-            return found
+            return
 
         def load(index: int) -> tuple[int, torch.Tensor]:
             return index, prepare(self.hooked, open_again(self.probing, index), self.probing.image_name(index))
@@ -157,14 +157,17 @@ class Cropper:
         loaded = map_ahead(load, sorted(wanted), self.workers, self.hooked.batch_size + self.workers)
         with stage("crops", len(wanted)) as advance:
             for batch in _batches(loaded, self.hooked.batch_size, lambda one: len(wanted[one[0]])):
-                for row in self._rows(batch, wanted):
-                    found.setdefault(row["key"], row)
+                self.table.append(self._rows(batch, wanted))
                 advance(len(batch))
         self.table.compact()
-        return found
+
+    def rows(self, units: Sequence[Unit], images_of: Callable[[Unit], Sequence[int]]) -> Rows:
+        """What the table has of some units' images, by key."""
+        keys = {_key(unit, image) for unit in units for image in images_of(unit)}
+        return {row["key"]: row for row in self.table.rows(keys=keys)}
 
     def _rows(self, batch: Sequence[tuple[int, torch.Tensor]], wanted: Wanted) -> list[dict[str, Any]]:
-        """Rows for some images, durable."""
+        """Rows for some images."""
         lines = {
             (row, unit): _Line(_key(unit, index), [], [], [])
             for row, (index, _) in enumerate(batch)
@@ -183,9 +186,7 @@ class Cropper:
         )
         for crops in _batches(cuts, self.hooked.batch_size):
             self._add_crops(crops, lines)
-        rows = [line.row() for line in lines.values()]
-        self.table.append(rows)
-        return rows
+        return [line.row() for line in lines.values()]
 
     def _maps(
         self, batch: Sequence[tuple[int, torch.Tensor]], lines: Mapping[tuple[int, Unit], _Line]
@@ -226,7 +227,8 @@ class Cropper:
     ) -> _Source:
         """One image with the attention boxes of the units in `cropped`, in a stable order.
 
-        The source is read once more: a batch of large photographs would fill the memory.
+        It is opened once more, and comes from memory (`RememberedSet`) unless the photographs of a batch are so large
+        that they would fill it.
         """
         image, frame = open_again(self.probing, index), (tensor.shape[1], tensor.shape[2])
         view = self.geometry.frame(image.size)

@@ -15,13 +15,14 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from dnd.api import ProbingSet, Unit
+from dnd.api import Box, ProbingSet, Unit
 from dnd.pipeline.exemplars.crop import REGIONS, Cropper, Region, Stage, regions_of, unseen
-from dnd.pipeline.exemplars.keep import EXEMPLARS, KeptExemplars, images_named, keep_exemplars
+from dnd.pipeline.exemplars.keep import EXEMPLARS, KeptExemplars, exemplar_row, images_named, keep_images
 from dnd.pipeline.exemplars.sample import SampleActivations, projection
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.topk import TopKPass, run_pass
 from dnd.probing.prefetch import open_again
+from dnd.probing.remember import RememberedSet
 from dnd.results.unit import Baseline, baseline
 from dnd.store.images import Store
 from dnd.store.keys import digest_of
@@ -31,10 +32,10 @@ from dnd.target.hooked import HookedTarget
 SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
 _UNITS_AT_ONCE = 128
 """Units whose exemplars are written together."""
-_IMAGES_A_PASS = 1 << 17
-"""At most for the units whose crops are found together: with more, memory would grow; with fewer, images go through
-the target more often."""
-
+_ROWS_AT_ONCE = 1 << 17
+"""Of the table of crops that are in memory together; with fewer, the table is read more often."""
+Choice = tuple[Unit, list[Region], list[Region]]
+"""A unit, its exemplars, and all regions that they were chosen from."""
 
 LEAST_EXEMPLARS = 2
 """Probing images that a unit must respond to before its exemplars can show what they have in common."""
@@ -131,6 +132,7 @@ def find_exemplars(
     With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`; crops are taken of
     the k strongest images in either case. `stage` shows how far what follows the pass is: `Meter.stage`.
     """
+    probing = RememberedSet(probing)
     hooked.use_batches_of(batch_size)
     hooked.check_units(units)
     table, crops = store.table("exemplars", key, EXEMPLARS), store.table("crops", key, REGIONS)
@@ -148,20 +150,48 @@ def find_exemplars(
     features = {layer: projection(activations, layer, seed) for layer in passes} if pool > settings.k else {}
     max_crops = settings.max_crops if settings.crops else 0
     cropper = Cropper(hooked, probing, crops, max_crops=max_crops, features=features, workers=workers)
-    for some in _groups(missing, max(1, _IMAGES_A_PASS // max(settings.k, pool))):
-        rows = cropper.run(some, lambda unit: [image for image, _ in _strongest(passes, unit)], settings.k, stage)
-        with stage("exemplars kept", len(some)) as advance:
+
+    def images_of(unit: Unit) -> list[int]:
+        return [image for image, _ in _strongest(passes, unit)]
+
+    def choices() -> Iterator[list[Choice]]:
+        """The exemplars of the missing units, some units at a time."""
+        for some in _groups(missing, max(_UNITS_AT_ONCE, _ROWS_AT_ONCE // max(settings.k, pool))):
+            rows = cropper.rows(some, images_of)
             for group in _groups(some, _UNITS_AT_ONCE):
-                regions = {unit: regions_of(unit, _strongest(passes, unit), rows) for unit in group}
-                best = {unit: _best(unit, regions[unit], passes, activations, settings.k, pool) for unit in group}
-                broken = {unit for unit in group if _is_broken(passes, unit)}
-                table.append(keep_exemplars(best, regions, broken, store, probing, workers))
-                advance(len(group))
+                regions = ((unit, regions_of(unit, _strongest(passes, unit), rows)) for unit in group)
+                yield [
+                    (unit, _best(unit, of_unit, passes, activations, settings.k, pool), of_unit)
+                    for unit, of_unit in regions
+                ]
+
+    if missing:
+        cropper.run(missing, images_of, settings.k, stage)
+        parts = _parts(choices())
+        with stage("exemplars kept", len(parts)) as advance:
+            digests = keep_images(parts, store, probing, workers, advance)
+        for group in choices():
+            table.append(
+                [
+                    exemplar_row(unit, best, regions, _is_broken(passes, unit), digests, probing)
+                    for unit, best, regions in group
+                ]
+            )
     table.compact()
     result = ExemplarResult(passes, pictures, activations, KeptExemplars(units, table.columns(names)))
     result.computed, result.no_crops = len(missing), cropper.geometry.problem
     result.target_seconds = hooked.seconds - began
     return result
+
+
+def _parts(choices: Iterable[Sequence[Choice]]) -> dict[int, set[Box | None]]:
+    """What becomes an exemplar of some unit: crops of each image, None for the whole."""
+    wanted: dict[int, set[Box | None]] = {}
+    for group in choices:
+        for _, best, _ in group:
+            for region in best:
+                wanted.setdefault(region.image, set()).add(region.box)
+    return wanted
 
 
 def _clear(tables: Iterable[Table], folder: Path) -> None:

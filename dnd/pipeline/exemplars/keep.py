@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow as pa
 from dnd.api import Box, ProbingSet, Unit
 from dnd.errors import DamagedError
 from dnd.pipeline.exemplars.crop import MAP, Region
-from dnd.probing.prefetch import open_again
+from dnd.probing.prefetch import map_ahead, open_again
 from dnd.results.unit import Exemplar
 from dnd.store.images import Store
 from dnd.target.geometry import cut
@@ -40,6 +39,8 @@ _VIEW = 512
 """Pixels that the view of a crop's source has along an edge at most."""
 _Place = tuple[int, Box | str | None]
 """An image of the probing set, and which part of it: a crop, all of it, or "view"."""
+Digests = Mapping[_Place, str]
+"""Of what was put into the store."""
 
 
 class KeptExemplars(Mapping[Unit, tuple[Exemplar, ...]]):
@@ -95,49 +96,51 @@ def images_named(exemplars: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield one["view"]
 
 
-def keep_exemplars(
-    chosen: Mapping[Unit, Sequence[Region]],
-    everything: Mapping[Unit, Sequence[Region]],
-    broken: Collection[Unit],
+def keep_images(
+    wanted: Mapping[int, Collection[Box | None]],
     store: Store,
     probing: ProbingSet,
     workers: int,
-) -> list[dict[str, Any]]:
-    """Put the exemplars of some units into the store; the units' rows. `everything` has the rest of their crops;
-    `broken` are units whose activations are not finite."""
-    wanted: dict[int, set[Box | None]] = {}
-    for regions in chosen.values():
-        for region in regions:
-            wanted.setdefault(region.image, set()).add(region.box)
+    advance: Callable[[int], None],
+) -> Digests:
+    """Put exemplars into the store, every probing image opened once: `wanted` are crops of each, None for the whole."""
 
-    def put(item: tuple[int, set[Box | None]]) -> list[tuple[_Place, str]]:
+    def put(item: tuple[int, Collection[Box | None]]) -> list[tuple[_Place, str]]:
         index, boxes = item
         image = open_again(probing, index)
         found: list[tuple[_Place, str]] = [
             ((index, box), store.put_image(cut(image, box) if box else image).digest) for box in boxes
         ]
-        if boxes != {None}:
+        if any(boxes):
             image.thumbnail((_VIEW, _VIEW))  # after the crops were cut from it
             found.append(((index, "view"), store.put_image(image).digest))
         return found
 
-    with ThreadPoolExecutor(workers) as pool:
-        digests = dict(pair for pairs in pool.map(put, wanted.items()) for pair in pairs)
-    return [
-        {
-            "key": str(unit),
-            "exemplars": [
-                exemplar.model_dump(by_alias=True)
-                for exemplar in _exemplars(regions, everything[unit], digests, probing)
-            ],
-            "reason": "its activations are not finite (NaN or infinite)" if unit in broken else "",
-        }
-        for unit, regions in chosen.items()
-    ]
+    digests: dict[_Place, str] = {}
+    for pairs in map_ahead(put, sorted(wanted.items(), key=lambda item: item[0]), workers, 2 * workers):
+        digests.update(pairs)
+        advance(1)
+    return digests
+
+
+def exemplar_row(
+    unit: Unit,
+    chosen: Sequence[Region],
+    everything: Sequence[Region],
+    broken: bool,
+    digests: Digests,
+    probing: ProbingSet,
+) -> dict[str, Any]:
+    """A unit's row. `everything` has the rest of its crops; `broken`: its activations are not finite."""
+    return {
+        "key": str(unit),
+        "exemplars": [one.model_dump(by_alias=True) for one in _exemplars(chosen, everything, digests, probing)],
+        "reason": "its activations are not finite (NaN or infinite)" if broken else "",
+    }
 
 
 def _exemplars(
-    chosen: Sequence[Region], everything: Sequence[Region], digests: Mapping[_Place, str], probing: ProbingSet
+    chosen: Sequence[Region], everything: Sequence[Region], digests: Digests, probing: ProbingSet
 ) -> Iterator[Exemplar]:
     maps = {region.image: region.map for region in everything if region.box is None}
     boxes: dict[int, list[Box]] = {}
