@@ -38,5 +38,9 @@ def test_nothing_heavy_is_imported(code: str, also: tuple[str, ...]) -> None:
     assert modules_after(code) & {*HEAVY, *also} == set()
 
 
+def test_the_pipeline_imports_scipy_only_for_crops() -> None:
+    assert modules_after("import dnd.pipeline.execute") & {"scipy", "skimage", "transformers", "diffusers"} == set()
+
+
 def test_help_imports_no_plugin() -> None:
     assert {m for m in modules_after(command("--help")) if m.startswith("dnd_")} == set()

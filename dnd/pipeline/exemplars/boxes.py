@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from skimage.filters import threshold_otsu
-from skimage.measure import label, regionprops
 
 from dnd.api import FRAME, Box
 
@@ -26,6 +24,8 @@ def attention_boxes(activation_map: npt.NDArray[Any], frame: tuple[int, int], ma
     The map is scaled to 0..1 and bilinearly to `frame` (H, W), thresholded with Otsu's method, and boxes put
     around the external contours. A constant map, or one that is not finite, has none.
     """
+    from skimage.measure import label, regionprops
+
     high = _high(np.asarray(activation_map, np.float64), frame)
     if high is None:
         return []
@@ -46,6 +46,8 @@ def select_boxes(boxes: Sequence[Box], max_boxes: int) -> list[Box]:
 
 def _high(values: npt.NDArray[np.float64], frame: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
     """Bool (H, W): above Otsu's threshold."""
+    from skimage.filters import threshold_otsu
+
     low, peak = values.min(), values.max()
     if not np.isfinite(peak - low) or peak <= low:
         return None
@@ -58,5 +60,7 @@ def _high(values: npt.NDArray[np.float64], frame: tuple[int, int]) -> npt.NDArra
 
 def _without_holes(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Fill what the mask encloses, islands in it too: then each region is one external contour."""
+    from skimage.measure import label
+
     outside = label(np.pad(~mask, 1, constant_values=True), connectivity=1)
     return np.asarray(outside != outside[0, 0])[1:-1, 1:-1]
