@@ -151,6 +151,8 @@ class Grading:
     """Held-out figures of each model used, so that a loss can be traced to its stage."""
     wrong: Mapping[str, str] = field(default_factory=dict)
     """unit -> what it should have been, for the units that are wrong."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """unit -> its kind, for all that were judged."""
 
 
 class Box(NamedTuple):

@@ -8,9 +8,13 @@ import click
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option(
-    "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="[default: report, in the first run's folder]"
+    "--out",
+    metavar="FOLDER|FILE",
+    type=click.Path(),
+    help="[default: report, in the first run's folder; with --single-file, report.html]",
 )
-def report(runs: tuple[str, ...], out: str | None) -> None:
+@click.option("--single-file", is_flag=True, help="One HTML file to mail, with small images only.")
+def report(runs: tuple[str, ...], out: str | None, single_file: bool) -> None:
     """Build a page that shows a run, or several side by side.
 
     With all evidence. The page is a folder of files that opens from disk, without a server or a network. Its images
@@ -21,13 +25,15 @@ def report(runs: tuple[str, ...], out: str | None) -> None:
     from rich.console import Console
 
     from dnd.results.report.build import build_report
+    from dnd.results.report.single import build_single
     from dnd.results.run import RunFolder
     from dnd.runtime.progress import Meter
 
     opened = [RunFolder(run) for run in runs]
     units = len({unit for run in opened for unit in run.recorded()})
     with Meter(Console(stderr=True)) as meter, meter.stage("report", units) as advance:
-        built = build_report(opened, Path(out) if out else None, progress=advance)
+        build = build_single if single_file else build_report
+        built = build(opened, Path(out) if out else None, progress=advance)
     if built.missing.count:
         click.echo(
             f"Images that are not in the report: {built.missing.count}, the first because: {built.missing.first}\n"

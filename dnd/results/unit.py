@@ -134,9 +134,18 @@ class Candidate(_Part):
     """Synthetic ones, in the order of their seeds."""
 
 
+class SampleImage(StoredImage):
+    """An image of the random sample."""
+
+    quantile: float
+    """Share of the sample on which the unit is weaker, 0..1."""
+
+
 class Baseline(_Part):
     """The unit's activations on a random sample of the probing set: a histogram with bins of equal width from `low`
-    to `high`, and two quantiles."""
+    to `high`, two quantiles, and some of the images."""
+
+    optional = frozenset({"cells", "images"})
 
     n: Count
     """Finite activations."""
@@ -146,6 +155,11 @@ class Baseline(_Part):
     p95: float
     counts: tuple[Count, ...]
     """Of all in one bin where the activations are equal."""
+    cells: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")] = ""
+    """Base64 of a byte per image of the sample, in the run's one order: 0 for `low`, 255 for `high`. Units can be
+    correlated by it."""
+    images: tuple[SampleImage, ...] = ()
+    """At several quantiles, weakest first."""
 
 
 class Dropped(_Part):
@@ -252,16 +266,19 @@ class UnitResult(_Part):
 
 
 _BINS = 24
+_QUANTILES = (0.1, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
-def baseline(values: npt.NDArray[np.float32]) -> Baseline | None:
-    """Of the activations (n,); None where none is finite."""
-    finite = values[np.isfinite(values)].astype(np.float64)
+def baseline(values: npt.NDArray[np.float32], digests: Sequence[str] = ()) -> Baseline | None:
+    """Of the activations (n,) on a sample with these images; None where no activation is finite."""
+    is_finite = np.isfinite(values)
+    finite = values[is_finite].astype(np.float64)
     if not finite.size:
         return None
     low, high = float(finite.min()), float(finite.max())
     counts = np.histogram(finite, _BINS, (low, high))[0] if high > low else np.array([finite.size])
     median, p95 = np.quantile(finite, [0.5, 0.95])
+    scaled = np.where(is_finite, values - low, 0) / (high - low if high > low else 1.0)
     return Baseline(
         n=finite.size,
         low=_short(low),
@@ -269,4 +286,16 @@ def baseline(values: npt.NDArray[np.float32]) -> Baseline | None:
         median=_short(median),
         p95=_short(p95),
         counts=tuple(counts.tolist()),
+        cells=base64.b64encode(np.rint(scaled * 255).astype(np.uint8).tobytes()).decode(),
+        images=_at_quantiles(values, digests) if digests else (),
+    )
+
+
+def _at_quantiles(values: npt.NDArray[np.float32], digests: Sequence[str]) -> tuple[SampleImage, ...]:
+    """The image at each of `_QUANTILES` of the finite activations, each once."""
+    order = [int(place) for place in np.argsort(values, kind="stable") if np.isfinite(values[place])]
+    places = {order[round(quantile * (len(order) - 1))]: quantile for quantile in reversed(_QUANTILES)}
+    return tuple(
+        SampleImage(digest=digests[place], activation=float(values[place]), quantile=quantile)
+        for place, quantile in reversed(places.items())
     )

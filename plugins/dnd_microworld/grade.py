@@ -134,7 +134,8 @@ def grade(
         for r, (label, known) in zip(right, judged, strict=True)
         if not r
     }
-    return api.Grading(tuple(g for g in grades if g.total), _controls(judged), figures, wrong)
+    kinds = {str(label.unit): known.kind for label, known in judged}
+    return api.Grading(tuple(g for g in grades if g.total), _controls(judged), figures, wrong, kinds)
 
 
 def _controls(judged: Sequence[tuple[api.Label, api.Truth]], shuffles: int = 100) -> dict[str, float]:

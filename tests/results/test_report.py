@@ -75,6 +75,11 @@ def test_the_index_has_a_row_per_unit(run: Path) -> None:
         ("b", 3, "uninterpretable"), ("b", 4, "labelled"), ("b", 5, "failed"),
     ]  # fmt: skip
     assert index["units"][1]["runs"][0]["labels"] == [["green", 0.8973], ["disc", 0.1994]]
+    assert [row["runs"][0]["truth"] for row in index["units"][:3]] == [
+        None,
+        {"kind": "", "right": False, "meant": "teal"},
+        None,
+    ]
     assert "a green disc, number 3" in index["units"][1]["runs"][0]["text"]
     (about,) = index["runs"]
     assert about["statuses"] == {"labelled": 4, "uninterpretable": 1, "failed": 1}
@@ -205,7 +210,40 @@ def test_the_baseline_in_a_few_numbers() -> None:
     same = baseline(np.full(5, 2, np.float32))
     assert same
     assert same.counts == (5,)
+    assert set(base64.b64decode(same.cells)) == {0}
     assert baseline(np.array([np.nan], np.float32)) is None
+    assert list(base64.b64decode(found.cells)) == [0, 0, 0, 255, 0, 0]
+    values = np.array([5, np.nan, *range(5), *range(6, 100)], np.float32)
+    shown = baseline(values, [f"{n:064x}" for n in range(len(values))])
+    assert shown
+    assert [(one.activation, one.quantile) for one in shown.images] == [
+        (10, 0.1), (50, 0.5), (74, 0.75), (89, 0.9), (94, 0.95), (98, 0.99)
+    ]  # fmt: skip
+    assert int(shown.images[0].digest, 16) == 11, "the image with that activation"
+
+
+def test_an_atlas_knows_like_units(tmp_path: Path) -> None:
+    store, rng = Store(tmp_path / ".dnd-store"), np.random.default_rng(0)
+    base = rng.random((3, 200))
+    records = []
+    for index in range(12):
+        record = reports.unit(store, "a", index, ("red", "green", "blue")[index % 3])
+        found = baseline((base[index % 3] + 0.2 * rng.random(200)).astype(np.float32))
+        assert found
+        records.append({**record, "sample": found.model_dump(mode="json")})
+    build(reports.make_run(tmp_path / "run", records))
+    (index_,) = read(tmp_path / "run" / "report")
+    for one in index_["atlas"]:
+        assert len({tuple(cell) for cell in one["cells"]}) == 12
+        for place, near in enumerate(one["near"]):
+            assert {other % 3 for other, _ in near[:3]} == {place % 3}, one["name"]
+            assert place not in [other for other, _ in near]
+            assert 0.9 < near[0][1] <= 1.01
+    assert [one["name"] for one in index_["atlas"]] == ["label", "activation"]
+    cells = np.array(index_["atlas"][1]["cells"])
+    apart = np.linalg.norm(cells[:, None] - cells[None], axis=-1)
+    like = np.arange(12)[:, None] % 3 == np.arange(12)[None] % 3
+    assert apart[like & (apart > 0)].mean() < 0.8 * apart[~like].mean()
 
 
 # --- what it survives --------------------------------------------------------------------------------

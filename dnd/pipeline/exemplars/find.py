@@ -94,7 +94,7 @@ class ExemplarResult:
 
     def baseline(self, unit: Unit) -> Baseline | None:
         """Its activations on the sample in a few numbers."""
-        return baseline(self.sample_activations(unit))
+        return baseline(self.sample_activations(unit), self.sample)
 
     def above_floor(self, unit: Unit) -> int:
         """On how many probing images it is not silent, counted among those that may become exemplars; 0 where all are

@@ -18,6 +18,7 @@ from typing import Any
 from dnd.api import Unit
 from dnd.errors import StoreError, UsageError
 from dnd.files import remedy
+from dnd.results.report.atlas import Atlas
 from dnd.results.report.overview import Overview
 from dnd.results.report.pictures import Missing, Pictures
 from dnd.results.report.rows import digests, evidence, row, shown
@@ -29,7 +30,7 @@ _TOGETHER = 16
 """Units whose evidence is one file."""
 _AHEAD = 2
 """Groups whose images are copied while those before them are written."""
-_MARK = "dnd-report"
+MARK = "dnd-report"
 """How the page's HTML identifies itself: only such a folder is ever replaced."""
 
 
@@ -70,18 +71,22 @@ def _write(
 ) -> None:
     (folder / "units").mkdir()
     overviews = [Overview(run) for run in runs]
+    atlas = Atlas()
     rows: list[dict[str, Any]] = []
     for number, group in enumerate(_groups(runs, units, pictures)):
         for _, records in group:
             for overview, record in zip(overviews, records, strict=True):
                 if record is not None:
                     overview.add(record)
-        rows += [_row(unit, records, pictures) for unit, records in group]
+            if records[0] is not None:
+                atlas.add(records[0])
+        rows += [_row(unit, records, overviews, pictures) for unit, records in group]
         details = [[record and evidence(record, pictures) for record in records] for _, records in group]
         _script(folder / "units" / f"{number}.js", "evidence", [number, details])
         progress(len(group))
     missing = [pictures.missing.count, shown(pictures.missing.first)]
     index = {"runs": [o.record() for o in overviews], "units": rows, "together": _TOGETHER, "missing": missing}
+    index["atlas"] = atlas.record() if len(runs) == 1 else []
     _script(folder / "data.js", "index", [index])
 
 
@@ -101,9 +106,14 @@ def _groups(
     yield from waiting
 
 
-def _row(unit: Unit, records: Sequence[UnitResult | None], pictures: Pictures) -> dict[str, Any]:
+def _row(
+    unit: Unit, records: Sequence[UnitResult | None], overviews: Sequence[Overview], pictures: Pictures
+) -> dict[str, Any]:
     answers = {(record.status, record.concept) for record in records if record}
-    found = [record and row(record, pictures) for record in records]
+    found = [
+        record and {**row(record, pictures), "truth": overview.truth(unit)}
+        for record, overview in zip(records, overviews, strict=True)
+    ]
     return {"layer": unit.layer, "unit": unit.index, "differs": len(answers) > 1, "runs": found}
 
 
@@ -170,5 +180,5 @@ def _check_replaceable(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     page = out / "index.html"
-    if not out.is_dir() or not page.is_file() or _MARK not in page.read_text("utf-8", errors="replace")[:1000]:
+    if not out.is_dir() or not page.is_file() or MARK not in page.read_text("utf-8", errors="replace")[:1000]:
         raise UsageError(f"{out} exists and is not a report", "Choose another folder with --out.")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dnd.api import Unit
 from dnd.results.report.rows import kind_of_reason, number, shown
 from dnd.results.run import RunFolder
 from dnd.results.unit import UnitResult
@@ -41,11 +42,28 @@ class Overview:
         for name, values in found.items():
             layer.setdefault(name, []).extend(v for v in values if v is not None and math.isfinite(v))
 
+    def truth(self, unit: Unit) -> dict[str, Any] | None:
+        """What the target itself knows of a unit: its kind, and what the label should have been where it is wrong."""
+        kinds, wrong = (_mapping(_mapping(self.facts.get("truth")).get(name)) for name in ("kinds", "wrong"))
+        if str(unit) not in kinds and str(unit) not in wrong:
+            return None
+        meant = shown(str(wrong[str(unit)])) if str(unit) in wrong else None
+        return {"kind": shown(str(kinds.get(str(unit), ""))), "right": meant is None, "meant": meant}
+
+    @property
+    def title(self) -> str:
+        """The target and its layers."""
+        target = _mapping(self.settings.get("target"))
+        name, layers = target.get("name"), [str(layer) for layer in _sequence(target.get("layers"))]
+        more = [f"{len(layers) - 2} more layers"] if len(layers) > 3 else layers[2:]
+        return shown(" · ".join([str(name), ", ".join([*layers[:2], *more])])) if name and layers else self.run.name
+
     def record(self) -> dict[str, Any]:
         """As JSON; names that come from outside are in pairs, never keys."""
         facts = self.facts
         return {
             "name": self.run.name,
+            "title": self.title,
             "folder": str(self.run.folder),
             "statuses": dict(self.statuses),
             "reasons": [[status, reason, n] for (status, reason), n in self.reasons.most_common(50)],
@@ -57,7 +75,6 @@ class Overview:
             "stages": _stages(facts.get("stages")),
             "quality": _quality(facts.get("truth")),
             "figures": _figures(self.evaluation),
-            "wrong": _pairs(_mapping(facts.get("truth")).get("wrong")),
             "unreadable": _pairs(_mapping(facts.get("probing")).get("unreadable"))[:200],
         }
 

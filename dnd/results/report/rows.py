@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dnd.results.report.pictures import Pictures
-from dnd.results.unit import Candidate, Exemplar, StoredImage, UnitResult
+from dnd.results.unit import Baseline, Candidate, Exemplar, StoredImage, UnitResult
 
 _LONG = 2000
 """Characters of a text that the page shows: a model that will not stop must not make the page unusable."""
@@ -30,6 +30,9 @@ def digests(record: UnitResult) -> Iterator[str]:
     for candidate in record.candidates:
         for image in candidate.images:
             yield image.digest
+    if record.baseline:
+        for image in record.baseline.images:
+            yield image.digest
 
 
 def row(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def row(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
         "thumbnails": [copy for copy in copies if copy][:_THUMBNAILS],
         "text": "\n".join(dict.fromkeys(shown(text) for text in texts if text)),
         "reason": shown(record.reason),
-        "kind": None if record.status == "labelled" else kind_of_reason(record.reason),
+        "why": None if record.status == "labelled" else kind_of_reason(record.reason),
     }
 
 
@@ -65,7 +68,7 @@ def evidence(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
     return {
         "exemplars": [_exemplar(exemplar, pictures) for exemplar in record.exemplars],
         "candidates": [_candidate(candidate, pictures) for candidate in sorted(record.candidates, key=_rank)],
-        "sample": record.baseline and {name: number(value) for name, value in record.baseline},
+        "sample": record.baseline and _sample(record.baseline, pictures),
         "confidences": [number(named.confidence) for named in record.labels],
         "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
     }
@@ -92,6 +95,12 @@ def _exemplar(exemplar: Exemplar, pictures: Pictures) -> dict[str, Any]:
         "caption": exemplar.caption and shown(exemplar.caption),
         "map": exemplar.map and exemplar.map.model_dump(),
     }
+
+
+def _sample(baseline: Baseline, pictures: Pictures) -> dict[str, Any]:
+    images = [[pictures.get(one.digest), number(one.activation), one.quantile] for one in baseline.images]
+    numbers = baseline.model_dump(exclude={"cells", "images"})
+    return {**{name: number(value) for name, value in numbers.items()}, "images": images}
 
 
 def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:

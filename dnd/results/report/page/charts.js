@@ -61,6 +61,33 @@
       known.map((value) => dnd.svg("circle", { cx: place(value), cy: 7, r: 3.6, class: "dot" })));
   };
 
+  // The one plot of a unit: the random sample in grey, below it a row of dots for each [name, values, class]; dashed
+  // lines are the sample's 95 % and the weakest exemplar.
+  dnd.evidencePlot = (rows, sample, [low, high], isNarrow) => {
+    const [wide, left, tall, gap] = isNarrow ? [360, 124, 70, 24] : [760, 150, 70, 24];
+    const bottom = tall + 10 + gap * rows.length;
+    const place = (value) => left + 8 + (value - low) / (high - low || 1) * (wide - left - 16);
+    const scale = (wide - left - 16) / WIDTH;
+    const known = rows.map(([name, values, kind]) => [name, values.filter((value) => typeof value === "number"), kind]);
+    const weakest = Math.min(...(known.find(([, , kind]) => kind === "exemplar")?.[1] ?? []));
+    const lines = [sample && [sample.p95, "95 % of random images"], Number.isFinite(weakest) && [weakest, "weakest exemplar"]].filter(Boolean);
+    const words = [sample && `random images: median ${dnd.number(sample.median)}, 95 % below ${dnd.number(sample.p95)}`,
+      ...known.map(([name, values]) => values.length ? `${name}: ${values.length} activations from ${dnd.number(Math.min(...values))} to ${dnd.number(Math.max(...values))}` : null)].filter(Boolean).join("; ");
+    const label = (text, y) => dnd.svg("text", { x: left - 6, y, "text-anchor": "end", class: "row-name" }, text);
+    return dnd.svg("svg", { viewBox: `0 0 ${wide} ${bottom + 32}`, class: "evidence-plot", role: "img", "aria-label": words },
+      dnd.svg("title", null, words),
+      sample ? [label("random images", tall - 8), dnd.svg("g", { transform: `translate(${left + 8} 16) scale(${scale} 1)` }, bars(sample, low, high, tall - 16, "bar sample"))] : null,
+      dnd.svg("line", { x1: left, x2: wide, y1: tall, y2: tall, class: "axis" }),
+      known.map(([name, values, kind], row) => [label(name, tall + 16 + gap * row + 4),
+        values.map((value) => dnd.svg("circle", { cx: place(value), cy: tall + 16 + gap * row, r: 5.5, class: `dot ${kind}` }))]),
+      lines.map(([value, text], row) => [
+        dnd.svg("line", { x1: place(value), x2: place(value), y1: 12 + row * 13, y2: bottom, class: "p95" }),
+        dnd.svg("text", { x: place(value) + (place(value) > wide * 0.55 ? -4 : 4), y: 10 + row * 13, "text-anchor": place(value) > wide * 0.55 ? "end" : "start" }, `${text}: ${dnd.measure(value)}`)]),
+      dnd.svg("line", { x1: left, x2: wide, y1: bottom, y2: bottom, class: "axis" }),
+      [[low, "start"], [high, "end"]].map(([value, anchor]) => dnd.svg("text", { x: place(value), y: bottom + 14, "text-anchor": anchor }, dnd.measure(value))),
+      dnd.svg("text", { x: (left + wide) / 2, y: bottom + 28, "text-anchor": "middle" }, isNarrow ? "activation" : "the unit's activation (heights by the square root of the number of images)"));
+  };
+
   // A figure with its interval, and its controls as ticks; 0..1 unless a value lies beyond.
   dnd.interval = (what, value, low, high, controls) => {
     const known = [value, low, high, ...controls].filter((one) => typeof one === "number");

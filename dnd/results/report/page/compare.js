@@ -25,13 +25,14 @@
         const both = dnd.data.units.filter((row) => row.runs[a] && row.runs[b]);
         const agreed = both.filter((row) => dnd.answer(row.runs[a]) === dnd.answer(row.runs[b]));
         const shown = (n, agreement) => n && runs.length === 2 ? dnd.filtered({ agreement }, dnd.number(n)) : n;
-        rows.push([dnd.el("span", null, dnd.letter(a), " and ", dnd.letter(b)), both.length, shown(agreed.length, "same"), shown(both.length - agreed.length, "different")]);
+        const share = both.length ? `${Math.round(agreed.length * 100 / both.length)} %` : "–";
+        rows.push([dnd.el("span", null, dnd.letter(a), " and ", dnd.letter(b)), both.length, shown(agreed.length, "same"), shown(both.length - agreed.length, "different"), share]);
       }
     }
-    return dnd.table(["runs", "units of both", "same label", "different"], rows, "Agreement of each pair of runs");
+    return dnd.table(["runs", "units of both", "same label", "different", "share that agrees"], rows, "Agreement of each pair of runs");
   };
 
-  dnd.compareOverview = () => {
+  dnd.compareSummary = () => {
     const { runs } = dnd.data;
     const targets = new Set(runs.flatMap((run) => run.facts.filter(([name]) => name === "fingerprint of the target").map(([, value]) => value)));
     const different = differences(runs);

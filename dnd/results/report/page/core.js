@@ -18,6 +18,9 @@ const dnd = { data: null };
   // units/N.js calls this with the evidence of its units.
   dnd.evidence = (group, units) => waiting.get(group)?.resolve(units);
 
+  // The text of a file that lies inside the page, if the report is one file.
+  dnd.inside = (name) => document.getElementById(name)?.textContent;
+
   // The evidence of the unit in a place of the index: an array with one entry per run.
   dnd.load = (place) => {
     const group = Math.floor(place / dnd.data.together);
@@ -25,6 +28,8 @@ const dnd = { data: null };
       const entry = {};
       entry.promise = new Promise((resolve, reject) => {
         entry.resolve = resolve;
+        const text = dnd.inside(`units/${group}.js`); // dnd.evidence(0,[...]);
+        if (text) { resolve(JSON.parse(text.slice(text.indexOf(",") + 1, text.lastIndexOf(")")))); return; }
         const script = document.createElement("script");
         const url = `units/${group}.js`;
         script.src = policy ? policy.createScriptURL(url) : url;

@@ -1,14 +1,15 @@
 "use strict";
-// The list of units: searched, filtered, sorted, and drawn only where one looks.
+// All units, searched, filtered, sorted, and drawn only where one looks: a gallery, or a list beside the evidence.
 
 dnd.list = {};
 {
-  const HEIGHT = { one: 68, more: 24 }; // pixels of a row: of one run, and of each further one
-  const NAME = 26; // characters of a unit's name
+  const HEIGHT = { list: 68, gallery: 156, more: 24 }; // pixels of a row: of one run, and of each further one
+  const TILE = 200; // pixels that a unit is wide in the gallery, at least
+  const NAME = { list: 26, gallery: 15 }; // characters of a unit's name
   const EXTRA = 6; // rows drawn beyond the edges
   const collator = new Intl.Collator("en", { numeric: true });
   const $ = (id) => document.getElementById(id);
-  const inputs = ["search", "layer", "status", "sort", "agreement", "least", "most"];
+  const inputs = ["search", "layer", "status", "sort", "agreement", "kind", "truth", "marked", "least", "most"];
   let words = []; // per unit: all that it is searched by, in lower case
   let only = null; // [what, text]: only units whose label, or reason to have none, is this
   let shown = []; // places in the index, in the order of the list
@@ -16,10 +17,17 @@ dnd.list = {};
   const drawn = new Map(); // place -> list item
 
   const labelled = (run) => run?.status === "labelled" && run.labels.length > 0;
-  const own = { label: (run) => labelled(run) ? run.labels[0][0] : null, reason: (run) => run?.kind };
+  const own = { label: (run) => labelled(run) ? run.labels[0][0] : null, reason: (run) => run?.why };
   const score = (row) => row.runs.find(labelled)?.labels[0][1] ?? null;
   const first = (row, name) => row.runs.find((run) => run)?.[name] ?? null;
-  const height = () => HEIGHT.one + HEIGHT.more * (dnd.data.runs.length - 1);
+  const isGallery = () => document.body.dataset.view === "gallery";
+  const height = () => HEIGHT[isGallery() ? "gallery" : "list"] + HEIGHT.more * (dnd.data.runs.length - 1);
+  const columns = () => isGallery() ? Math.max(1, Math.floor($("list").clientWidth / TILE)) : 1;
+  // Wrong by the target's truth, or by the reader; then what is right; what nobody knows at last.
+  const judged = (row) => row.runs.map((run) => run?.truth ? (run.truth.right ? "right" : "wrong") : "").find(Boolean) ?? "";
+  const wrongness = (row) => ["wrong", "right", ""].indexOf(dnd.marks.of(row)?.mark || judged(row));
+
+  const kind = (row) => first(row, "truth")?.kind ?? "";
 
   const descending = (value) => (a, b) => (value(b) ?? -Infinity) - (value(a) ?? -Infinity) || 0;
   const orders = {
@@ -27,8 +35,11 @@ dnd.list = {};
     score: ["highest score", descending(score)],
     low: ["lowest score", (a, b) => (score(a) ?? Infinity) - (score(b) ?? Infinity) || 0],
     auc: ["AUC", descending((row) => first(row, "auc"))],
-    confidence: ["confidence", descending((row) => first(row, "confidence"))],
+    confidence: ["highest confidence", descending((row) => first(row, "confidence"))],
+    doubt: ["lowest confidence", (a, b) => (first(a, "confidence") ?? Infinity) - (first(b, "confidence") ?? Infinity) || 0],
     label: ["label, A to Z", (a, b) => labelled(b.runs[0]) - labelled(a.runs[0]) || collator.compare(dnd.answer(a.runs[0]), dnd.answer(b.runs[0]))],
+    wrong: ["wrong first", (a, b) => wrongness(a) - wrongness(b)],
+    kind: ["kind", (a, b) => collator.compare(kind(a), kind(b))],
     differs: ["different first", (a, b) => b.differs - a.differs],
   };
 
@@ -42,7 +53,14 @@ dnd.list = {};
     const statuses = new Set(units.flatMap((row) => row.runs.filter(Boolean).map((run) => run.status)));
     $("status").append(option("", "all"), ...[...statuses].sort().map((status) => option(status, status)));
     const some = (name) => units.some((row) => row.runs.some((run) => run && run[name] !== null));
-    const offered = Object.keys(orders).filter((name) => name === "differs" ? runs.length > 1 : !["auc", "confidence"].includes(name) || some(name));
+    const kinds = [...new Set(units.map(kind).filter(Boolean))].sort();
+    $("kind").append(option("", "all"), ...kinds.map((name) => option(name, name)));
+    $("kind").parentElement.hidden = !kinds.length;
+    $("truth").parentElement.hidden = !units.some(judged);
+    $("marked").parentElement.hidden = runs.length > 1;
+    const needs = { auc: some("auc"), confidence: some("confidence"), doubt: some("confidence"), kind: kinds.length > 1, differs: runs.length > 1,
+      wrong: units.some(judged) || runs.length < 2 };
+    const offered = Object.keys(orders).filter((name) => needs[name] ?? true);
     $("sort").append(...offered.map((name) => option(name, orders[name][0])));
     if (runs.length > 1) $("sort").value = "differs";
     $("agreement-label").hidden = runs.length < 2;
@@ -52,20 +70,25 @@ dnd.list = {};
     $("only").addEventListener("click", () => dnd.list.only(null));
     $("clear").addEventListener("click", () => { dnd.list.filter({}); $("search").focus(); });
     $("scroll").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
-    new ResizeObserver(() => draw()).observe($("scroll"));
+    $("units").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
+    $("export").addEventListener("click", () => dnd.marks.save());
+    new ResizeObserver(() => layout()).observe($("scroll"));
     dnd.list.update();
   };
 
   // Find the units that fit all filters, and show them from the top.
   dnd.list.update = () => {
     const wanted = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const [layer, status, agreement] = ["layer", "status", "agreement"].map((id) => $(id).value);
+    const [layer, status, agreement, kindOf, truth, marked] = ["layer", "status", "agreement", "kind", "truth", "marked"].map((id) => $(id).value);
     const least = $("least").value === "" ? -Infinity : Number($("least").value);
     const most = $("most").value === "" ? Infinity : Number($("most").value);
     const bounded = least > -Infinity || most < Infinity;
     const inScore = (run) => labelled(run) && run.labels[0][1] !== null && run.labels[0][1] >= least && run.labels[0][1] <= most;
     const fits = (row, place) => (!layer || row.layer === layer)
       && (!status || row.runs.some((run) => run?.status === status))
+      && (!kindOf || kind(row) === kindOf)
+      && (!truth || judged(row) === truth)
+      && (!marked || (dnd.marks.of(row)?.mark || "not yet") === marked)
       && (!agreement || agreement === dnd.agreement(row))
       && (!bounded || row.runs.some(inScore))
       && (only === null || row.runs.some((run) => own[only[0]](run) === only[1]))
@@ -78,10 +101,30 @@ dnd.list = {};
     $("clear").hidden = shown.length === units.length;
     $("nothing").hidden = shown.length > 0;
     $("scroll").scrollTop = 0;
+    dnd.list.redraw();
+  };
+
+  // Draw all anew: the units shown, their marks or the view changed.
+  dnd.list.redraw = () => {
     for (const item of drawn.values()) item.remove();
     drawn.clear();
-    $("list").style.height = `${shown.length * height()}px`;
+    const n = dnd.marks.count();
+    $("export").hidden = !n;
+    $("export").textContent = `Save ${dnd.several(n, "mark")} as CSV`;
+    layout();
+  };
+
+  // Give every drawn unit its place.
+  const layout = () => {
+    $("list").style.height = `${Math.ceil(shown.length / columns()) * height()}px`;
+    for (const [place, node] of drawn) put(node, shown.indexOf(place));
     draw();
+  };
+
+  const put = (node, position) => {
+    const across = columns();
+    Object.assign(node.style, { top: `${Math.floor(position / across) * height()}px`, height: `${height()}px`,
+      left: `${(position % across) * 100 / across}%`, width: `${100 / across}%` });
   };
 
   // Show only the units that have something: ["label", "dots"]; null for all.
@@ -97,19 +140,32 @@ dnd.list = {};
     dnd.list.only(values.only ?? null);
   };
 
-  // The figure beside a label: what the list is sorted by, else the score.
+  // The figure beside a label: what is sorted by, else the score; in the gallery the confidence, where there is one.
+  const sorted = () => ({ auc: "auc", confidence: "confidence", doubt: "confidence", score: "score", low: "score" })[$("sort").value];
   const figure = (run) => {
-    const name = ["auc", "confidence"].includes($("sort").value) ? $("sort").value : "score";
-    const value = name !== "score" ? run?.[name] : labelled(run) ? run.labels[0][1] : undefined;
+    const name = sorted() ?? (isGallery() && run?.confidence !== null ? "confidence" : "score");
+    const value = name === "auc" || (labelled(run) && name === "confidence") ? run?.[name] : labelled(run) ? run.labels[0][1] : undefined;
     return value === undefined || value === null ? null : dnd.el("span", { class: "score", title: name }, dnd.measure(value));
   };
 
   const answer = (run, place) => dnd.el("span", { class: "answer" },
     dnd.data.runs.length > 1 ? dnd.letter(place) : null,
-    dnd.el("span", { class: labelled(run) ? "label" : "none" }, dnd.answer(run)), figure(run));
+    dnd.el("span", { class: labelled(run) ? "label" : "none" }, dnd.answer(run)), isBelow() ? null : figure(run));
+  const isBelow = () => isGallery() && dnd.data.runs.length === 1; // where a figure stands beside the unit's name
 
   // A long layer's end, which tells it from the others, and the unit.
-  const shortName = (name) => name.length > NAME ? `…${name.slice(1 - NAME)}` : name;
+  const shortName = (name) => {
+    const most = NAME[isGallery() ? "gallery" : "list"];
+    return name.length > most ? `…${name.slice(1 - most)}` : name;
+  };
+
+  // What is known of the answer: the reader's mark, else the target's truth; in a comparison whether the runs differ.
+  const verdict = (row) => {
+    if (row.runs.length > 1) return row.differs ? dnd.el("span", { class: "differs" }, "different") : null;
+    const mark = dnd.marks.of(row)?.mark;
+    if (mark) return dnd.el("span", { class: "judged", "data-mark": mark, title: `marked ${mark}` }, mark === "right" ? "✓ marked right" : "✗ marked wrong");
+    return judged(row) === "wrong" ? dnd.el("span", { class: "judged", "data-mark": "wrong", title: `the target's own truth: ${row.runs[0].truth.meant}` }, "✗ wrong") : null;
+  };
 
   const item = (place, position) => {
     const row = dnd.data.units[place];
@@ -118,16 +174,17 @@ dnd.list = {};
       dnd.el("a", { href: dnd.link(row), class: row.runs.length > 1 ? "several" : null, "aria-current": place === current ? "true" : null },
         dnd.el("span", { class: "thumbnails" }, pictures.map(dnd.thumbnail)),
         dnd.el("span", { class: "answers" }, row.runs.map(answer),
-          dnd.el("small", null, dnd.el("bdi", { title: dnd.unitName(row) }, shortName(dnd.unitName(row))), row.differs ? dnd.el("span", { class: "differs" }, "different") : null))));
-    node.style.top = `${position * height()}px`;
-    node.style.height = `${height()}px`;
+          dnd.el("small", null, dnd.el("bdi", { title: dnd.unitName(row) }, shortName(dnd.unitName(row))), isBelow() && (sorted() || !verdict(row)) ? figure(row.runs[0]) : verdict(row)))));
+    put(node, position);
     return node;
   };
 
   const draw = () => {
-    const pane = $("scroll");
-    const top = Math.max(0, Math.floor(pane.scrollTop / height()) - EXTRA);
-    const end = Math.min(shown.length, Math.ceil((pane.scrollTop + pane.clientHeight) / height()) + EXTRA);
+    const pane = $(isGallery() ? "units" : "scroll");
+    const above = pane.getBoundingClientRect().top - $("list").getBoundingClientRect().top; // pixels of the list out of sight
+    const across = columns();
+    const top = Math.max(0, (Math.floor(above / height()) - EXTRA) * across);
+    const end = Math.min(shown.length, (Math.ceil((above + pane.clientHeight) / height()) + EXTRA) * across);
     const wanted = new Set(shown.slice(top, end));
     for (const [place, node] of drawn) {
       if (!wanted.has(place) && !node.contains(document.activeElement)) { node.remove(); drawn.delete(place); }
@@ -147,7 +204,7 @@ dnd.list = {};
     drawn.get(current)?.firstChild.removeAttribute("aria-current");
     current = place;
     const position = shown.indexOf(place);
-    if (position < 0) return;
+    if (position < 0 || isGallery()) return;
     const pane = $("scroll");
     if (position * height() < pane.scrollTop) pane.scrollTop = position * height();
     if ((position + 1) * height() > pane.scrollTop + pane.clientHeight) pane.scrollTop = (position + 1) * height() - pane.clientHeight;

@@ -17,29 +17,31 @@
     }
   };
 
-  const content = async (hash) => {
-    const unit = place(hash);
-    if (unit !== undefined) return dnd.unit(unit);
-    return dnd.data.runs.length > 1 ? dnd.compareOverview() : dnd.overview();
-  };
+  const views = { "": "gallery", "#": "gallery", "#atlas": "atlas", "#summary": "summary" };
+  // What a view shows beside the units; the gallery shows nothing but them.
+  const content = { unit: (unit) => dnd.unit(unit), atlas: () => dnd.atlas(), gallery: () => [],
+    summary: () => dnd.data.runs.length > 1 ? dnd.compareSummary() : dnd.summary() };
+  const scroller = () => document.body.dataset.view === "gallery" ? document.getElementById("units") : main;
 
   const show = async () => {
     const hash = location.hash;
     const turn = ++latest;
     const unit = place(hash);
-    const view = unit !== undefined ? "unit" : hash === "#units" ? "units" : "overview";
+    const view = unit !== undefined ? "unit" : views[hash] ?? "gallery";
+    const changed = document.body.dataset.view !== view;
     document.body.dataset.view = view;
+    if (changed) dnd.list.redraw();
     dnd.list.mark(unit ?? -1);
     for (const link of document.querySelectorAll("header nav a")) {
       if (link.dataset.view === view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
     }
-    const nodes = await content(hash).catch((error) => [dnd.el("h1", { tabindex: -1 }, "This unit cannot be shown"), dnd.el("p", { class: "warning" }, error.message)]);
+    const nodes = await Promise.resolve(unit).then(content[view]).catch((error) => [dnd.el("h1", { tabindex: -1 }, "This unit cannot be shown"), dnd.el("p", { class: "warning" }, error.message)]);
     if (turn !== latest) return;
-    if (hash && unit === undefined && view === "overview") nodes.unshift(dnd.el("p", { class: "warning" }, "There is no such unit in this report."));
+    document.getElementById("head").replaceChildren(...(view === "gallery" ? dnd.head(hash in views).filter(Boolean) : []));
     main.replaceChildren(dnd.el("div", { class: "page" }, nodes.flat(Infinity).filter(Boolean)));
     main.scrollTop = 0;
     scrollTo(0, 0);
-    const heading = main.querySelector("h1");
+    const heading = document.querySelector("#head h1, #main h1");
     const title = [unit !== undefined && dnd.unitName(dnd.data.units[unit]), heading.textContent, unit === undefined && "dnd report"];
     document.title = [...new Set(title.filter(Boolean))].join(" · ");
     if (started && view === "unit" && !document.getElementById("units").contains(document.activeElement)) heading.focus({ preventScroll: true });
@@ -58,26 +60,31 @@
     if (row) location.hash = dnd.link(row);
   };
 
+  const mark = (what) => {
+    const unit = place(location.hash);
+    if (unit !== undefined && dnd.data.runs.length === 1) dnd.marks.toggle(dnd.data.units[unit], what);
+  };
+
   const keys = {
     j: () => step(1), k: () => step(-1), m: () => dnd.toggle("maps"), b: () => dnd.toggle("boxes"), c: () => dnd.toggle("crops"),
-    o: () => { location.hash = "#"; }, t: theme, "?": () => document.getElementById("help").showModal(),
+    o: () => { location.hash = "#"; }, t: theme, r: () => mark("right"), w: () => mark("wrong"), "?": () => document.getElementById("help").showModal(),
     "/": () => {
-      if (matchMedia("(max-width: 860px)").matches) location.hash = "#units";
+      if (matchMedia("(max-width: 860px)").matches) location.hash = "#";
       document.getElementById("search").focus();
     },
   };
 
-  // The evidence scrolls by these keys, wherever the focus was left by opening a unit.
+  // The evidence or the gallery scrolls by these keys, wherever the focus was left by opening a unit.
   const scrolls = {
-    PageDown: () => main.scrollTop + main.clientHeight * 0.9, PageUp: () => main.scrollTop - main.clientHeight * 0.9,
-    Home: () => 0, End: () => main.scrollHeight,
+    PageDown: (pane) => pane.scrollTop + pane.clientHeight * 0.9, PageUp: (pane) => pane.scrollTop - pane.clientHeight * 0.9,
+    Home: () => 0, End: (pane) => pane.scrollHeight,
   };
   const scrollMain = (event) => {
     const key = event.key === " " ? (event.shiftKey ? "PageUp" : "PageDown") : event.key;
     const left = event.target === document.body || event.target.closest("#list a[aria-current], #main h1");
     if (!left || !Object.hasOwn(scrolls, key)) return;
     event.preventDefault();
-    main.scrollTo({ top: scrolls[key]() });
+    scroller().scrollTo({ top: scrolls[key](scroller()) });
   };
 
   document.addEventListener("keydown", (event) => {
@@ -100,7 +107,9 @@
 
   if (dnd.data) {
     dnd.data.units.forEach((row, unit) => byName.set(`${row.layer}/${row.unit}`, unit));
-    document.getElementById("run-name").textContent = dnd.data.runs.map((run) => run.name).join(" · ");
+    document.getElementById("run-name").textContent = [...new Set(dnd.data.runs.map((run) => run.title))].join(" | ");
+    document.querySelector("[data-view=atlas]").hidden = !dnd.data.atlas.length;
+    dnd.marks.start();
     dnd.list.start();
     addEventListener("hashchange", show);
     show();

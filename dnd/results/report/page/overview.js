@@ -9,7 +9,7 @@
   // A button that shows the units that fit a filter.
   dnd.filtered = (values, ...content) => dnd.el("button", { type: "button", class: "plain", onclick: () => {
     dnd.list.filter(values);
-    if (matchMedia("(max-width: 860px)").matches) location.hash = "#units";
+    location.hash = "#";
   } }, content);
 
   // How many units have each status.
@@ -109,10 +109,35 @@
     section(level, "Activations", histograms(run)),
   ];
 
-  dnd.overview = () => {
+  // How many labels are right, by the target's own truth.
+  const right = (run) => {
+    const grades = run.quality?.grades ?? [];
+    const [good, all] = [1, 2].map((column) => grades.reduce((sum, grade) => sum + grade[column], 0));
+    const tile = (words) => dnd.el("span", { class: "tile" }, dnd.el("strong", null, `${good} of ${all}`), words);
+    const known = dnd.data.units.some((row) => row.runs[0]?.truth?.right === false);
+    return !all ? null : known ? dnd.filtered({ truth: "wrong" }, tile("right; show the others")) : tile("right");
+  };
+
+  // What stands above the gallery.
+  dnd.head = (known) => {
+    const { runs, units, missing } = dnd.data;
+    const [run] = runs;
+    const several = runs.length > 1;
+    const tiles = several ? null : dnd.statuses(run);
+    if (tiles && run.quality) tiles.append(right(run) ?? "");
+    return [
+      dnd.el("h1", { tabindex: -1 }, several ? `${dnd.several(runs.length, "run")} side by side` : run.title),
+      dnd.el("p", { class: "intro" }, several ? runs.map((one, place) => dnd.el("span", null, dnd.letter(place), " ", one.name, " ")) : inShort(run)),
+      known ? null : dnd.el("p", { class: "warning" }, "There is no such unit in this report."),
+      missing[0] ? dnd.missing() : null,
+      tiles,
+    ];
+  };
+
+  dnd.summary = () => {
     const [run] = dnd.data.runs;
     return [
-      dnd.el("div", { class: "intro" }, dnd.el("h1", { tabindex: -1 }, run.name), dnd.el("p", null, inShort(run)),
+      dnd.el("div", { class: "intro" }, dnd.el("h1", { tabindex: -1 }, run.title), dnd.el("p", null, inShort(run)),
         dnd.el("p", { class: "note" }, `${dnd.several(dnd.data.units.length, "unit")} · `, dnd.el("bdi", null, run.folder))),
       dnd.missing(),
       dnd.statuses(run),

@@ -5,7 +5,8 @@
   const image = (copy, alt) => {
     if (!copy) return dnd.el("span", { class: "gone", role: "img", "aria-label": `${alt} (image missing)` }, "image missing");
     const [name, width, height] = copy;
-    return dnd.el("img", { src: `images/${name}.jpg`, width, height, alt, loading: "lazy", decoding: "async" });
+    const text = dnd.inside(`images/${name}.jpg`);
+    return dnd.el("img", { src: text ? `data:image/jpeg;base64,${text}` : `images/${name}.jpg`, width, height, alt, loading: "lazy", decoding: "async" });
   };
 
   const boxes = (all, own) => {
@@ -60,7 +61,7 @@
     dialog.showModal();
   };
 
-  const large = (copy) => copy && (copy[3] ? [`${copy[0]}-large`, copy[1], copy[2]] : copy);
+  const large = (copy) => copy && (copy[3] && !dnd.inside(`images/${copy[0]}.jpg`) ? [`${copy[0]}-large`, copy[1], copy[2]] : copy);
 
   const enlargeExemplar = (exemplar, number, section) => {
     const shown = { ...exemplar, image: large(exemplar.image), view: large(exemplar.view) };
@@ -78,19 +79,26 @@
     const alt = exemplar.caption || `Exemplar ${number}`;
     const button = dnd.el("button", { type: "button", class: "picture", onclick: () => enlargeExemplar(exemplar, number, section) }, layers(exemplar, alt));
     return dnd.el("figure", null, button,
-      dnd.el("figcaption", null,
-        exemplar.caption ? dnd.el("span", { class: "caption" }, exemplar.caption) : null,
-        dnd.el("small", null, dnd.el("b", null, dnd.measure(exemplar.activation)), exemplar.box ? " crop of " : " ", dnd.el("bdi", null, exemplar.source))));
+      dnd.el("figcaption", null, dnd.el("small", null, dnd.measure(exemplar.activation), exemplar.box ? " crop" : null)));
+  };
+
+  // An image with a line under it, enlarged by a click.
+  const picture = (copy, alt, title, about, ...line) => dnd.el("figure", null,
+    dnd.el("button", { type: "button", class: "picture", onclick: () => enlarge(title, dnd.el("div", { class: "both" }, frame(large(copy), alt, "only")), dnd.el("p", null, about)) }, frame(copy, alt, "only")),
+    dnd.el("figcaption", null, dnd.el("small", null, line)));
+
+  // One of the random sample: [copy, activation, share of the sample on which the unit is weaker].
+  dnd.sampled = ([copy, activation, quantile]) => {
+    const where = `${Math.round(quantile * 100)} %`;
+    return picture(copy, `Random image at ${where}`, `Random image at ${where}`, `Activation ${dnd.measure(activation)}; the unit is weaker on ${where} of the random sample.`,
+      dnd.measure(activation), " at ", where);
   };
 
   // A synthetic image with its activation, and how many seeds gave it.
   dnd.synthetic = ({ copy, activation, rank, times }, concept) => {
     const alt = `${concept}, image from the generator, rank ${rank}`;
-    const open = () => enlarge(concept, dnd.el("div", { class: "both" }, frame(large(copy), alt, "only")),
-      dnd.el("p", null, `From the generator, for this candidate. Activation ${dnd.measure(activation)}, rank ${rank} of its images.`));
-    return dnd.el("figure", null,
-      dnd.el("button", { type: "button", class: "picture", onclick: open }, frame(copy, alt, "only")),
-      dnd.el("figcaption", null, dnd.el("small", null, dnd.measure(activation), times > 1 ? ` (${times}×)` : null)));
+    return picture(copy, alt, concept, `From the generator, for this candidate. Activation ${dnd.measure(activation)}, rank ${rank} of its images.`,
+      dnd.measure(activation), times > 1 ? ` (${times}×)` : null);
   };
 
   dnd.thumbnail = (copy) => dnd.el("span", { class: "thumbnail" }, image(copy, ""));

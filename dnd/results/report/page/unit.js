@@ -15,10 +15,9 @@
     for (const button of document.querySelectorAll(`[data-toggle=${name}]`)) button.setAttribute("aria-pressed", on.has(name));
   };
 
-  // What the figures, the plot and the overlays of the exemplars mean, as far as there are any.
-  const legend = ({ exemplars, sample }) => [
-    "Figures and dots: the unit's activation on these images.",
-    sample && "Grey: on random probing images (heights by the square root of their number), 95 % of which lie left of the dashed line.",
+  // What the figures and the overlays of the exemplars mean, as far as there are any.
+  const legend = ({ exemplars }) => [
+    "Figures: the unit's activation on these images.",
     exemplars.some((one) => one.boxes.length) && "Boxes: where the unit's map is high.",
     exemplars.some((one) => one.box && one.view) && "Pink box: this crop is the exemplar.",
     exemplars.some((one) => one.map) && "Activation map: dark where the unit is quiet.",
@@ -32,9 +31,7 @@
       dnd.el("div", { class: "heading" }, dnd.el(level, { class: "title" }, "What activates it most"),
         dnd.el("div", { class: "buttons" }, offered.map(([name, text]) =>
           dnd.el("button", { type: "button", "data-toggle": name, "aria-pressed": on.has(name), onclick: () => dnd.toggle(name) }, text)))),
-      dnd.el("div", { class: "grid" }, evidence.exemplars.map((exemplar, place) => dnd.exemplar(exemplar, place + 1, section))),
-      dnd.strip(evidence.exemplars.map((exemplar) => exemplar.activation), evidence.sample, dnd.span(evidence), "Exemplars") ?? "",
-      dnd.el("p", { class: "note" }, legend(evidence)));
+      dnd.el("div", { class: "grid small" }, evidence.exemplars.map((exemplar, place) => dnd.exemplar(exemplar, place + 1, section))));
     return section;
   };
 
@@ -49,32 +46,58 @@
     return [...found.values()];
   };
 
-  const candidate = (one, evidence, isLabel, level) => dnd.el("li", { class: isLabel ? "candidate chosen" : "candidate" },
-    dnd.el("div", { class: "heading" },
-      dnd.el(level, { class: "concept" }, one.concept, isLabel ? " " : null, isLabel ? dnd.el("span", { class: "badge", "data-status": "labelled" }, "label") : null),
-      dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("AUC", one.auc, one.auc ?? 0))),
-    dnd.el("div", { class: "tested" },
-      dnd.strip(one.images.map((image) => image[1]), evidence.sample, dnd.span(evidence), one.concept),
-      one.images.length ? dnd.el("div", { class: "grid small" }, distinct(one.images).map((image) => dnd.synthetic(image, one.concept)))
-        : dnd.el("p", { class: "note" }, "No images of it were tested.")));
+  const grid = (one) => dnd.el("div", { class: "grid small" }, distinct(one.images).map((image) => dnd.synthetic(image, one.concept)));
+  const activations = (one) => one.images.map((image) => image[1]);
+  const by = (about, kind) => { const name = dnd.setting(about, kind, "backend"); return name ? ` (${name})` : ""; };
 
-  const candidates = (run, about, evidence, level) => {
-    if (!evidence.candidates.length) return null;
-    const label = run.status === "labelled" ? run.labels[0]?.[0] : null;
-    const drawn = evidence.candidates.some((one) => one.images.length);
-    return dnd.el("section", { class: "candidates" }, dnd.el(level, { class: "title" }, "Candidates"),
-      drawn ? dnd.el("p", { class: "note" }, `Each with the images of it from the generator${by(about, "generator")}, strongest first; figures and dots are the unit's activation on them.`) : null,
-      dnd.el("ol", null, evidence.candidates.map((one) => candidate(one, evidence, one.concept === label, level === "h2" ? "h3" : "h4"))),
+  // The candidate that came first, if there are images of it.
+  const first = (run, evidence) => evidence.candidates.find((one) => one.concept === run.labels[0]?.[0] && one.images.length);
+
+  const synthetic = (run, about, evidence, level) => {
+    const one = first(run, evidence);
+    return one ? dnd.el("section", { class: "synthetic" },
+      dnd.el(level, { class: "title" }, run.status === "labelled" ? "Images of the label" : `Images of “${one.concept}”, which came closest`),
+      grid(one), dnd.el("p", { class: "note" }, `From the generator${by(about, "generator")}, strongest first.`)) : null;
+  };
+
+  const plot = (run, evidence) => {
+    const one = first(run, evidence);
+    const rows = [["exemplars", evidence.exemplars.map((exemplar) => exemplar.activation), "exemplar"], one && [run.status === "labelled" ? "images of the label" : "images of the closest", activations(one), "of-label"]];
+    return evidence.exemplars.length || one ? dnd.evidencePlot(rows.filter(Boolean), evidence.sample, dnd.span(evidence), dnd.data.runs.length > 1 || matchMedia("(max-width: 860px)").matches) : null;
+  };
+
+  const candidate = (one, evidence, confidence, level) => dnd.el("li", { class: "candidate" },
+    dnd.el("div", { class: "heading" }, dnd.el(level, { class: "concept" }, one.concept),
+      dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("AUC", one.auc, one.auc ?? 0), metric("confidence", confidence))),
+    one.images.length ? dnd.el("div", { class: "tested" }, dnd.strip(activations(one), evidence.sample, dnd.span(evidence), one.concept), grid(one)) : null);
+
+  // The candidates beside the one shown above, and labels that were none; those with a score of 0 folded away.
+  const alternatives = (run, evidence, level) => {
+    const above = first(run, evidence) ?? (run.status === "labelled" ? { concept: run.labels[0]?.[0] } : null);
+    const others = evidence.candidates.filter((one) => one !== above && one.concept !== above?.concept);
+    const named = new Set(evidence.candidates.map((one) => one.concept));
+    const rest = run.labels.filter(([concept]) => !named.has(concept) && concept !== above?.concept).map(([concept, score]) => ({ concept, score, auc: null, images: [] }));
+    const all = [...others, ...rest];
+    const sure = (one) => evidence.confidences[run.labels.findIndex(([concept]) => concept === one.concept)];
+    const list = (some) => dnd.el("ol", null, some.map((one) => candidate(one, evidence, sure(one), level === "h2" ? "h3" : "h4")));
+    const [good, none] = [all.filter((one) => one.score !== 0), all.filter((one) => one.score === 0)];
+    if (!all.length && !evidence.dropped.length) return null;
+    return dnd.el("section", { class: "candidates" }, dnd.el(level, { class: "title" }, run.status === "labelled" ? "Alternatives" : "What else was considered"),
+      good.length ? list(good) : dnd.el("p", { class: "note" }, "None with a score above 0."),
+      none.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(none.length, "candidate")} with a score of 0`), list(none)) : null,
       evidence.dropped.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(evidence.dropped.length, "candidate")} could not be judged`),
         dnd.el("ul", null, evidence.dropped.map(([concept, reason]) => dnd.el("li", null, dnd.el("b", null, concept), ": ", reason)))) : null);
   };
 
-  const alternatives = (run, evidence, level) => run.labels.length > (run.status === "labelled" ? 1 : 0) ? dnd.el("section", null,
-    dnd.el(level, { class: "title" }, run.status === "labelled" ? "Label and alternatives" : "What came closest"),
-    dnd.table(["concept", "score", ...(evidence.confidences.some((one) => one !== null) ? ["confidence"] : [])],
-      run.labels.map(([concept, score], place) => [concept, dnd.measure(score), ...(evidence.confidences.some((one) => one !== null) ? [dnd.measure(evidence.confidences[place])] : [])]), "Labels with their scores")) : null;
+  const captions = (evidence, level) => evidence.exemplars.some((one) => one.caption) ? dnd.el("section", { class: "captions" },
+    dnd.el(level, { class: "title" }, "Captions of the exemplars"),
+    dnd.el("ol", null, evidence.exemplars.map((one) => dnd.el("li", null, one.caption || "–", " ", dnd.el("small", null, dnd.el("bdi", null, one.source)))))) : null;
 
-  const by = (about, kind) => { const name = dnd.setting(about, kind, "backend"); return name ? ` (${name})` : ""; };
+  // Images of the random sample from the weakest to the strongest: what does not activate the unit, too.
+  const range = (evidence, level) => evidence.sample?.images.length ? dnd.el("section", { class: "range" },
+    dnd.el(level, { class: "title" }, "From weak to strong"),
+    dnd.el("p", { class: "note" }, "Random probing images by the share of such images on which the unit is weaker."),
+    dnd.el("div", { class: "grid small" }, evidence.sample.images.map((one) => dnd.sampled(one)))) : null;
 
   // What the figures of a verdict mean, as far as there are any.
   const meaning = (run, about, evidence) => {
@@ -82,36 +105,63 @@
     const said = [
       run.labels.length && `Score: how well the concept fits the unit, by the ${method && method !== "dnd" ? `method (${method})` : `scorer${by(about, "scorer")}`}; higher is better.`,
       run.auc !== null && "AUC: the chance that an image of the concept activates the unit more than a random probing image; 0.5 is chance.",
+      evidence.exemplars.length && legend(evidence),
       evidence.confidences.some((one) => one !== null) && "Confidence: the chance that the concept is right, by the run's calibration.",
     ].filter(Boolean);
     return said.length ? dnd.el("p", { class: "note" }, said.join(" ")) : null;
   };
 
   const provenance = (about, evidence, row) => {
-    const planted = about.wrong.find(([name]) => name === `${row.layer}/${row.unit}`);
     const facts = [["run", about.folder], ["unit", `${row.layer}/${row.unit}`], ...about.facts.filter(([name]) => name === "fingerprint of the target"),
       ...about.stages.map(([name, key]) => [`${name} key`, key]),
       ...(evidence.sample ? [["random sample", `${dnd.several(evidence.sample.n, "image")}: median ${dnd.number(evidence.sample.median)}, 95 % below ${dnd.number(evidence.sample.p95)}, greatest ${dnd.number(evidence.sample.high)}`]] : [])];
+    return dnd.el("details", { class: "provenance" }, dnd.el("summary", null, "Provenance"),
+      dnd.el("dl", { class: "facts" }, facts.map(([name, value]) => dnd.el("div", null, dnd.el("dt", null, name), dnd.el("dd", null, value)))),
+      evidence.exemplars.length ? dnd.table(["exemplar", "image", "sha256"], evidence.exemplars.map((e, place) => [String(place + 1), e.source, dnd.el("code", null, e.digest)]), "Exemplars with their digests") : null);
+  };
+
+  // What the target itself knows of the unit.
+  const truth = (run) => !run.truth ? null : run.truth.right ? dnd.el("p", { class: "note" }, `Right, by the target's own truth${run.truth.kind ? ` (${run.truth.kind})` : ""}.`)
+    : dnd.el("p", { class: "warning" }, "The target's own truth: ", dnd.el("b", null, run.truth.meant), run.truth.kind ? ` (${run.truth.kind})` : "", ". This answer counts as wrong.");
+
+  const verdict = (run, heading, ...more) => dnd.el("div", { class: "verdict" }, heading, dnd.el("div", null, dnd.badge(run.status)),
+    run.status === "labelled" ? dnd.el("div", { class: "metrics" }, metric("score", run.labels[0]?.[1]), metric("AUC", run.auc, run.auc ?? 0), metric("confidence", run.confidence)) : null,
+    run.reason ? dnd.el("p", { class: "reason" }, run.reason) : null, truth(run), more);
+
+  const answer = (run) => run.status === "labelled" ? dnd.answer(run) : "No label";
+
+  const below = (run, about, evidence, level, isShared) => [meaning(run, about, evidence), alternatives(run, evidence, level), isShared ? null : [captions(evidence, level), range(evidence, level)]];
+
+  // Exemplars | label | images of the label, with one plot under them.
+  const alone = (row, place, evidence) => {
+    const [run, about] = [row.runs[0], dnd.data.runs[0]];
     return [
-      planted ? dnd.el("p", { class: "warning" }, "The target's own truth: ", dnd.el("b", null, planted[1]), ". This answer counts as wrong.") : null,
-      dnd.el("details", { class: "provenance" }, dnd.el("summary", null, "Provenance"),
-        dnd.el("dl", { class: "facts" }, facts.map(([name, value]) => dnd.el("div", null, dnd.el("dt", null, name), dnd.el("dd", null, value)))),
-        evidence.exemplars.length ? dnd.table(["exemplar", "image", "sha256"], evidence.exemplars.map((e, place) => [String(place + 1), e.source, dnd.el("code", null, e.digest)]), "Exemplars with their digests") : null),
+      dnd.el("div", { class: "why card" },
+        dnd.el("div", { class: "row" }, exemplars(evidence, "h2"),
+          verdict(run, dnd.el("h1", { tabindex: -1 }, answer(run)), dnd.marks.form(row)), synthetic(run, about, evidence, "h2")),
+        plot(run, evidence)),
+      below(run, about, evidence, "h2"), dnd.nearest(place, "h2"), provenance(about, evidence, row),
     ];
   };
 
-  const verdict = (run) => dnd.el("div", { class: "verdict" }, dnd.badge(run.status),
-    run.status === "labelled" ? dnd.el("div", { class: "metrics" }, metric("score", run.labels[0]?.[1]), metric("AUC", run.auc, run.auc ?? 0), metric("confidence", run.confidence)) : null,
-    run.reason ? dnd.el("p", { class: "reason" }, run.reason) : null);
-
-  const column = (row, place, evidence, several) => {
+  const column = (row, place, evidence, isShared) => {
     const [run, about] = [row.runs[place], dnd.data.runs[place]];
-    const head = several ? dnd.el("h2", null, dnd.letter(place), " ", !run ? about.name : run.status === "labelled" ? dnd.answer(run) : "No label") : null;
-    if (!run) return dnd.el("section", { class: "column" }, head, dnd.el("p", { class: "note" }, "This run does not have the unit."));
-    const level = several ? "h3" : "h2";
-    const [warning, details] = provenance(about, evidence, row);
-    return dnd.el("section", { class: "column" }, head, several ? dnd.el("p", { class: "note" }, about.name) : null,
-      verdict(run), warning, alternatives(run, evidence, level), meaning(run, about, evidence), exemplars(evidence, level), candidates(run, about, evidence, level), details);
+    if (!run) return dnd.el("section", { class: "column" }, dnd.el("h2", null, dnd.letter(place), " ", about.name), dnd.el("p", { class: "note" }, "This run does not have the unit."));
+    return dnd.el("section", { class: "column" }, verdict(run, dnd.el("h2", null, dnd.letter(place), " ", answer(run))), dnd.el("p", { class: "note" }, about.name),
+      isShared ? null : exemplars(evidence, "h3"), synthetic(run, about, evidence, "h3"), plot(run, evidence),
+      below(run, about, evidence, "h3", isShared), provenance(about, evidence, row));
+  };
+
+  // Several runs: the exemplars once where all have the same.
+  const together = (row, evidence) => {
+    const known = evidence.filter(Boolean);
+    const key = (one) => JSON.stringify(one.exemplars.map((exemplar) => [exemplar.digest, exemplar.box]));
+    const isShared = known.length > 1 && known.every((one) => key(one) === key(known[0]));
+    return [
+      dnd.el("h1", { tabindex: -1 }, dnd.unitName(row)),
+      isShared ? [exemplars(known[0], "h2"), captions(known[0], "h2")] : null,
+      dnd.el("div", { class: "columns" }, row.runs.map((_, place) => column(row, place, evidence[place], isShared))),
+    ];
   };
 
   const steps = () => dnd.el("nav", { class: "steps", "aria-label": "Units before and after" }, [[-1, "‹ Previous"], [1, "Next ›"]].map(([step, text]) => {
@@ -124,11 +174,9 @@
     const row = dnd.data.units[place];
     const several = row.runs.length > 1;
     const evidence = await dnd.load(place);
-    const title = several ? dnd.unitName(row) : row.runs[0].status === "labelled" ? dnd.answer(row.runs[0]) : "No label";
     return [
       dnd.el("div", { class: "heading" }, dnd.el("p", { class: "note" }, several ? { different: "different labels", same: "the same label", partial: "not in every run" }[dnd.agreement(row)] : dnd.unitName(row)), steps()),
-      dnd.el("h1", { tabindex: -1 }, title),
-      dnd.el("div", { class: several ? "columns" : null }, row.runs.map((_, run) => column(row, run, evidence[run], several))),
+      several ? together(row, evidence) : alone(row, place, evidence[0]),
     ];
   };
 }
