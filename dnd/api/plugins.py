@@ -15,7 +15,7 @@ import pydantic
 
 from dnd.api.records import Evidence, Grading, ImageRequest, Label, SummaryRequest
 from dnd.api.settings import Config
-from dnd.errors import DndError, PluginError
+from dnd.errors import DndError, PluginError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -163,6 +163,11 @@ class Target(Plugin):
     def grade(self, labels: Sequence[Label]) -> Grading | None:
         """Judge the labels where the meaning of this target's units is known; else None."""
         return None
+
+    def shown(self, layer: str, images: ProbingSet) -> Sequence[int]:
+        """Units of a layer that stand for what the images show, ascending: the classes of a classifier. For
+        `--units shown`; UsageError where that is not known."""
+        raise UsageError(f"the target {self.name!r} cannot say which units the images show", "Give --units all.")
 
 
 class ProbingSet(Plugin):

@@ -13,7 +13,7 @@ _CHOICES = (
     click.argument("runfile", required=False),
     click.option("--target", metavar="NAME", help="Network to study: a plugin's, or your own MODULE:FUNCTION."),
     click.option("--layer", "layers", metavar="LAYER", multiple=True, help="Dotted name; may be repeated."),
-    click.option("--units", metavar="0-9,12|all", help="Units of each layer."),
+    click.option("--units", metavar="0-9,12|all|shown", help="Units of each layer; `shown`: of what the images show."),
     click.option("--probe", "probes", metavar="NAME|FOLDER", multiple=True, help="Probing images; may be repeated."),
     click.option("--captioner", metavar="NAME", help="What describes images; `dnd plugins` lists all backends."),
     click.option("--summarizer", metavar="NAME", help="What finds concepts in captions."),

@@ -76,6 +76,8 @@ class _Reader:
     tables: dict[str, dict[str, Any]]
     folders: list[str] = field(default_factory=list)
     """Probing folders, once `probing` has been called."""
+    no_probing: bool = False
+    """Whether `probing` found no set that it could take."""
     uses: tuple[str, ...] = BACKENDS
     """Backends that the run has a use for, once `method` has been called."""
 
@@ -148,6 +150,8 @@ class _Reader:
                 settings[key] = self.folders[0]
             elif cls and cls.Config.model_fields[key].is_required():
                 have = f"{len(self.folders)} folders" if self.folders else "no folder"
+                if self.no_probing:  # which is the one problem
+                    return False
                 self.problems.add(f"{section}.{key}: name a folder, as the run has {have} of probing images (--probe)")
                 return False
         return True
@@ -176,10 +180,24 @@ class _Reader:
         if live or ":" in name:
             config = self.problems.check("target", Config, settings)
             choice = Choice("function", name, config) if config is not None else None
-        else:
+        elif name in self.registry.names("target"):
             choice = self.plugin("target", "target", name, settings)
+        else:
+            choice = None
+            self._no_target(name)
         distinct = tuple(dict.fromkeys(layers))
         return TargetChoice(choice.kind, choice.name, choice.config, distinct, units) if choice else None
+
+    def _no_target(self, name: str) -> None:
+        """A name that is none of a target may be an architecture that one of them builds."""
+        try:
+            self.registry.find("target", name)
+        except DndError as error:
+            builders = [e.name for e in self.registry.entries if e.kind == "target" and e.cls and _builds(e.cls)]
+            asked = f"--set target.architecture={name} --set target.weights=FILE"
+            ways = f" An architecture of a library: --target {'|'.join(builders)} {asked}." if builders else ""
+            own = " A function of your own in my_models.py: --target my_models:net."
+            self.problems.add(type(error)(str(error), error.hint + ways + own))
 
     def probing(self) -> tuple[Choice, ...]:
         settings = dict(self.tables["probing"])
@@ -188,8 +206,10 @@ class _Reader:
         if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) and n for n in names):
             known = ", ".join(self.registry.names("probing-set"))
             self.problems.add(
-                f"probing.set: choose one set or folder, or probing.sets: a list (--probe). Sets: {known}"
+                "probing.set: choose a folder of images or a set",
+                f"For example --probe photos/, or a set of a plugin: {known}.",
             )
+            self.no_probing = True
             return ()
         named = [n for n in dict.fromkeys(names) if not self._is_folder(n)]
         own = {n: settings.pop(n) for n in named if isinstance(settings.get(n), dict)}
@@ -205,6 +225,7 @@ class _Reader:
             if choice:
                 found[choice.kind, choice.name] = choice
         self.folders = [name for kind, name in found if kind == "folder"]
+        self.no_probing = not found
         return tuple(found.values())
 
     def _is_folder(self, name: str) -> bool:
@@ -217,9 +238,13 @@ class _Reader:
         path = os.path.abspath(os.path.expanduser(name))  # noqa: PTH111, Path's raises for ~ and an unknown user
         if not is_folder(path):
             what = "is not a folder" if os.path.lexists(path) else "does not exist"
-            self.problems.add(f"probing.set: {name} {what}", "Give --probe a folder of images.")
+            self.problems.add(f"probing.set: {name} {what}", "Give --probe a folder of images: --probe photos/.")
             return None
         return Choice("folder", path, Config())
+
+
+def _builds(cls: type[Plugin]) -> bool:
+    return "architecture" in cls.Config.model_fields
 
 
 def read_run(

@@ -121,7 +121,7 @@ class Choice:
 class TargetChoice(Choice):
     layers: tuple[str, ...] = ()
     units: str = "all"
-    """ "all" or "0-9,12"; see `dnd.config.units.parse_units`."""
+    """ "all", "shown" or "0-9,12"; see `dnd.config.units.parse_units`."""
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,9 @@ def apply_options(tables: dict[str, Any], options: Mapping[str, Any]) -> None:
             tables[section] = {k: v for k, v in table.items() if k in kept}
             if section == "scorer" and isinstance(tables.get("labels"), dict):
                 tables["labels"] = {k: v for k, v in tables["labels"].items() if k not in _OF_THE_SCORER}
+    target, layers = tables.get("target"), options.get("target.layers")
+    if layers and isinstance(target, dict) and _listed(target.get("layers")) != _listed(layers):
+        target.pop("units", None)  # they were chosen in other layers
     sets = [options[key] for key in ("probing.set", "probing.sets") if key in options]
     if sets and isinstance(tables.get("probing"), dict):
         before = tables["probing"].pop("set", None), tables["probing"].pop("sets", None)
@@ -138,3 +141,7 @@ def apply_options(tables: dict[str, Any], options: Mapping[str, Any]) -> None:
                 raise UsageError(f"--set {key}: {name} is a setting, not a section")
         table.pop(last, None)
         table[last] = value  # at the end: of a setting under its former and its present name, the last one counts
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""A choice of units: "0-9,12", "all", a list of indices."""
+"""A choice of units: "0-9,12", "all", "shown", a list of indices."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from typing import Any
 
 from dnd.errors import UsageError
 
+SHOWN = "shown"
+"""Those that stand for what the probing images show; only some targets know (`dnd.api.Target.shown`)."""
+
 
 def parse_units(text: str, n: int | None = None) -> list[int]:
     """ "all" or "0-9,12" -> indices, ascending and distinct; checked against `n` units where it is given.
 
-    Without `n` only the form is checked, and "all" gives an empty list. Raises UsageError.
+    Without `n` only the form is checked, and "all" and "shown" give an empty list. Raises UsageError.
     """
+    if text.strip() == SHOWN and n is None:
+        return []
     if text.strip() == "all":
         return list(range(n or 0))
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = (piece.strip() for piece in part.partition("-"))
         if not (_is_index(first) and (_is_index(last) if dash else not last)):
-            raise UsageError(f"{text!r} is not a choice of units", "Write all, or numbers and ranges: 0-9,12.")
+            raise UsageError(f"{text!r} is not a choice of units", "Write all, shown, or numbers and ranges: 0-9,12.")
         low, high = int(first), int(last or first)
         if low > high:
             raise UsageError(f"{part.strip()!r} runs backwards", f"Write {high}-{low}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnd.api import ProbingSet
 from dnd.config.run import Choice
-from dnd.config.units import parse_units
+from dnd.config.units import SHOWN, parse_units
 from dnd.doctor.check import Check, Context
 from dnd.errors import DndError
 from dnd.plugin.requirements import check_packages
@@ -119,6 +119,8 @@ def _layer(context: Context, module: torch.nn.Module, preprocess: Any, layer: st
         remedy = "Does preprocess give what the module wants?"
         detail = f"a forward pass of {context.run.target.name} fails: {type(error).__name__}: {error}"
         return Check(name, "fault", detail, remedy), 0, 0
+    if context.run.target.units.strip() == SHOWN:
+        return Check(name, "ok", f"{size:,} units, of which those are wanted that the images show"), size, size
     try:
         chosen = len(parse_units(context.run.target.units, size))
     except DndError as error:

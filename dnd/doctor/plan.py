@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 from dnd.api import Runtime
 from dnd.config.run import OWN_METHOD, Choice, Run
-from dnd.config.units import parse_units
+from dnd.config.units import SHOWN, parse_units
 from dnd.errors import DndError, UsageError
 from dnd.pipeline.build import Builder
 from dnd.pipeline.rates import BACKEND_OF, Rate, find_rate
 from dnd.plugin.registry import Registry
-
-_MOST_UNITS = 1_000_000
-"""An index beyond it is not a choice of units that can be counted without the target."""
 
 
 def stage_items(run: Run, units: int, images: int | None) -> dict[str, int]:
@@ -42,23 +39,21 @@ def _size(choice: Choice, registry: Registry, runtime: Runtime) -> int | str:
 
 
 def count_units(run: Run, registry: Registry, runtime: Runtime) -> int | str:
-    """How many units the run is about, or why that is not known. For "all" the target is built, on the CPU."""
+    """How many units the run is about, or why that is not known. The target is built, on the CPU; UsageError where it
+    does not have the layers or units."""
+    from dnd.target.hooked import HookedTarget
+
     try:
-        if run.target.units.strip() != "all":
-            return len(parse_units(run.target.units, _MOST_UNITS)) * len(run.target.layers)
-        return sum(_layer_sizes(run, registry, runtime))
+        module, preprocess = Builder(registry, runtime).module(run.target)
     except DndError as error:
         return str(error)
     except Exception as error:  # the user's own code
         return f"{run.target.name} cannot be built: {type(error).__name__}: {error}"
-
-
-def _layer_sizes(run: Run, registry: Registry, runtime: Runtime) -> list[int]:
-    from dnd.target.hooked import HookedTarget
-
-    module, preprocess = Builder(registry, runtime).module(run.target)
     with HookedTarget(module, preprocess, run.target.layers, pooling=run.exemplars.pooling) as hooked:
-        return list(hooked.layer_sizes().values())
+        sizes = hooked.layer_sizes()
+    if run.target.units.strip() == SHOWN:
+        return f"those that the images show, of {sum(sizes.values()):,}"
+    return sum(len(parse_units(run.target.units, size)) for size in sizes.values())
 
 
 # --- stages ------------------------------------------------------------------------------------------

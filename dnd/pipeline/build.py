@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dnd.api import Plugin, ProbingSet, Runtime, Target, Unit
 from dnd.config.run import Choice, Run
-from dnd.config.units import parse_units
-from dnd.errors import DndError
+from dnd.config.units import SHOWN, parse_units
+from dnd.errors import DndError, UsageError
 from dnd.plugin.guard import guard
 from dnd.plugin.registry import KINDS, Registry
 from dnd.probing.sets import FolderSet, UnionSet
@@ -66,5 +66,10 @@ class Builder:
         return sets[0] if len(sets) == 1 else UnionSet(sets)
 
 
-def chosen_units(run: Run, sizes: Mapping[str, int]) -> list[Unit]:
-    return [Unit(layer, i) for layer in run.target.layers for i in parse_units(run.target.units, sizes[layer])]
+def chosen_units(run: Run, sizes: Mapping[str, int], target: Target | None, probing: ProbingSet) -> list[Unit]:
+    """The units that a run is about. `target` is None for a function or a module of the user's own."""
+    if run.target.units.strip() != SHOWN:
+        return [Unit(layer, i) for layer in run.target.layers for i in parse_units(run.target.units, sizes[layer])]
+    if target is None:
+        raise UsageError(f"{run.target.name} cannot say which units the images show", "Give --units all, or 0-9,12.")
+    return [Unit(layer, i) for layer in run.target.layers for i in target.shown(layer, probing)]

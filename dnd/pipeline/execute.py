@@ -99,7 +99,7 @@ def _execute(
     module, preprocess = live or builder.module(run.target)
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
     with hooked:
-        units = chosen_units(run, hooked.layer_sizes())
+        units = chosen_units(run, hooked.layer_sizes(), None if live else builder.target(run.target), probing)
     identity, hooks = fingerprint(module, preprocess, run.target.layers), foreign_hooks(module)
     write_atomic(out / "run.toml", run.to_toml().encode())
     _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))

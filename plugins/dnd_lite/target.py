@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dnd.api import Config, Grade, Grading, Label, Target
+from dnd.api import Config, Grade, Grading, Label, ProbingSet, Target, UsageError
 from dnd_lite.classes import class_name, class_names, names_class, words
 from dnd_lite.networks import Variant, load_network, preprocess
+from dnd_lite.tagger import Recogniser
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
 LOGITS = "_fc"
+_SHOWN = 0.3
+"""Probability from which a photo shows a class."""
 
 
 class EfficientNetLiteConfig(Config):
@@ -36,6 +39,23 @@ class EfficientNetLite(Target):
         """The module, and what makes its (3, S, S) float32 input, -1..1, from the photo's centre crop."""
         variant = self.config.variant
         return load_network(variant), partial(preprocess, variant=variant)
+
+    def shown(self, layer: str, images: ProbingSet) -> list[int]:
+        """Logits only: the classes that are the network's first answer for some photo, by a probability of 0.3."""
+        if layer != LOGITS:
+            raise UsageError(f"what images show is known of {LOGITS!r} alone, not {layer!r}", "Give --units all.")
+        recogniser, found = Recogniser(self.config.variant, "cpu"), set()
+        for number in range(len(images)):
+            try:
+                probabilities = recogniser.probabilities(images.open(number))
+            except (OSError, ValueError):
+                continue  # the run reports it by name
+            best = int(probabilities.argmax())
+            if probabilities[best] >= _SHOWN:
+                found.add(best)
+        if not found:
+            raise UsageError("none of the images clearly shows a class", "Give --units all, or numbers of classes.")
+        return sorted(found)
 
     def grade(self, labels: Sequence[Label]) -> Grading | None:
         """Logits only: a label is right if it names the logit's class or is a synonym (`classes.names_class`)."""

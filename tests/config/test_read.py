@@ -176,8 +176,8 @@ def test_folders_become_absolute_and_names_win_over_folders(monkeypatch: pytest.
         ),
         ({"target": {"name": "net", "layers": ["a"], "units": [True]}}, ["target.units"]),
         ({"target": {"name": "mine:net", "layers": ["a"], "depth": 3}}, ["target.depth: there is no such setting"]),
-        ({"probing": {}}, ["probing.set: choose one", "other, world"]),
-        ({"probing": {"set": "world", "sets": ["other"]}}, ["probing.set: choose one"]),
+        ({"probing": {}}, ["probing.set: choose a folder", "--probe photos/", "other, world"]),
+        ({"probing": {"set": "world", "sets": ["other"]}}, ["probing.set: choose a folder"]),
         ({"probing": {"set": "no/where"}}, ["no/where does not exist", "a folder of images"]),
         ({"probing": {"set": "worlds"}}, ["neither a folder nor a probing set named 'worlds'", "'world'"]),
         ({"probing": {"set": "pyproject.toml/"}}, ["is not a folder"]),
@@ -198,8 +198,35 @@ def test_a_backend_can_take_the_probing_folder() -> None:
         run = build_run(tables(generator=generator, probing={"set": "tests"}), REGISTRY)
         assert run.generator.config.folder == Path("tests").absolute()
         assert "generator.folder: name a folder, as the run has no folder" in complaint(generator=generator)
+        missing = complaint(generator=generator, probing={"set": "no/where"})
+        assert missing == "probing.set: no/where does not exist Give --probe a folder of images: --probe photos/."
     run = build_run(tables(generator={"backend": "shows", "folder": "docs"}), REGISTRY)
     assert run.generator.config.folder == Path("docs")
+
+
+def test_units_belong_to_the_layers_that_they_were_chosen_in(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(tomli_w.dumps(tables(target={"name": "net", "layers": ["a"], "units": "0-3"})).encode())
+
+    def units(**options: Any) -> str:
+        return read_run(file, REGISTRY, options={f"target.{key}": value for key, value in options.items()}).target.units
+
+    assert units() == "0-3"
+    assert units(layers=["a"]) == "0-3"
+    assert units(layers=["b"]) == "all"
+    assert units(layers=["b"], units="2") == "2"
+    assert units(layers=["b"], units="shown") == "shown"
+
+
+def test_an_unknown_target_may_be_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Built(Config):
+        architecture: str
+
+    registry = Registry((*REGISTRY.entries, entry("target", Target, "zoo", Built)))
+    with pytest.raises(UsageError) as caught:
+        build_run(tables(target={"name": "resnet50", "layers": ["a"]}), registry)
+    assert "--target zoo --set target.architecture=resnet50 --set target.weights=FILE" in caught.value.hint
+    assert "--target my_models:net" in caught.value.hint
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -12,6 +12,7 @@ from dnd.cli.plan import duration
 from dnd.config.read import read_run
 from dnd.config.run import Run
 from dnd.doctor.plan import StagePlan, count_units, plan_stages, stage_items
+from dnd.errors import UsageError
 from dnd.models.weights import Weights
 from dnd.pipeline.rates import Rate, record
 from dnd.plugin.registry import Registry
@@ -56,11 +57,15 @@ def test_units_are_counted_from_the_choice_or_else_the_target() -> None:
     assert units_of(microworld("target.units=0-3,9")) == 5
     assert units_of(microworld()) == 71
     assert units_of(microworld(**{"target.layers": ["concepts", "gates"]})) == 71 + 45
-    missing = units_of(microworld(**{"target.layers": ["concept"]}))
-    assert isinstance(missing, str)
-    assert "no layer 'concept'" in missing
-    far = units_of(microworld("target.units=999999999"))
-    assert isinstance(far, str)
+    assert units_of(microworld("target.units=shown")) == "those that the images show, of 71"
+
+
+def test_a_layer_or_unit_that_is_not_there_is_refused() -> None:
+    for units in ("all", "0-3"):
+        with pytest.raises(UsageError, match="no layer 'concept'"):
+            units_of(microworld(**{"target.layers": ["concept"], "target.units": units}))
+    with pytest.raises(UsageError, match="no unit 999999999: the layer has 71"):
+        units_of(microworld("target.units=999999999"))
 
 
 def test_a_target_that_does_not_build_leaves_the_units_open(

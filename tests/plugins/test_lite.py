@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnd.api import ImageRequest, ItemError, Label, Runtime, SummaryRequest, Unit, UsageError
+from dnd.api import ImageFolder, ImageRequest, ItemError, Label, Runtime, SummaryRequest, Unit, UsageError
+from dnd.config.read import read_run
+from dnd.pipeline.build import chosen_units
+from dnd.plugin.registry import Registry
 from dnd_lite import look
 from dnd_lite.words import WordStatistics, phrases, rank_phrases
 
@@ -224,16 +227,19 @@ def test_logits_get_the_names_of_their_classes(photos: Path, tmp_path: Path) -> 
 
 
 @needs.lite
-def test_the_command_line_says_which_classes_photos_show(
-    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dnd_lite.__main__ import main
+def test_the_units_that_photos_show_can_be_chosen(photos: Path) -> None:
+    from dnd_lite.target import EfficientNetLite, EfficientNetLiteConfig
 
-    monkeypatch.setattr("sys.argv", ["dnd_lite", str(photos), "--probability", "0.5"])
-    assert main() == 0
-    shown = capsys.readouterr()
-    assert str(ESPRESSO) in shown.out.strip().split(",")
-    assert "espresso: 1 (coffee.png)" in shown.err
+    options = {"probing.sets": [str(photos)], "target.units": "shown"}
+    run = read_run("photos", Registry.load(), options=options)
+    target = EfficientNetLite(EfficientNetLiteConfig(), Runtime("cpu", lambda name: photos))
+    units = chosen_units(run, {"_fc": 1000}, target, ImageFolder(photos))
+    assert Unit("_fc", ESPRESSO) in units
+    assert len(units) < 10
+    with pytest.raises(UsageError, match="'_fc' alone"):
+        target.shown("_conv_head", ImageFolder(photos))
+    with pytest.raises(UsageError, match="cannot say which units"):
+        chosen_units(run, {"_fc": 1000}, None, ImageFolder(photos))
 
 
 def test_a_missing_extra_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
