@@ -33,6 +33,7 @@ lite = pytest.mark.skipif(
 transformers = package("transformers", "-e '.[demo]'")
 pandas = package("pandas", "-e '.[pandas]'")
 datasets = package("datasets", "datasets")
+num2words = package("num2words", "-e '.[vlm]'")
 bitsandbytes = package("bitsandbytes", "-e '.[quant]'")
 hatchling = package("hatchling", "hatchling")
 axe = package("axe_playwright_python", "-e '.[browser]'")

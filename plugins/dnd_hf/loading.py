@@ -142,6 +142,28 @@ def check_architecture(file: Path, name: str, wanted: str, key: str = "architect
         )
 
 
+def prepare_chat(model: Any, tokenizer: Any, name: str, template: object) -> None:
+    """Make a chat model answer greedily, and a batch of prompts end alike. Raises ModelError without a chat
+    template."""
+    from transformers import GenerationConfig
+
+    if not template:
+        raise api.ModelError(
+            f"{name!r} has no chat template: it was not made to follow instructions",
+            "choose an instruct model, or its revision that has one",
+        )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Only where an answer ends is taken from the checkpoint's settings: no top_p, no repetition penalty.
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id if ends is None else ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 def compile_in_place(module: torch.nn.Module) -> None:
     """Have torch compile it at its first calls; shapes that vary are compiled once."""
     module.compile(backend=COMPILER)

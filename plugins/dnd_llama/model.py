@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
-from dnd.api import ModelError
 from dnd_hf import devices, loading
 from dnd_hf.batches import Batches
 from dnd_hf.sampling import SeededSampler
@@ -29,21 +28,7 @@ class ChatModel:
         with loading.load_errors(name, folder, "a language model", needs):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **loading.LOCAL)
             self.model: Any = loading.load_model(AutoModelForCausalLM, folder, name, placement)
-        if not self.tokenizer.chat_template:
-            raise ModelError(
-                f"{name!r} has no chat template: it was not made to follow instructions",
-                "choose an instruct model, or its revision that has one",
-            )
-        self.tokenizer.padding_side = "left"
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        # Only where an answer ends is taken from the checkpoint's settings: no top_p, no repetition penalty.
-        ends = self.model.generation_config.eos_token_id
-        self.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False,
-            eos_token_id=self.tokenizer.eos_token_id if ends is None else ends,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
+        loading.prepare_chat(self.model, self.tokenizer, name, self.tokenizer.chat_template)
 
     def answer(self, asks: Sequence[Ask], batches: Batches, *, max_new_tokens: int) -> list[str]:
         """One answer per chat. Those of like length are answered together: less is filled up. Raises RuntimeError if
