@@ -11,7 +11,7 @@ import numpy as np
 import pydantic
 
 from dnd import api
-from dnd_hf.clip import Clip, ClipConfig, Floats, memory
+from dnd_hf.clip import ClipBackend, ClipConfig, Floats
 from dnd_methods.concepts import concept_set
 
 if TYPE_CHECKING:
@@ -30,17 +30,15 @@ class ConceptSetConfig(ClipConfig):
     """What CLIP's text tower reads."""
 
 
-class ConceptSet(api.Captioner):
+class ConceptSet(ClipBackend, api.Captioner):
     """A fixed concept set in place of captions: the concepts that CLIP finds most like the image."""
 
     name = "concept-set"
-    requires = ("transformers", "accelerate")
     Config = ConceptSetConfig
 
     def __init__(self, config: Any, runtime: api.Runtime) -> None:
         super().__init__(config, runtime)
         self.batch_size = config.batch_size
-        self._clip: Clip | None = None
         self._concepts: list[str] = []
         self._texts: Floats = np.zeros((0, 0))
 
@@ -56,27 +54,21 @@ class ConceptSet(api.Captioner):
         content = "\n".join(concept_set(self.config.concepts))
         return {"content": hashlib.sha256(content.encode()).hexdigest()}
 
-    def memory(self) -> int:
-        return memory(self.config, self.runtime)
-
     def load(self) -> None:
-        if self._clip is not None:
-            return
-        self._concepts = concept_set(self.config.concepts)
-        folder = self.runtime.weights(self.config.model)
-        self._clip = Clip(folder, self.runtime.device, self.config.batch_size, self.config.model)
-        self._texts = self._clip.texts(self.config.prompt.replace("{concept}", concept) for concept in self._concepts)
+        super().load()
+        if not self._concepts:
+            concepts = concept_set(self.config.concepts)
+            self._texts = self.clip.texts(self.config.prompt.replace("{concept}", concept) for concept in concepts)
+            self._concepts = concepts
 
     def close(self) -> None:
-        if self._clip is not None:
-            self._clip.close()
-        self._clip, self._texts = None, np.zeros((0, 0))
+        super().close()
+        self._concepts, self._texts = [], np.zeros((0, 0))
 
     def caption(self, images: Sequence[Image]) -> list[str]:
         if not images:
             return []
-        assert self._clip is not None, "used outside of `with`"
-        likeness = self._clip.images([lambda image=image: image for image in images]) @ self._texts.T
+        likeness = self.clip.images([lambda image=image: image for image in images]) @ self._texts.T
         best = np.argsort(-likeness, axis=1, kind="stable")[:, : self.config.nearest]
         return [", ".join(self._concepts[place] for place in row) for row in best]
 

@@ -249,3 +249,18 @@ VLMS: dict[str, Callable[[Path], Path]] = {
     "InternVL": internvl,
     "SmolVLM": smolvlm,
 }
+
+
+def siglip(folder: Path) -> Path:
+    """A SigLIP as SigLIP 2's models of one resolution have it: 16-pixel patches, texts of 64 tokens."""
+    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
+
+    tokenizer = _tokenizer({})
+    text = {**_WIDTHS, "vocab_size": len(tokenizer), "max_position_embeddings": 64, "projection_size": 64}
+    config: Any = SiglipConfig(text_config=text, vision_config={**_WIDTHS, "image_size": 32, "patch_size": 16})
+    torch.manual_seed(0)
+    SiglipModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "SiglipProcessor"}))
+    return folder

@@ -1,11 +1,10 @@
-"""CLIP's two towers, for whoever compares images with images or with words."""
+"""CLIP and its relatives, for whatever compares images with images or with words."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,8 @@ import pydantic
 from dnd import api
 from dnd_hf import devices
 from dnd_hf.batches import Batches
-from dnd_hf.loading import LOCAL, load_errors, load_whole
+from dnd_hf.loading import LOCAL, check_architecture, load_errors, load_whole
+from dnd_hf.precision import torch_dtype
 from dnd_hf.sizes import weight_bytes, work_beside
 
 if TYPE_CHECKING:
@@ -22,103 +22,134 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Open = Callable[[], "Image"]
+KINDS = ("clip", "siglip", "siglip2", "metaclip_2")
+"""Model types of transformers whose two towers end in one space."""
 
 
 class ClipConfig(api.Config):
     """Settings of everything that looks through CLIP."""
 
     model: api.ModelName = "clip-vit-large-patch14"
-    """A `CLIPModel` with its processor."""
+    """CLIP, MetaCLIP, SigLIP or SigLIP 2 with its processor, in the format of transformers, which OpenCLIP's models
+    have too."""
     batch_size: int = pydantic.Field(64, ge=1)
-    """Images at a time; fewer once the device's memory has run out."""
-
-
-def memory(config: ClipConfig, runtime: api.Runtime) -> int:
-    """Bytes that a `Clip` needs on its device: an estimate."""
-    weights = weight_bytes(runtime.weights(config.model).glob("*.safetensors"), "float32")
-    return weights + work_beside(weights, runtime.device)
+    """Images or texts at a time; fewer once the device's memory has run out."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Half precision takes half the memory, and rounds cosines to two or three digits."""
 
 
 class Clip:
-    """A `CLIPModel` from a local folder, in float32."""
+    """The two towers of a model. Made without cost, like a backend."""
 
-    def __init__(self, folder: Path, device: str, batch_size: int = 64, name: str = "the model") -> None:
+    def __init__(self, config: ClipConfig, runtime: api.Runtime) -> None:
+        self._config, self._runtime = config, runtime
+        self._batches = Batches(config.batch_size, runtime.device)
+        self._model: Any = None
+        self._processor: Any = None
+
+    def memory(self) -> int:
+        """Bytes that it needs on its device: an estimate."""
+        files = self._runtime.weights(self._config.model).glob("*.safetensors")
+        weights = weight_bytes(files, self._config.dtype)
+        return weights + work_beside(weights, self._runtime.device)
+
+    def load(self) -> None:
         """Raises ModelError where the folder holds no usable CLIP."""
-        from transformers import CLIPModel, CLIPProcessor
+        from transformers import AutoModel, AutoProcessor
 
+        if self._model is not None:
+            return
+        name, folder = self._config.model, self._runtime.weights(self._config.model)
+        check_architecture(folder / "config.json", name, *KINDS, key="model_type")
         with load_errors(name, folder, "a CLIP", "config.json, the processor's files"):
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
-            self._processor: Any = CLIPProcessor.from_pretrained(folder, backend="pil", **LOCAL)
-            model: Any = load_whole(CLIPModel, folder, name, **LOCAL)
-        self._model = model.float().to(device).eval()
-        self._device, self._batches = device, Batches(batch_size, device)
+            self._processor = AutoProcessor.from_pretrained(folder, backend="pil", **LOCAL)
+            model: Any = load_whole(AutoModel, folder, name, dtype=torch_dtype(self._config.dtype), **LOCAL)
+        self._model = model.to(self._runtime.device).eval()
 
     def images(self, images: Sequence[Open]) -> Floats:
         """What opens RGB images -> (n, d): embeddings of length 1. Never more than a batch is open."""
-        if self._model is None:
-            raise RuntimeError("images() after close()")
-        return _unit(np.stack(self._batches.map(self._embed, images)))
+        self._check_loaded()
+        return _unit(np.stack(self._batches.map(self._see, images)))
 
-    def _embed(self, images: list[Open]) -> Floats:
+    def _see(self, images: list[Open]) -> Floats:
         import torch
 
         inputs = self._processor(images=[image().convert("RGB") for image in images], return_tensors="pt")
+        inputs = inputs.to(self._runtime.device, torch_dtype(self._config.dtype))
         with torch.inference_mode():
-            found = self._model.get_image_features(**inputs.to(self._device)).pooler_output
+            found = self._model.get_image_features(**inputs).pooler_output
         embedded: Floats = found.double().cpu().numpy()
         return embedded
 
     def texts(self, texts: Iterable[str]) -> Floats:
-        """(n, d): embeddings of length 1. Each text goes through alone, so that padding cannot change it."""
+        """(n, d): embeddings of length 1. Texts go together with those of their own length, so that no padding can
+        change one; SigLIP's all have one length, that of its training."""
+        self._check_loaded()
+        longest = self._model.config.text_config.max_position_embeddings
+        padding = "max_length" if self._model.config.model_type.startswith("siglip") else False
+        rows = self._processor.tokenizer(list(texts), truncation=True, max_length=longest, padding=padding).input_ids
+        found: dict[int, npt.NDArray[np.float64]] = {}
+        for length in sorted({len(row) for row in rows}):
+            places = [place for place, row in enumerate(rows) if len(row) == length]
+            found |= zip(places, self._batches.map(self._read, [rows[place] for place in places]), strict=True)
+        return _unit(np.stack([found[place] for place in range(len(rows))]))
+
+    def _read(self, rows: list[list[int]]) -> Floats:
         import torch
 
-        rows = []
-        for text in texts:
-            inputs = self._processor(text=[text], truncation=True, return_tensors="pt").to(self._device)
-            with torch.inference_mode():
-                rows.append(self._model.get_text_features(**inputs).pooler_output.double().cpu().numpy()[0])
-        return _unit(np.stack(rows))
+        with torch.inference_mode():
+            found = self._model.get_text_features(input_ids=torch.tensor(rows, device=self._model.device)).pooler_output
+        embedded: Floats = found.double().cpu().numpy()
+        return embedded
+
+    def _check_loaded(self) -> None:
+        if self._model is None:
+            raise RuntimeError("CLIP is used before load() or after close()")
 
     def close(self) -> None:
         if self._model is not None:
             self._model = self._processor = None
-            devices.release(self._device)
+            devices.release(self._runtime.device)
 
 
-class ClipEncoder(api.Encoder):
-    """CLIP's two towers as a backend."""
+class ClipBackend(api.Backend):
+    """A backend that looks through one CLIP. Comes before the interface among a backend's bases."""
+
+    requires = ("transformers", "accelerate")
+    config: Any
+    """A `ClipConfig`."""
+
+    def __init__(self, config: Any, runtime: api.Runtime) -> None:
+        super().__init__(config, runtime)
+        self.clip = Clip(config, runtime)
+
+    def memory(self) -> int:
+        return self.clip.memory()
+
+    def load(self) -> None:
+        """Raises ModelError where the folder holds no usable CLIP."""
+        self.clip.load()
+
+    def close(self) -> None:
+        self.clip.close()
+
+
+class ClipEncoder(ClipBackend, api.Encoder):
+    """The two towers of CLIP, OpenCLIP, MetaCLIP, SigLIP or SigLIP 2 as a backend."""
 
     name = "clip"
-    requires = ("transformers", "accelerate")
     Config = ClipConfig
-    config: ClipConfig
 
     def __init__(self, config: ClipConfig, runtime: api.Runtime) -> None:
         super().__init__(config, runtime)
         self.batch_size = config.batch_size
-        self._clip: Clip | None = None
-
-    def memory(self) -> int:
-        return memory(self.config, self.runtime)
-
-    def load(self) -> None:
-        """Raises ModelError where the folder holds no usable CLIP."""
-        if self._clip is None:
-            folder = self.runtime.weights(self.config.model)
-            self._clip = Clip(folder, self.runtime.device, self.config.batch_size, self.config.model)
-
-    def close(self) -> None:
-        if self._clip is not None:
-            self._clip.close()
-            self._clip = None
 
     def encode(self, items: Sequence[Image | str]) -> list[npt.NDArray[np.float32]]:
-        if self._clip is None:
-            raise RuntimeError("encode() before load()")
         images = [item for item in items if not isinstance(item, str)]
         texts = [item for item in items if isinstance(item, str)]
-        seen = iter(self._clip.images([lambda image=image: image for image in images]) if images else ())
-        read = iter(self._clip.texts(texts) if texts else ())
+        seen = iter(self.clip.images([lambda image=image: image for image in images]) if images else ())
+        read = iter(self.clip.texts(texts) if texts else ())
         return [next(read if isinstance(item, str) else seen).astype(np.float32) for item in items]
 
 

@@ -129,16 +129,16 @@ def quiet(*packages: str) -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def check_architecture(file: Path, name: str, wanted: str, key: str = "architectures") -> None:
-    """ModelError where a config says that it belongs to another kind of model; one that says nothing may pass."""
+def check_architecture(file: Path, name: str, *wanted: str, key: str = "architectures") -> None:
+    """ModelError where a config says that it belongs to none of these kinds; one that says nothing may pass."""
     try:
         said = json.loads(file.read_text("utf-8")).get(key) or []
     except (OSError, ValueError, AttributeError):
         return  # the loader says it better
     kinds = [said] if isinstance(said, str) else said
-    if kinds and wanted not in kinds:
+    if kinds and not set(wanted) & set(kinds):
         raise api.ModelError(
-            f"{name!r} is a {', '.join(kinds)}, not a {wanted}", "choose a model made for this backend"
+            f"{name!r} is a {', '.join(kinds)}, not a {' or '.join(wanted)}", "choose a model made for this backend"
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pydantic
 
 from dnd import api
-from dnd_hf.clip import Clip, ClipConfig, ClipMemory, Floats, memory
+from dnd_hf.clip import ClipBackend, ClipConfig, ClipMemory, Floats
 from dnd_scorers.ranks import topk_squared
 
 
@@ -21,47 +21,30 @@ class ClipScorerConfig(ClipConfig):
     """How many images' embeddings are kept, the least recently used go first."""
 
 
-class ClipScorer(api.Scorer):
-    """Loads CLIP and keeps the embeddings of what it has seen."""
+class ClipScorer(ClipBackend, api.Scorer):
+    """Keeps the embeddings of what it has seen."""
 
-    requires = ("transformers", "accelerate")
     Config = ClipScorerConfig
     batch_size = 16
 
     def __init__(self, config: ClipScorerConfig, runtime: api.Runtime) -> None:
         super().__init__(config, runtime)
-        self._clip: Clip | None = None
         self._seen, self._read = ClipMemory(config.cache), ClipMemory(config.cache)
 
-    def memory(self) -> int:
-        return memory(self.config, self.runtime)
-
-    def load(self) -> None:
-        """Raises ModelError where the folder holds no usable CLIP."""
-        if self._clip is None:
-            folder = self.runtime.weights(self.config.model)
-            self._clip = Clip(folder, self.runtime.device, self.config.batch_size, self.config.model)
-
     def close(self) -> None:
-        if self._clip is not None:
-            self._clip.close()
-            self._clip = None
+        super().close()
         self._seen, self._read = ClipMemory(self.config.cache), ClipMemory(self.config.cache)
 
     def images(self, pictures: Sequence[api.Picture]) -> Floats:
         """(n, d): embeddings of length 1, in the order of `pictures`."""
-        if self._clip is None:
-            raise RuntimeError("images() before load()")
-        clip, by_digest = self._clip, {p.digest: p for p in pictures}
+        by_digest = {p.digest: p for p in pictures}
         return self._seen.get(
-            [p.digest for p in pictures], lambda new: clip.images([by_digest[digest].open for digest in new])
+            [p.digest for p in pictures], lambda new: self.clip.images([by_digest[digest].open for digest in new])
         )
 
     def texts(self, texts: Iterable[str]) -> Floats:
         """(n, d): embeddings of length 1."""
-        if self._clip is None:
-            raise RuntimeError("texts() before load()")
-        return self._read.get(list(texts), self._clip.texts)
+        return self._read.get(list(texts), self.clip.texts)
 
     def product(self, one: api.Evidence) -> Floats:
         """(n_concepts,), -1..1: mean cosine between the unit's exemplars and a candidate's strongest images."""

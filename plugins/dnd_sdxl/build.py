@@ -36,7 +36,9 @@ def build(config: SdxlConfig, weights: Callable[[str], Path], dtype: str) -> Any
     import diffusers
 
     folder = weights(config.model)
-    loading.check_architecture(folder / "model_index.json", config.model, "StableDiffusionXLPipeline", "_class_name")
+    loading.check_architecture(
+        folder / "model_index.json", config.model, "StableDiffusionXLPipeline", key="_class_name"
+    )
     replaced = {"unet": config.unet, "vae": config.vae}
     parts = {
         part: _part(part, replaced.get(part), config, weights, dtype)
