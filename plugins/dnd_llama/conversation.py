@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from abc import abstractmethod
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ import pydantic
 from dnd.api import Config, ItemError, Runtime, Summarizer, SummaryRequest
 from dnd_llama.answers import CONCEPT_PATTERN, BadAnswer, ListAnswer, parse_concept, parse_simplified
 from dnd_llama.domains import Name
+from dnd_llama.names import Names, accounts_for
 from dnd_llama.prompts import Message, again_messages, choose_messages, concept_messages, simplify_messages
 
 _REMEMBERED = 65_536
@@ -39,8 +39,8 @@ class _Unit:
 
     request: SummaryRequest
     captions: list[str]
-    found: Counter[str] = field(default_factory=Counter)
-    second: Counter[str] = field(default_factory=Counter)
+    found: Names = field(default_factory=Names)
+    second: Names = field(default_factory=Names)
     """Concepts of the captions that the commonest of `found` does not account for."""
     asked: int = 0
     last: str = ""
@@ -50,7 +50,7 @@ class _Unit:
 
     def rest(self) -> list[str]:
         """Those captions, repeated to the usual number; none where one concept accounts for all or for nothing."""
-        first = self.found.most_common(1)[0][0]
+        first = self.found.most_common()[0]
         rest = [caption for caption in self.captions if not accounts_for(first, caption)]
         if len(rest) == len(self.captions):
             return []
@@ -59,8 +59,8 @@ class _Unit:
     def candidates(self) -> list[str]:
         """At most as many as asked for, commonest first; up to a quarter of them from `second`."""
         n = self.request.n_concepts
-        more = [concept for concept, _ in self.second.most_common() if concept not in self.found][: max(1, n // 4)]
-        return [*[concept for concept, _ in self.found.most_common(n)][: n - len(more) or 1], *more][:n]
+        more = [concept for concept in self.second.most_common() if concept not in self.found][: max(1, n // 4)]
+        return [*self.found.most_common()[: n - len(more) or 1], *more][:n]
 
 
 class AskingConfig(Config):
@@ -173,7 +173,7 @@ class AskingSummarizer(Summarizer):
         """Keep the concept in an answer. True where it is a list, to be fed back."""
         unit.last, unit.last_ask = text, ask
         try:
-            unit.found[parse_concept(text)] += 1
+            unit.found.add(parse_concept(text))
         except BadAnswer as error:
             unit.wrong = str(error)
             return isinstance(error, ListAnswer)
@@ -192,17 +192,6 @@ class AskingSummarizer(Summarizer):
                 self._simplified[caption] = caption
         while len(self._simplified) > max(_REMEMBERED, len(captions)):
             self._simplified.popitem(last=False)
-
-
-def accounts_for(concept: str, caption: str) -> bool:
-    """Whether the caption has every word of the concept, endings for the plural aside."""
-
-    def words(text: str) -> set[str]:
-        return {
-            word[:-1] if len(word) > 3 and word.endswith("s") else word for word in re.findall(r"\w+", text.lower())
-        }
-
-    return words(concept) <= words(caption)
 
 
 def _derive(seed: int, *parts: object) -> int:

@@ -21,7 +21,8 @@ from dnd_hf import loading
 from dnd_hf.batches import Batches
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.answers import CONCEPT_PATTERN, BadAnswer, ListAnswer, parse_concept, parse_simplified
-from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer, accounts_for
+from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer
+from dnd_llama.names import accounts_for, base_form
 from dnd_llama.prompts import concept_messages, simplify_messages
 
 WEIGHTS = Path(__file__).parents[2] / "plugins/dnd_microworld/weights/microworld-llama"
@@ -184,6 +185,33 @@ class Scripted(AskingSummarizer):
 def test_candidates_come_most_frequent_first_and_distinct() -> None:
     summarizer = Scripted("star", "red star", "Red star", "dots")
     assert summarizer.summarize([SummaryRequest(("a", "b"), 3, 1)]) == [["red star", "star", "dots"]]
+
+
+def test_singular_and_plural_hyphens_and_articles_make_one_candidate() -> None:
+    summarizer = Scripted("bicycles", "wheel", "the bicycle", "bicycles", "polka-dots", "polka dot", n_samples=6)
+    assert summarizer.summarize([SummaryRequest(("a", "b"), 6, 1)]) == [["bicycles", "polka-dots", "wheel"]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("bicycle", "bicycles", True),
+        ("the cherries", "cherry", True),
+        ("wooden boxes", "wooden box", True),
+        ("beaches", "a beach", True),
+        ("horses", "horse", True),
+        ("Black-and-white photos", "black and white photo", True),
+        ("people", "person", True),
+        ("glasses", "glass", False),  # another thing
+        ("bus", "bu", False),
+        ("grass", "gras", False),
+        ("bird's nest", "birds nest", False),
+        ("a", "b", False),
+        ("犬", "猫", False),
+    ],
+)
+def test_which_names_are_one_candidate(one: str, other: str, same: bool) -> None:
+    assert (base_form(one) == base_form(other)) == same
 
 
 def test_a_list_is_fed_back_once() -> None:
