@@ -6,7 +6,10 @@ import errno
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+
+from dnd.errors import UsageError
 
 _SPACE = {errno.ENOSPC, errno.EDQUOT}
 _WAITLESS = getattr(os, "O_NONBLOCK", 0)
@@ -53,3 +56,26 @@ def remedy(error: OSError, *, space: str, rights: str, other: str | None = None)
     if error.errno in _RIGHTS:
         return rights
     return space if error.errno in _SPACE or other is None else other
+
+
+def files_below(folder: Path | str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Files at any depth, hidden ones aside. Links to folders are followed; `above` are the real folders on the way
+    here: a link to one of them is a loop. Pipes and devices are no files: they could be read without end."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise UsageError(f"cannot list {folder}: {error.strerror or error}", "Check its permissions.") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            deeper, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            deeper, is_file = False, True
+        if deeper:
+            yield from files_below(entry.path, above | {real})
+        elif is_file or not Path(entry.path).exists():
+            yield entry.path

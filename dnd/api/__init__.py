@@ -37,7 +37,7 @@ from dnd.api.records import (
     SummaryRequest,
     Unit,
 )
-from dnd.api.settings import Config, ModelName, ProbingFolder, model_names, probing_folders
+from dnd.api.settings import Config, ModelFolder, ModelName, ProbingFolder, model_folders, model_names, probing_folders
 from dnd.api.truth import Truth, read_truth
 from dnd.errors import DeviceError, DndError, ItemError, ModelError, PluginError, UsageError
 
@@ -62,6 +62,7 @@ __all__ = [
     "Label",
     "Method",
     "ModelError",
+    "ModelFolder",
     "ModelName",
     "Picture",
     "Plugin",
@@ -83,6 +84,7 @@ __all__ = [
     "hookimpl",
     "is_device_lost",
     "is_out_of_memory",
+    "model_folders",
     "model_names",
     "probing_folders",
     "read_image",

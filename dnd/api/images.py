@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dnd.api.plugins import ProbingSet
 from dnd.errors import UsageError
-from dnd.files import open_regular
+from dnd.files import files_below, open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -166,7 +166,7 @@ def _images_below(folder: Path) -> tuple[list[str], int]:
     kinds = {*_decoders(), "MPO"}  # several JPEGs in one file, of which the first is read
     readable = {suffix for suffix, kind in images.registered_extensions().items() if kind in kinds}
     found, others = [], 0
-    for path in _files_below(folder, set()):
+    for path in files_below(folder):
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
         if suffix in readable or (not suffix and _looks_like_an_image(path)):
             found.append(os.path.relpath(path, folder).replace(os.sep, "/"))
@@ -183,26 +183,3 @@ def _looks_like_an_image(path: str) -> bool:
             return True
     except Exception:  # decoders raise anything
         return False
-
-
-def _files_below(folder: Path | str, above: set[str]) -> Iterator[str]:
-    """Files at any depth; `above` are the real folders on the way here: a link to one of them is a loop. Pipes and
-    devices are no files: they could be read without end."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UsageError(f"cannot list {folder}: {error.strerror or error}", "Check its permissions.") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        try:
-            deeper, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a link to itself
-            deeper, is_file = False, True
-        if deeper:
-            yield from _files_below(entry.path, above | {real})
-        elif is_file or not Path(entry.path).exists():
-            yield entry.path

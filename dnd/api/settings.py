@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +50,28 @@ ProbingFolder = Annotated[Path, _Marker("probing folder")]
 """Type of a setting that is the run's probing folder where the run file does not say another."""
 
 
+def _folder(path: Path) -> Path:
+    path = Path(os.path.abspath(path.expanduser()))
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
+    return path
+
+
+ModelFolder = Annotated[Path, pydantic.AfterValidator(_folder), _Marker("model folder")]
+"""Type of a setting that is the path of a folder of the user's own, with a model say: it must exist, and the core keys
+results by the content of its files."""
+
+
 def model_names(config: pydantic.BaseModel) -> list[str]:
     """The models that a plugin's settings name: values of type `dnd.api.ModelName`, optional or not."""
     found = [getattr(config, key) for key in _marked(type(config), "model")]
     return [value for value in found if isinstance(value, str)]
+
+
+def model_folders(config: pydantic.BaseModel) -> dict[str, Path]:
+    """By setting, the folders that a plugin's settings of type `dnd.api.ModelFolder` name, optional or not."""
+    found = {key: getattr(config, key) for key in _marked(type(config), "model folder")}
+    return {key: path for key, path in found.items() if path is not None}
 
 
 def probing_folders(config: type[pydantic.BaseModel]) -> list[str]:

@@ -20,7 +20,7 @@ from dnd.config.tables import read_tables
 from dnd.errors import DndError, UsageError
 from dnd.models.weights import Weights
 from dnd.pipeline.activations import activations_on
-from dnd.pipeline.build import Builder
+from dnd.pipeline.build import Builder, identify
 from dnd.pipeline.job import Job
 from dnd.plugin.registry import Registry
 from dnd.results.run import RunFolder
@@ -28,7 +28,6 @@ from dnd.runtime.progress import Meter
 from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.keys import stage_key
-from dnd.target.fingerprint import fingerprint
 from dnd.target.hooked import HookedTarget
 
 VECTORS = pa.schema([("key", pa.string()), ("values", pa.binary())])
@@ -155,12 +154,12 @@ def open_run(
     module, preprocess = builder.module(run.target)
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
     with hooked:
-        identity = fingerprint(module, preprocess, run.target.layers)
+        identity = identify(builder.target(run.target), module, preprocess, run.target.layers)
     # Another seed than the run's: no image that chose a label judges it.
     fresh = run.general.model_copy(update={"seed": derive_seed(run.seed, "evaluation")})
     drawing = replace(run, general=fresh, images=run.images.model_copy(update={"n": images}))
     job = Job(drawing, builder, store, meter, weights.digest)
-    return Opened(folder, job, hooked, identity, builder.probing(run.probing, store.folder / "digests.sqlite"))
+    return Opened(folder, job, hooked, identity, builder.probing(run.probing, store.digests))
 
 
 def _generator(runfile: str, run: Run, registry: Registry) -> Choice:

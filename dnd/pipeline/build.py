@@ -13,6 +13,8 @@ from dnd.errors import DndError, UsageError
 from dnd.plugin.guard import guard
 from dnd.plugin.registry import KINDS, Registry
 from dnd.probing.sets import FolderSet, UnionSet
+from dnd.store.keys import digest_of
+from dnd.store.source import source_digest
 
 if TYPE_CHECKING:
     import torch
@@ -73,3 +75,11 @@ def chosen_units(run: Run, sizes: Mapping[str, int], target: Target | None, prob
     if target is None:
         raise UsageError(f"{run.target.name} cannot say which units the images show", "Give --units all, or 0-9,12.")
     return [Unit(layer, i) for layer in run.target.layers for i in target.shown(layer, probing)]
+
+
+def identify(target: Target | None, module: torch.nn.Module, preprocess: Preprocess, layers: Sequence[str]) -> str:
+    """What names a network in the keys of stages: its fingerprint, and the code of the plugin that builds it."""
+    from dnd.target.fingerprint import fingerprint
+
+    code = source_digest(type(target)) if target else ""
+    return digest_of([fingerprint(module, preprocess, layers), code])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dnd.api import ProbingSet, Runtime, Unit
+from dnd.api import ProbingSet, Runtime, Unit, model_folders
 from dnd.config.read import build_run
 from dnd.config.run import OWN_METHOD, Run
 from dnd.config.tables import flatten
@@ -22,7 +22,7 @@ from dnd.errors import DamagedError, DndError, StoreError, UsageError
 from dnd.files import read_text
 from dnd.models.weights import Weights
 from dnd.offline.environment import set_switches
-from dnd.pipeline.build import Builder, chosen_units
+from dnd.pipeline.build import Builder, chosen_units, identify
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.exemplars.stage import exemplar_stage
 from dnd.pipeline.job import Job
@@ -38,12 +38,13 @@ from dnd.results.write import write_provenance, write_results
 from dnd.runtime.heartbeat import Heartbeat
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
+from dnd.store.digests import folder_digest
 from dnd.store.files import write_atomic
-from dnd.store.folders import results_folder
+from dnd.store.folders import digests_path, results_folder
 from dnd.store.images import Store
 from dnd.store.locks import only_here
 from dnd.store.toml import parse_toml
-from dnd.target.fingerprint import fingerprint, foreign_hooks
+from dnd.target.fingerprint import foreign_hooks
 from dnd.target.hooked import HookedTarget
 from dnd.target.load import Preprocess
 
@@ -95,12 +96,13 @@ def _execute(
     weights = Weights.default()
     builder = _builder(run, registry, weights)
     store = Store(results_folder(out))
-    probing = builder.probing(run.probing, store.folder / "digests.sqlite")
+    probing = builder.probing(run.probing, store.digests)
     module, preprocess = live or builder.module(run.target)
     hooked = HookedTarget(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
     with hooked:
-        units = chosen_units(run, hooked.layer_sizes(), None if live else builder.target(run.target), probing)
-    identity, hooks = fingerprint(module, preprocess, run.target.layers), foreign_hooks(module)
+        target = None if live else builder.target(run.target)
+        units = chosen_units(run, hooked.layer_sizes(), target, probing)
+    identity, hooks = identify(target, module, preprocess, run.target.layers), foreign_hooks(module)
     write_atomic(out / "run.toml", run.to_toml().encode())
     _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
     _LOG.info("hooks that the target came with: %s", "; ".join(hooks) or "none")
@@ -120,8 +122,7 @@ def _execute(
                 exemplars, results = label(Store(store.folder, verify=True), False)
         labels = write_results(out, results)
         statuses = dict(Counter(label.status for label in labels))
-        target = None if live else builder.target(run.target)
-        models = {name: weights.digest(name) for name in run.models()}
+        models = {name: weights.digest(name) for name in run.models()} | _folders(run)
         facts = {"models": models, "target": identity, "hooks": hooks, **_facts(exemplars), "units": statuses}
         write_provenance(
             out,
@@ -163,6 +164,13 @@ def _facts(exemplars: ExemplarResult) -> dict[str, Any]:
         "unreadable": dict(exemplars.unreadable),
     }
     return {"probing": probing, "no_crops": exemplars.no_crops}
+
+
+def _folders(run: Run) -> dict[str, str]:
+    """The folders of models that settings name, and their digests."""
+    configs = [choice.config for choice in run.choices().values()]
+    paths = {path for config in configs for path in model_folders(config).values()}
+    return {str(path): folder_digest(path, digests_path()) for path in sorted(paths)}
 
 
 def _packages(run: Run, registry: Registry) -> set[str]:

@@ -9,17 +9,20 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from dnd.api import Backend, Unit, model_names
+from dnd.api import Backend, Plugin, Unit, model_folders, model_names, probing_folders
 from dnd.config.run import Choice, Run
 from dnd.pipeline.build import Builder
 from dnd.pipeline.map import Rows, complete
-from dnd.plugin.source import source_digest
+from dnd.probing.sets import FolderSet
 from dnd.runtime.log import log_stage
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
+from dnd.store.digests import folder_digest
+from dnd.store.folders import digests_path
 from dnd.store.images import Store
 from dnd.store.keys import stage_key
+from dnd.store.source import source_digest
 from dnd.store.table import Table
 
 T = TypeVar("T")
@@ -61,12 +64,21 @@ class Job:
             made = self.builder.plugin(replace(choice, config=choice.config.model_copy(update=known)))
         settings = {**choice.config.model_dump(mode="json"), **chosen}
         parts = {
-            "backend": [entry.name, entry.distribution, entry.version, source_digest(type(made))],
+            "backend": [entry.name, entry.distribution, entry.version],
+            "content": self.content(made),
             "settings": {name: value for name, value in settings.items() if name not in unkeyed},
             "models": {name: self.digest_of_model(name) for name in model_names(choice.config)},
             "device": self.builder.runtime.device.partition(":")[0],
         }
         return self._housed(kind, made), stage_key(kind, 1, parts)
+
+    def content(self, plugin: Plugin) -> dict[str, str]:
+        """Digests of what a plugin's answers depend on besides its version, settings and models: code and folders."""
+        folders = {name: folder_digest(path, digests_path()) for name, path in model_folders(plugin.config).items()}
+        for name in probing_folders(type(plugin.config)):
+            if path := getattr(plugin.config, name):
+                folders[name] = FolderSet(path, self.store.digests).digest()
+        return {"code": source_digest(type(plugin)), **folders}
 
     def _housed(self, kind: str, backend: Backend) -> Backend:
         """The backend as it is, or in worker processes where several devices or a time limit want it."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dnd.api import Box, Label, Picture, Study, Unit
+from dnd.api import Box, Label, Picture, Plugin, Study, Unit
 from dnd.errors import PluginError
 from dnd.pipeline.activations import activations_on
 from dnd.pipeline.captions import caption_stage
@@ -20,6 +20,7 @@ from dnd.pipeline.label import captioned
 from dnd.plugin.guard import guard
 from dnd.plugin.validate import checked_label
 from dnd.probing.prefetch import Loaded, load_ahead
+from dnd.probing.sets import code_of, content_of
 from dnd.results.unit import UnitResult
 from dnd.store.keys import digest_of, stage_key
 from dnd.target.geometry import Geometry
@@ -56,6 +57,7 @@ class RunStudy(Study):
         self.captioned: dict[Unit, tuple[str | None, ...]] = {}
         """Captions that the method used; they are written with the label."""
         self._job, self._hooked, self._identity, self._result = job, hooked, identity, result
+        self._method: Plugin = job.builder.plugin(job.run.method)
         self._geometry = Geometry(hooked.prepare)
 
     # --- what stands for a unit ---
@@ -91,7 +93,7 @@ class RunStudy(Study):
 
         self._complete(
             "probing-activations",
-            {**parts, "probing": self.probing.digest()},
+            {**parts, "probing": content_of(self.probing)},
             {str(i): i for i in place},
             hooked,
             run,
@@ -159,7 +161,13 @@ class RunStudy(Study):
     ) -> dict[str, npt.NDArray[np.float32]]:
         found: dict[str, npt.NDArray[np.float32]] = {}
         size = None if batch_size is None else lambda: batch_size
-        self._complete(name, parts, items, backend, work, found.__setitem__, size)
+        plugins = [self._method, backend] if isinstance(backend, Plugin) else [self._method]
+        own = {
+            "parts": parts,
+            "content": [self._job.content(plugin) for plugin in plugins],
+            "probing": code_of(self.probing),
+        }
+        self._complete(name, own, items, backend, work, found.__setitem__, size)
         return found
 
     def _complete(

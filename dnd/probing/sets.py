@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from dnd.api import ImageFolder, ProbingSet
 from dnd.store.digests import DigestMemory
+from dnd.store.keys import digest_of
+from dnd.store.source import source_digest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +36,17 @@ class FolderSet(ImageFolder):
             for start in range(0, len(self.paths), _CHUNK):
                 found = memory.of_all([self.folder / path for path in self.paths[start : start + _CHUNK]])
                 yield from (b"unreadable" if digest is None else bytes.fromhex(digest) for digest in found)
+
+
+def content_of(probing: ProbingSet) -> str:
+    """Names what is seen of a probing set: its digest, and the code of the plugins that open its images."""
+    return digest_of([probing.digest(), *code_of(probing)])
+
+
+def code_of(probing: ProbingSet) -> list[str]:
+    """Digests of that code, which is no part of a set's own digest."""
+    parts = list(probing.sets.values()) if isinstance(probing, UnionSet) else [probing]
+    return [source_digest(type(part)) for part in parts]
 
 
 class UnionSet(ProbingSet):

@@ -13,9 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from dnd.files import open_regular
+from dnd.files import files_below, open_regular
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")  # a damaged file of digests may hold anything
+_CHUNK = 512
+"""Files hashed between two writes to the memory."""
 _JUST_NOW = 2.0
 """Seconds: a file changed this lately may change again within its timestamp, so its digest is not remembered."""
 
@@ -24,6 +26,18 @@ def sha256_of(path: Path) -> str:
     """OSError, too, for what is no regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path, memory: Path | None = None) -> str:
+    """sha256 over paths and contents of the files below a folder, hidden ones aside. `memory` as in DigestMemory."""
+    paths = sorted((Path(path) for path in files_below(folder)), key=str)
+    total = hashlib.sha256()
+    with DigestMemory(memory) as digests:
+        for start in range(0, len(paths), _CHUNK):
+            some = paths[start : start + _CHUNK]
+            for path, digest in zip(some, digests.of_all(some), strict=True):
+                total.update(os.fsencode(path.relative_to(folder)) + f"\0{digest}\n".encode())
+    return total.hexdigest()
 
 
 class DigestMemory:

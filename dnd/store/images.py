@@ -47,6 +47,11 @@ class Store:
         """The table of a stage under its key (see `stage_key`)."""
         return Table(self.folder / f"{stage}-{key[:24]}", schema)
 
+    @property
+    def digests(self) -> Path:
+        """A file that remembers the digests of probing images (`dnd.store.digests`)."""
+        return self.folder / "digests.sqlite"
+
     def put_image(self, image: Image) -> Picture:
         """Keep an RGB image, once by content; one of more than `MAX_PIXELS` at a smaller size."""
         image = _reduced(image)

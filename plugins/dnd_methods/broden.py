@@ -85,15 +85,14 @@ class BrodenSet(api.ProbingSet):
         return found
 
     def digest(self) -> str:
-        """Of both tables and of every file they name, by size and time of change."""
+        """Of both tables and of every file they name, by size, inode and times of change: they are very many."""
         digest = hashlib.sha256((self._folder / "label.csv").read_bytes())
         for row in self._rows:
             digest.update(repr(sorted(row.items())).encode())
             for category, cell in row.items():
                 for part in cell.split(";") if category == "image" or category not in _FIXED else ():
                     if part and not _is_number(part):
-                        stat = self._inside(part).stat() if self._inside(part).exists() else None
-                        digest.update(f"{part} {stat and (stat.st_size, stat.st_mtime_ns)}".encode())
+                        digest.update(f"{part} {_state(self._inside(part))}".encode())
         return digest.hexdigest()
 
     def _name(self, number: int) -> str:
@@ -121,6 +120,14 @@ class BrodenSet(api.ProbingSet):
         if not path.resolve().is_relative_to(root.resolve()):
             raise api.UsageError(f"{self._folder / 'index.csv'} names a file outside the folder: {name!r}")
         return path
+
+
+def _state(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_ino} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _is_number(text: str) -> bool:

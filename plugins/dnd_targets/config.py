@@ -14,7 +14,7 @@ class TransformersConfig(api.Config):
 
     model: api.ModelName | None = None
     """A name in models.lock."""
-    folder: str | None = None
+    folder: api.ModelFolder | None = None
     """A folder of your own with config.json, preprocessor_config.json and safetensors weights."""
 
     @pydantic.model_validator(mode="after")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd import api
@@ -12,6 +11,8 @@ from dnd_hf.loading import LOCAL, load_errors, load_whole
 from dnd_targets.config import TransformersConfig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from PIL.Image import Image
 
@@ -28,7 +29,7 @@ class TransformersTarget(api.Target):
         """Raises ModelError where the folder does not hold a whole model, UsageError for one that reads texts."""
         import transformers
 
-        folder = self.runtime.weights(self.config.model) if self.config.model else _folder(self.config.folder or "")
+        folder = self.config.folder or self.runtime.weights(self.config.model or "")
         name = self.config.model or str(folder)
         with load_errors(name, folder, "an image model", "config.json, preprocessor_config.json"):
             settings = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
@@ -44,13 +45,6 @@ class TransformersTarget(api.Target):
             return pixels
 
         return module, preprocess
-
-
-def _folder(text: str) -> Path:
-    path = Path(text).expanduser()
-    if not path.exists():
-        raise api.ModelError(f"there is no {path}", "Give the path of weights on this machine.")
-    return path
 
 
 def _image_processor(folder: Path) -> Any:

@@ -324,6 +324,40 @@ def test_a_target_that_cannot_be_built_is_the_users_to_mend(monkeypatch: pytest.
     assert "my_nets:net cannot be built: RuntimeError: no weights" in found["target"].detail
 
 
+CHANCE = """
+import torch
+import toys
+
+class Dropping(toys.Net):
+    def forward(self, x):
+        return torch.nn.functional.dropout({dropped}, 0.5, {always})
+
+def net():
+    return Dropping(), toys.preprocess
+"""
+
+
+@pytest.mark.parametrize(
+    ("dropped", "always", "state"),
+    [("self.units(x)", True, "ok"), ("self.units(x)", False, "ok"), ("self.units({0})", True, "fault")],
+)
+def test_chance_in_the_forward_pass_is_a_fault_of_the_layers_behind_it(
+    dropped: str, always: bool, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Dropout that `eval()` leaves on. What comes after the layer changes nothing of it."""
+    input_ = "torch.nn.functional.dropout(x, 0.5, True)"
+    Path("my_nets.py").write_text(CHANCE.format(dropped=dropped.format(input_), always=always))
+    monkeypatch.delitem(__import__("sys").modules, "my_nets", raising=False)
+    options = {"target.name": "my_nets:net", "target.layers": ["units"]}
+    registry = Registry.load()
+    run = read_run("default", registry, options=options)
+    found = by_id(work.check_target(Context(run, registry, Weights.default(), tmp_path, tmp_path)))["layer.units"]
+    assert found.state == state
+    if state == "fault":
+        assert "layer units gives other activations each time for the same image" in found.detail
+        assert "dropout that eval() leaves on" in found.remedy
+
+
 # --- room --------------------------------------------------------------------------------------------
 
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
-import toys
 from outside import CAPTIONER, install
-from rich.console import Console
 
 from dnd.api import Captioner, Runtime
 from dnd.errors import PluginError, UsageError
-from dnd.pipeline.build import Builder
-from dnd.pipeline.job import Job
 from dnd.plugin.registry import KINDS, Entry, Registry
-from dnd.plugin.source import source_digest
-from dnd.runtime.progress import Meter
-from dnd.store.images import Store
 
 
 def broken_reason(registry: Registry, distribution: str) -> str:
@@ -175,39 +167,3 @@ def test_every_bundled_module_with_hooks_is_offered() -> None:
     with_hooks = {f.parent.name if f.name == "__init__.py" else f.stem for f in files if "hookimpl\n" in f.read_text()}
     assert with_hooks == set(points)
     assert len(with_hooks) > 10
-
-
-def test_the_source_of_a_plugin_outside_site_packages_has_a_digest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "edited_plugin"
-    package.mkdir()
-    (package / "__init__.py").write_text("from edited_plugin.scorer import Mine\n")
-    (package / "scorer.py").write_text("class Mine: pass\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    cls = importlib.import_module("edited_plugin").Mine
-    first = source_digest(cls)
-    assert len(first) == 64
-    assert source_digest(cls) == first
-    (package / "helper.py").write_text("SCALE = 2\n")
-    second = source_digest(cls)
-    (package / "scorer.py").write_text("class Mine: scale = 2\n")
-    assert len({first, second, source_digest(cls)}) == 3
-    assert source_digest(pytest.MonkeyPatch) == ""
-
-
-def test_an_edited_plugin_does_not_get_its_old_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = []
-    for code in ("a", "b", "a"):
-        monkeypatch.setattr("dnd.pipeline.job.source_digest", lambda cls, code=code: code)
-        known = toys.registry()
-        run = toys.toy_run(toys.make_photos(tmp_path / "photos", 3), known)
-        job = Job(
-            run,
-            Builder(known, Runtime("cpu", Path)),
-            Store(tmp_path / "store"),
-            Meter(Console(quiet=True)),
-            lambda name: "",
-        )
-        keys.append(job.backend("scorer")[1])
-    assert keys[0] == keys[2] != keys[1]

@@ -9,6 +9,7 @@ from dnd.api import ProbingSet, Unit
 from dnd.pipeline.exemplars.find import ExemplarResult, find_exemplars
 from dnd.pipeline.job import Job
 from dnd.pipeline.rates import Passed
+from dnd.probing.sets import content_of
 from dnd.store.keys import stage_key
 from dnd.target.hooked import HookedTarget
 
@@ -24,7 +25,7 @@ def exemplar_stage(
         4,
         {
             "target": identity,
-            "probing": probing.digest(),
+            "probing": content_of(probing),
             "settings": settings.model_dump(mode="json"),
             "seed": job.run.seed,
         },

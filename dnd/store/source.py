@@ -1,0 +1,80 @@
+"""The code of plugins that are installed as source: it can change while their version stays."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from importlib import util
+from pathlib import Path
+
+from dnd.files import files_below
+
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_CODE = frozenset({".py", ".so", ".pyd"})
+_DATA = frozenset({".csv", ".jinja", ".json", ".toml", ".tsv", ".txt", ".yaml", ".yml"})
+_LARGEST = 1 << 20
+"""Bytes of a file of data that counts as part of the code: prompts, word lists, tables."""
+_OURS = frozenset({"dnd", "builtins", *sys.stdlib_module_names})
+
+
+@cache
+def source_digest(cls: type) -> str:
+    """sha256 over the files of the top-level packages or modules that a class and its bases come from, and of those
+    that these import: their code, and small files of data. "" where all are installed as copies, which a version names.
+
+    Taken once for a class: it is that of the code as it was imported, whatever becomes of the files.
+    """
+    waiting = [base.__module__.partition(".")[0] for base in cls.__mro__]
+    seen: dict[str, dict[str, Path]] = {}
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name not in _OURS:
+            seen[name] = dict(_files(name))
+            waiting += [imported for path in seen[name].values() for imported in _imports(path)]
+    lines = [
+        f"{name}/{inside} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        for name, files in sorted(seen.items())
+        for inside, path in sorted(files.items())
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
+
+
+def _files(name: str) -> Iterator[tuple[str, Path]]:
+    """(path within, path) of each file of a top-level package or module, if it is installed as source."""
+    module = sys.modules.get(name)
+    folders, file = getattr(module, "__path__", None), getattr(module, "__file__", None)
+    if module is None:
+        with suppress(ImportError, ValueError):
+            spec = util.find_spec(name)
+            folders, file = (spec.submodule_search_locations, spec.origin) if spec else (None, None)
+    for place in folders if folders is not None else [file] if file else []:
+        path = Path(place).absolute()
+        if not path.exists() or _INSTALLED.intersection(path.resolve().parts):
+            continue
+        found = map(Path, files_below(path)) if path.is_dir() else [path]
+        yield from ((one.relative_to(path.parent).as_posix(), one) for one in found if _counts(one))
+
+
+def _counts(path: Path) -> bool:
+    if path.suffix in _CODE:
+        return path.is_file()
+    return path.suffix in _DATA and path.is_file() and path.stat().st_size <= _LARGEST
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Top-level names that a Python file imports, anywhere in it."""
+    if path.suffix != ".py":
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # a template, say
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
