@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import csv
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ufffe\uffff]"
+)
 """What steers a terminal, turns the direction of what follows, or no XML may hold; tabs and new lines stay."""
 
 
 def plain(text: str) -> str:
     """With a mark in the place of each control character."""
     return _CONTROL.sub("\ufffd", text)
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Any JSON-able value as JSON in readable letters, each control character as its code: \\u202e."""
+    return escape_json(json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def escape_json(text: str) -> str:
+    """JSON that reads back to the same value, with the code of each control character in its place."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class _Echo:
@@ -29,6 +42,18 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
     quoted = csv.writer(_Echo(), lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:  # Python before 3.13 leaves a lone carriage return unquoted, and then ends a row at it
         yield (quoted if any("\r" in str(cell) for cell in row) else plainly).writerow(row)
+
+
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What makes a spreadsheet take a cell for a formula: in the wide form of East Asian input as well."""
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
+
+
+def spreadsheet_cell(text: str) -> str:
+    """A cell that no spreadsheet computes: with an apostrophe before what it would take for a formula."""
+    if _NUMBER.fullmatch(text):
+        return text
+    return f"'{text}" if text[:1] in ("\t", "\r", "\n") or text.lstrip().startswith(_FORMULA) else text
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dnd.files import read_text
 from dnd.store.files import write_atomic
+from dnd.text import json_text
 
 _FILE = "outcome.json"
 
@@ -47,7 +48,7 @@ class Outcome:
         return sum(self.counts.values())
 
     def write(self, folder: Path) -> None:
-        write_atomic(folder / _FILE, (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomic(folder / _FILE, (json_text(asdict(self), indent=1) + "\n").encode())
 
 
 def read_outcome(folder: Path, key: str) -> Outcome | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from html import escape
@@ -12,6 +11,7 @@ from dnd.bench.compare import Bench
 from dnd.bench.plot import plot
 from dnd.bench.table import STAGE_COLUMNS, columns, markdown, notes, rows, stage_rows
 from dnd.store.files import write_atomic
+from dnd.text import json_text
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #222; --line: #ddd; --bad: #a00; }
@@ -30,7 +30,7 @@ svg { display: block; max-width: 1000px; }
 
 def write_bench(out: Path, bench: Bench, title: str) -> None:
     """All of them into the bench's folder."""
-    text = json.dumps(bench.record(), indent=1, ensure_ascii=False)
+    text = json_text(bench.record(), indent=1)
     write_atomic(out / "bench.json", (text + "\n").encode())
     write_atomic(out / "bench.md", markdown(bench, title).encode())
     drawn = plot(bench)

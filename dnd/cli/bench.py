@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from dnd.text import json_text
+
 
 @click.command()
 @click.argument("matrix", metavar="MATRIX.toml", type=click.Path(exists=True, dir_okay=False))
@@ -17,7 +19,6 @@ def bench(matrix: str, out: str | None, as_json: bool) -> int:
     Stages that combinations share are computed once. The same command goes on where it was stopped: finished
     combinations are not run again. Writes bench.json, bench.md, bench.html and bench.svg.
     """
-    import json
     from pathlib import Path
 
     from dnd.bench.compare import measure
@@ -44,7 +45,7 @@ def bench(matrix: str, out: str | None, as_json: bool) -> int:
     found = measure(outcomes, wanted.reference, wanted.metric)
     write_bench(folder, found, wanted.path.stem)
     if as_json:
-        click.echo(json.dumps(found.record(), indent=1, ensure_ascii=False))
+        click.echo(json_text(found.record(), indent=1))
     else:
         width = len(columns(found))
         print_table(columns(found), [[*row, *[""] * (width - len(row))] for row in rows(found)])

@@ -8,6 +8,7 @@ import click
 
 from dnd.cli.console import print_table
 from dnd.cli.options import chosen_options, run_options
+from dnd.text import json_text
 
 
 @click.command()
@@ -38,9 +39,7 @@ def runfiles(as_json: bool) -> None:
 
     found = runfiles()
     if as_json:
-        import json
-
-        click.echo(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False))
+        click.echo(json_text([asdict(one) for one in found], indent=1))
         return
     print_table(("name", "what it is"), [(one.name, one.summary) for one in found])
 
@@ -110,6 +109,5 @@ def init(file: str, base: str | None, target: str | None, layer: str | None, uni
 
 def _quoted(text: str) -> str:
     """The inside of a TOML string."""
-    import json
 
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+    return json_text(text)[1:-1]

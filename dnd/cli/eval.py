@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnd.text import json_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -53,7 +55,6 @@ def evaluate(source: str | None, truth: str | None, sanity: bool, as_json: bool,
     and two controls: labels shuffled between units, and the best label that could be given to all of them. A run's
     figures are also kept in its folder, as evaluation.json.
     """
-    import json
     from pathlib import Path
     from typing import Any, cast
 
@@ -72,7 +73,7 @@ def evaluate(source: str | None, truth: str | None, sanity: bool, as_json: bool,
                 for name, (narrow, broad) in run_image_checks().items()
             ]
             known = [{**asdict(check), "passes": check.passes} for check in checks]
-            click.echo(json.dumps({"metrics": known, "images": on_images}, indent=1))
+            click.echo(json_text({"metrics": known, "images": on_images}, indent=1))
         else:
             show_checks(make_console(), checks)
         return
@@ -87,7 +88,7 @@ def evaluate(source: str | None, truth: str | None, sanity: bool, as_json: bool,
     options = Options(truth=Path(truth) if truth else None, **cast(dict[str, Any], given))
     with Meter(Console(stderr=True)) as meter:
         found = evaluate(Path(source), options, meter)
-    text = json.dumps(found.record(), indent=1, ensure_ascii=False)
+    text = json_text(found.record(), indent=1)
     if found.source.is_dir():
         write_atomic(found.source / "evaluation.json", (text + "\n").encode())
     if as_json:

@@ -19,7 +19,12 @@ _DATA = {"csv", "jsonl", "reference"}
     "--out", metavar="FILE", type=click.Path(dir_okay=False), help="[default: standard output, but for parquet]"
 )
 @click.option("--no-images", is_flag=True, help="For parquet: leave the images out.")
-def export(folder: str, kind: str, out: str | None, no_images: bool) -> None:
+@click.option(
+    "--for-spreadsheets",
+    is_flag=True,
+    help="For csv: an apostrophe before cells that a spreadsheet would compute, which begin with = + - or @.",
+)
+def export(folder: str, kind: str, out: str | None, no_images: bool, for_spreadsheets: bool) -> None:
     """Write a run's labels for other tools.
 
     csv and jsonl are the run folder's own tables; reference is Neuron ID,Label 1..3; parquet has the images in it,
@@ -32,12 +37,14 @@ def export(folder: str, kind: str, out: str | None, no_images: bool) -> None:
     from dnd.results.export import export as write
     from dnd.results.run import RunFolder
 
+    if for_spreadsheets and kind != "csv":
+        raise UsageError(f"--for-spreadsheets is for csv, not for {kind}", "Leave out one of the two.")
     run = RunFolder(folder)
     if out is None:
         if kind == "parquet":
             raise UsageError("parquet is no text for the screen", "Name a file with --out FILE.")
         on_terminal = sys.stdout.isatty()
-        for part in as_text(run, kind):
+        for part in as_text(run, kind, for_spreadsheets=for_spreadsheets):
             if on_terminal:
                 click.echo(plain(part), nl=False)
             elif kind in _DATA:  # the same bytes in every locale
@@ -46,5 +53,5 @@ def export(folder: str, kind: str, out: str | None, no_images: bool) -> None:
             else:
                 click.echo(part, nl=False)
         return
-    write(run, kind, Path(out), images=not no_images)
+    write(run, kind, Path(out), images=not no_images, for_spreadsheets=for_spreadsheets)
     click.echo(f"{len(run)} unit{'s' if len(run) != 1 else ''} in {out}", err=True)

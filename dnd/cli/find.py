@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from dnd.text import json_text
+
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path())
@@ -39,7 +41,6 @@ def find(
     A unit is as near to TEXT as its label: the cosine of their sentence embeddings, 1 for the same
     words.
     """
-    import json
 
     from dnd.analysis.find import find_units
     from dnd.cli.console import print_table
@@ -61,7 +62,7 @@ def find(
             }
             for hit in chosen
         ]
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        click.echo(json_text(rows, indent=1))
         return
     if not chosen:
         click.echo(

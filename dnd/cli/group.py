@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnd.text import json_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -46,7 +48,6 @@ def group(
     Units whose labels mean much the same form a group, named by its most central label. groups.csv, groups.json and
     the picture groups.svg, with the share of each super-category per layer, go to --out.
     """
-    import json
     from pathlib import Path
 
     from dnd.analysis.group import group_units, read_categories
@@ -69,7 +70,7 @@ def group(
     where = Path(out) if out else run.folder / "groups"
     if where.is_symlink() and not out:
         raise UsageError(f"{where} is a link to {where.readlink()}", f"To write there, say so: --out {where}.")
-    text = json.dumps(groups_record(found), indent=1, ensure_ascii=False) + "\n"
+    text = json_text(groups_record(found), indent=1) + "\n"
     write_atomic(where / "groups.csv", groups_csv(found).encode())
     write_atomic(where / "groups.json", text.encode())
     write_atomic(where / "groups.svg", profile_svg(found).encode())

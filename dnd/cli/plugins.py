@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dnd.cli.console import print_table
+from dnd.text import json_text
 
 KINDS = ("captioner", "summarizer", "generator", "scorer", "target", "probing-set")
 """That `new` can write."""
@@ -39,9 +40,7 @@ def plugins(context: click.Context, as_json: bool) -> None:
     entries = sorted(Registry.load().entries, key=lambda e: (e.kind, e.name, e.distribution))
     rows = [{**{field: getattr(entry, field) for field in fields}, "description": entry.summary} for entry in entries]
     if as_json:
-        import json
-
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json_text(rows, indent=1))
         return
     shown = [(entry.kind, entry.name, entry.summary or f"{entry.state}: {entry.reason}") for entry in entries]
     print_table(("kind", "name", "what it is"), shown)
@@ -59,9 +58,7 @@ def plugins_show(context: click.Context, name: str, kind: str | None, as_json: b
 
     entries = Registry.load().named(name, kind)
     if as_json or (context.parent and context.parent.params["as_json"]):
-        import json
-
-        click.echo(json.dumps([record(entry) for entry in entries], indent=1, ensure_ascii=False))
+        click.echo(json_text([record(entry) for entry in entries], indent=1))
         return
     click.echo("\n\n".join(page(entry) for entry in entries))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dnd.errors import UsageError
+from dnd.text import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +55,6 @@ def prune(folder: str, out: str | None, as_json: bool, **given: object) -> None:
     as many others, chosen at random --seeds times from the active units of the same layers. The target itself is
     left as it is; --out saves which units to leave out.
     """
-    import json
     from pathlib import Path
     from typing import Any, cast
 
@@ -67,7 +66,7 @@ def prune(folder: str, out: str | None, as_json: bool, **given: object) -> None:
     if out:
         save_mask(Path(out), found)
     if as_json:
-        click.echo(json.dumps(found.record(), indent=1, ensure_ascii=False))
+        click.echo(json_text(found.record(), indent=1))
         return
     show_pruning(make_console(), found)
     if out:
@@ -86,7 +85,7 @@ def save_mask(file: Path, pruning: Pruning) -> None:
 
     units = pruning.units()
     if file.suffix == ".json":
-        write_atomic(file, (json.dumps({"pruned": units}, indent=1) + "\n").encode())
+        write_atomic(file, (json_text({"pruned": units}, indent=1) + "\n").encode())
     elif file.suffix == ".safetensors":
         from safetensors.numpy import save
 

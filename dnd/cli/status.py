@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from dnd.text import json_text
+
 
 @click.command()
 @click.argument("run", type=click.Path(file_okay=False))
@@ -13,10 +15,9 @@ def status(run: str, as_json: bool) -> None:
 
     The state is running, done, failed, interrupted or dead: killed, or without a sign of life for a minute.
     """
-    import json
     from pathlib import Path
 
     from dnd.runtime.status import read_status, tell
 
     found = read_status(Path(run))
-    click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else tell(run, found))
+    click.echo(json_text(found, indent=1) if as_json else tell(run, found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pydantic
 
 from dnd.config.tables import RUNFILES, find_runfile
 from dnd.errors import UsageError
+from dnd.text import json_text
 
 _NAMES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "object": "table"}
 _SIGNS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
@@ -55,7 +55,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    return "" if value is None else json_text(value)
 
 
 def one_line(text: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from dnd.errors import ModelError, first_fault
 from dnd.files import read_text
 from dnd.store.files import write_atomic
 from dnd.store.toml import parse_toml
+from dnd.text import json_text
 
 VERSION = 1
 SAFE = (".safetensors", ".json", ".txt", ".model", ".jinja")
@@ -232,5 +232,5 @@ def _fields(file: LockedFile) -> str:
 
 
 def _toml(value: str | int) -> str:
-    """JSON's form of a text, number or truth value is TOML's too, but for the character DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """JSON's form of a text, number or truth value is TOML's too, once control characters are codes."""
+    return json_text(value)

@@ -26,6 +26,7 @@ from dnd.results.unit import ScoredConcept, UnitResult
 from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.toml import parse_toml
+from dnd.text import json_text
 
 M = TypeVar("M", bound=BaseModel)
 _LONGEST = 64 << 20
@@ -126,7 +127,7 @@ class RunFolder:
         chosen = {name: self.facts[name] for name in ("units", "seconds", "truth") if name in self.facts}
         report = {} if page is None else {"report": str(page)}
         found = {"run": str(self.folder), "exit_code": self.exit_code, **report, **chosen}
-        return json.dumps(found, ensure_ascii=False)
+        return json_text(found)
 
     @property
     def exit_code(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from dnd.api import N_LABELS, Grading, Label
 from dnd.results.unit import UnitResult
 from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
-from dnd.text import csv_lines
+from dnd.text import csv_lines, escape_json, json_text
 
 CSV_COLUMNS = ("layer", "unit", "status", "label", "score", "label_2", "score_2", "label_3", "score_3", "reason")
 _DIGITS = 4
@@ -42,7 +41,7 @@ def write_results(out: Path, results: Iterable[UnitResult]) -> list[Label]:
     def lines() -> Iterator[bytes]:
         for result in results:
             labels.append(result.label)
-            yield result.model_dump_json(by_alias=True).encode() + b"\n"
+            yield escape_json(result.model_dump_json(by_alias=True)).encode() + b"\n"
 
     write_atomic(out / "labels.jsonl", lines())
     write_atomic(out / "labels.csv", (line.encode() for line in labels_csv(labels)))
@@ -83,7 +82,7 @@ def write_provenance(
     }
     if grading is not None:
         record["truth"] = asdict(grading)
-    write_atomic(out / "run.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomic(out / "run.json", (json_text(record, indent=1) + "\n").encode())
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:

@@ -6,7 +6,6 @@ Where it cannot be written, the run goes on without.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -23,6 +22,7 @@ from dnd.files import no_follow
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
+from dnd.text import json_text
 
 STATUS = "status.json"
 BEAT_SECONDS = 2.0
@@ -72,7 +72,7 @@ class Heartbeat:
                     _LOG.info("%s", way)
 
     def _write(self, state: str, message: str = "") -> None:
-        text = json.dumps(self._record(state, message), indent=1, ensure_ascii=False)
+        text = json_text(self._record(state, message), indent=1)
         data = f"{text}\n".encode("utf-8", "replace")
         try:
             write_atomic(self._file, data, flush=False)

@@ -82,6 +82,58 @@ def test_markdown_makes_no_links_of_addresses(tmp_path):
     assert "".join(as_text(run, "markdown")).splitlines()[2] == r"| fc/0 | http\://a.b/c | 0.90 | WWW\.a.b |"
 
 
+FORMULAS = ["=1+1", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "  =1", "\uff1d1"]
+
+
+def test_for_spreadsheets_no_cell_is_a_formula(tmp_path):
+    layer = "=HYPERLINK(1)"
+    run = RunFolder(
+        finish(tmp_path / "run", {f"{layer}/{n}": [text] for n, text in enumerate([*FORMULAS, "-5", "a=b"])})
+    )
+    export(run, "csv", tmp_path / "out.csv", for_spreadsheets=True)
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    assert [row["label"] for row in rows] == [*(f"'{text}" for text in FORMULAS), "-5", "a=b"]
+    assert {row["layer"] for row in rows} == {f"'{layer}"}
+    assert {(row["unit"], row["score"]) for row in rows} == {(str(n), "0.9000") for n in range(len(rows))}
+    export(run, "csv", tmp_path / "plain.csv")
+    assert [label.labels[0][0] for label in RunFolder(run.folder).labels][:2] == FORMULAS[:2]
+    assert b"'" not in (tmp_path / "plain.csv").read_bytes()
+
+
+CONTROL = [
+    0,
+    1,
+    7,
+    8,
+    0x0B,
+    0x1B,
+    0x7F,
+    0x85,
+    0x9B,
+    0x61C,
+    0x200E,
+    0x200F,
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+]
+
+
+def test_control_characters_are_codes_in_jsonl_and_stand_in_no_markdown(tmp_path):
+    said = [f"a{chr(code)}b" for code in CONTROL]
+    run = RunFolder(finish(tmp_path / "run", {f"fc/{n}": [text] for n, text in enumerate(said)}, caption="x\u202ey"))
+    old = run.folder / "labels.jsonl"
+    assert old.read_text().isascii()
+    old.write_text("".join(json.dumps(json.loads(line), ensure_ascii=False) + "\n" for line in old.open()), "utf-8")
+    lines = "".join(as_text(RunFolder(run.folder), "jsonl")).splitlines()
+    assert all(line.isascii() for line in lines), "of a run folder of an earlier version as well"
+    assert [json.loads(line)["labels"][0]["concept"] for line in lines] == said
+    assert json.loads(lines[0])["exemplars"][0]["caption"] == "x\u202ey"
+    table = "".join(as_text(run, "markdown"))
+    assert not {chr(code) for code in CONTROL} & set(table)
+    assert len(table.splitlines()) == 2 + len(said)
+
+
 def test_latex_escapes_what_a_model_said(run):
     text = "".join(as_text(run, "latex"))
     assert r"50\% \textless{}b\textgreater{}\textbar{}\_x\_\textbar{}" in text
@@ -225,6 +277,10 @@ def test_the_command(run, tmp_path):
         (["export", "nowhere"], "there is no run folder nowhere"),
         (["export", "."], "is not the folder of a run: it has no labels.csv"),
         (["export", "RUN", "--format", "parquet"], "parquet is no text"),
+        (
+            ["export", "RUN", "--format", "markdown", "--for-spreadsheets"],
+            "--for-spreadsheets is for csv, not for markdown",
+        ),
     ],
 )
 def test_mistakes_are_said(run, arguments, words, monkeypatch, tmp_path):

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dnd.results.export.parquet import write_parquet
-from dnd.results.export.tables import labels_jsonl, labels_table, latex_table, markdown_table, reference_csv
+from dnd.results.export.tables import (
+    labels_jsonl,
+    labels_table,
+    latex_table,
+    markdown_table,
+    reference_csv,
+    spreadsheet_table,
+)
 from dnd.results.run import RunFolder
 from dnd.store.files import write_atomic
 
@@ -20,14 +27,14 @@ _TEXTS: dict[str, Callable[[RunFolder], Iterable[str]]] = {
 FORMATS = (*_TEXTS, "parquet")
 
 
-def as_text(run: RunFolder, kind: str) -> Iterable[str]:
-    """The run's labels in one of the formats that are text, in parts."""
-    return _TEXTS[kind](run)
+def as_text(run: RunFolder, kind: str, *, for_spreadsheets: bool = False) -> Iterable[str]:
+    """The run's labels in one of the formats that are text, in parts; `for_spreadsheets` goes for CSV."""
+    return spreadsheet_table(run) if for_spreadsheets else _TEXTS[kind](run)
 
 
-def export(run: RunFolder, kind: str, file: Path, *, images: bool = True) -> None:
-    """Write the run's labels to a file, whole or not at all; `images` goes for Parquet."""
+def export(run: RunFolder, kind: str, file: Path, *, images: bool = True, for_spreadsheets: bool = False) -> None:
+    """Write the run's labels to a file, whole or not at all; `images` goes for Parquet, `for_spreadsheets` for CSV."""
     if kind == "parquet":
         write_parquet(run, file, images=images)
     else:
-        write_atomic(file, (part.encode() for part in as_text(run, kind)))
+        write_atomic(file, (part.encode() for part in as_text(run, kind, for_spreadsheets=for_spreadsheets)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from dnd.api import N_LABELS, Label
 from dnd.errors import UsageError
 from dnd.results.export.latex import latex
 from dnd.results.run import RunFolder
-from dnd.text import csv_lines
+from dnd.text import csv_lines, escape_json, plain, spreadsheet_cell
 
 
 def labels_table(run: RunFolder) -> Iterable[str]:
@@ -19,10 +20,16 @@ def labels_table(run: RunFolder) -> Iterable[str]:
     return _lines(run.folder / "labels.csv")
 
 
+def spreadsheet_table(run: RunFolder) -> Iterable[str]:
+    """labels.csv with an apostrophe before every cell that a spreadsheet would take for a formula."""
+    rows = csv.reader(labels_table(run), strict=True)
+    return csv_lines([spreadsheet_cell(cell) for cell in row] for row in rows)
+
+
 def labels_jsonl(run: RunFolder) -> Iterable[str]:
-    """labels.jsonl likewise."""
+    """labels.jsonl likewise; an earlier version wrote control characters into it as they are."""
     run.recorded()
-    return _lines(run.folder / "labels.jsonl")
+    return map(escape_json, _lines(run.folder / "labels.jsonl"))
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -67,6 +74,6 @@ def _cells(label: Label) -> Sequence[str]:
 
 
 def _markdown(text: str) -> str:
-    """Text that no Markdown reader takes for markup or a web address, on one line."""
-    safe = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Text that no Markdown reader takes for markup or a web address, on one line and without control characters."""
+    safe = plain(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#!|~@$]|:(?=//)|(?<=www)\.)", r"\\\1", safe, flags=re.IGNORECASE)
