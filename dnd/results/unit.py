@@ -278,7 +278,7 @@ def baseline(values: npt.NDArray[np.float32], digests: Sequence[str] = ()) -> Ba
     low, high = float(finite.min()), float(finite.max())
     counts = np.histogram(finite, _BINS, (low, high))[0] if high > low else np.array([finite.size])
     median, p95 = np.quantile(finite, [0.5, 0.95])
-    scaled = np.where(is_finite, values - low, 0) / (high - low if high > low else 1.0)
+    scaled = np.where(is_finite, values.astype(np.float64) - low, 0) / (high - low if high > low else 1.0)
     return Baseline(
         n=finite.size,
         low=_short(low),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -67,10 +68,12 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _rounded(values: torch.Tensor) -> list[float]:
     """A few seeded projections of an output, in steps of its norm, and the norm itself."""
     flat = values.nan_to_num(1e3, 1e6, -1e6).flatten()
-    norm = float(flat.norm())
-    if norm == 0:
+    peak = float(flat.abs().max()) if flat.numel() else 0.0
+    if peak == 0:
         return []
+    flat = flat / peak  # or squares of what is huge, or tiny, would not be finite, or zero
+    norm = float(flat.norm())
     chance = torch.Generator().manual_seed(1)
     signs = torch.randint(0, 2, (_PROJECTIONS, len(flat)), generator=chance).double() * 2 - 1
-    size = round(float(torch.tensor(norm).log2()) / _STEP / 4) * 4
+    size = round((math.log2(peak) + math.log2(norm)) / _STEP / 4) * 4
     return [size, *((signs @ flat) / norm / _STEP).round().tolist()]

@@ -63,7 +63,8 @@ class MeanActivation(api.Scorer):
         for one in evidence:
             centre, spread = (0.0, 0.0)
             if one.sample_activations.size:
-                centre, spread = float(one.sample_activations.mean()), float(one.sample_activations.std())
+                sample = one.sample_activations.astype(np.float64)  # in float32 the squares of large ones overflow
+                centre, spread = float(sample.mean()), float(sample.std())
             means = one.activations.astype(np.float64).mean(axis=1)
             answers.append([float((m - centre) / (spread or 1.0)) for m in means])
         return answers

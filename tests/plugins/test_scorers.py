@@ -296,3 +296,9 @@ def test_registering_imports_nothing_heavy():
     heavy = "any(m in sys.modules for m in ('torch', 'transformers'))"
     code = f"import sys, dnd_scorers; dnd_scorers.register_scorers(); sys.exit({heavy})"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_mean_knows_activations_as_large_as_floats_are():
+    top = np.finfo(np.float32).max
+    given = evidence(np.array([[top, top], [-top, -top]], np.float32), sample_activations=np.array([-top, top]))
+    assert MeanActivation(MeanActivation.Config(), RUNTIME).score([given]) == [[pytest.approx(1), pytest.approx(-1)]]

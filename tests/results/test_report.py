@@ -202,6 +202,14 @@ def test_maps_are_kept_small() -> None:
     assert small_map(np.array([[np.nan, 1]], np.float32)) is None
 
 
+def test_the_baseline_of_activations_as_large_as_floats_are() -> None:
+    top = np.finfo(np.float32).max
+    found = baseline(np.array([-top, 0, top, np.inf], np.float32))
+    assert found is not None
+    assert list(base64.b64decode(found.cells)) == [0, 128, 255, 0]
+    assert (found.low, found.high, sum(found.counts)) == (-3.403e38, 3.403e38, 3)
+
+
 def test_the_baseline_in_a_few_numbers() -> None:
     found = baseline(np.array([0, 0, 0, 1, np.nan, np.inf], np.float32))
     assert found

@@ -47,6 +47,21 @@ FIGURES = {
 }
 
 
+HUGE = (1e38, 3.4028235e38, 1.7e308, 1e-320)
+
+
+def huge(store: Store, index: int, scale: float) -> dict[str, Any]:
+    """A unit whose activations are finite and as large, or as small, as floats are: from -1 to 1 times the scale."""
+    found = reports.unit(store, "a", index, "red")
+    for place, exemplar in enumerate(found["exemplars"]):
+        exemplar["activation"] = scale * (1 - place / 3)
+    for candidate in found["candidates"]:
+        for image, share in zip(candidate["images"], (-1.0, 0.0, 0.5), strict=True):
+            image["activation"] = scale * share
+    sample = {"n": 64, "low": -scale, "high": scale, "median": 0.0, "p95": scale / 2, "counts": [40, 0, 0, 24]}
+    return {**found, "sample": sample}
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
@@ -73,10 +88,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reports.make_run(folder / "other", units, settings=OTHER)
     reports.make_run(folder / "foreign", units, target="99" * 32)
     reports.hostile_run(folder / "hostile")
+    reports.make_run(folder / "huge", [huge(store, index, scale) for index, scale in enumerate(HUGE)])
     for name, runs in {
         "large": ["large"],
         "small": ["small"],
         "hostile": ["hostile"],
+        "huge": ["huge"],
         "both": ["small", "other"],
         "foreign": ["small", "foreign"],
     }.items():
@@ -341,6 +358,36 @@ def test_a_unit_shows_its_evidence(visit: Open) -> None:
     for image in page.locator(".exemplars .only img").all():
         expect(image).to_have_js_property("complete", True)
         assert image.evaluate("i => i.naturalWidth") == 96
+
+
+@pytest.mark.parametrize("index", range(len(HUGE)))
+def test_activations_as_large_as_floats_are_lie_where_they_belong(visit: Open, index: int) -> None:
+    page = visit("huge", f"#a/{index}")
+    plot, strip = page.locator("svg.evidence-plot"), page.locator("svg.strip")
+    expect(plot).to_have_count(1)
+    expect(strip).to_have_count(1)
+
+    def places(drawing: Any, what: str, attribute: str) -> list[float]:
+        return [float(one.get_attribute(attribute)) for one in drawing.locator(what).all()]
+
+    def shares(what: str, attribute: str) -> list[float]:
+        return [(place - 158) / 594 for place in places(plot, what, attribute)]
+
+    assert shares("circle.exemplar", "cx") == pytest.approx([1, 5 / 6, 2 / 3, 1 / 2], abs=0.01)
+    assert sorted(shares("circle.of-label", "cx")) == pytest.approx([0, 1 / 2, 3 / 4], abs=0.01)
+    assert shares("line.p95", "x1") == pytest.approx([3 / 4, 1 / 2], abs=0.01)
+    assert places(plot, "rect.sample", "x") == pytest.approx([0, 225], abs=0.1)
+    assert sorted(places(strip, "circle", "cx")) == pytest.approx([4, 150, 225], abs=0.1)
+    words = [str(one.get_attribute("aria-label")) for one in (plot, strip)]
+    assert not re.search(r"NaN|Infinity|undefined", " ".join([*words, page.locator("#main").inner_text()]))
+
+
+def test_the_histograms_of_activations_as_large_as_floats_are_have_their_bars(visit: Open) -> None:
+    page = visit("huge", "#summary")
+    page.wait_for_selector("figure.chart", state="attached")
+    drawn = [one.get_attribute(name) for name in ("x", "width") for one in page.locator("figure.chart rect").all()]
+    assert len(drawn) > 10
+    assert all(0 <= float(value) <= 300 for value in drawn)
 
 
 def test_a_unit_of_another_method_shows_what_it_has(visit: Open) -> None:

@@ -628,3 +628,21 @@ def test_a_module_that_runs_with_several_shapes_counts_as_the_last_time() -> Non
     torch.testing.assert_close(pooled["relu"], expected.mean((2, 3)), rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(maps["relu"], expected[[19, 0], [7, 5]], rtol=1e-5, atol=1e-6)
     assert len(fingerprint(net, preprocess, ("relu",))) == 64
+
+
+@pytest.mark.parametrize("scale", [3.4028235e38, 1e38, 1e-40])
+def test_activations_as_large_as_floats_are_have_an_identity(scale: float) -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self, sign: float) -> None:
+            super().__init__()
+            self.out, self.scale = torch.nn.Identity(), torch.tensor(scale * sign)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(x.mean((2, 3)).clamp(-1, 1) * self.scale)
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(image.resize((8, 8)))).permute(2, 0, 1).float() / 255
+
+    found = [behaviour(Scaled(sign), prepare, ["out"]) for sign in (1.0, 1.0, -1.0, 0.5)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3

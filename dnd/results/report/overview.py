@@ -91,8 +91,9 @@ def histogram(values: Sequence[float], span: tuple[float, float] | None = None) 
     """Counts in bins of equal width over `span`, or from the least value to the greatest."""
     low, high = span or (min(values), max(values))
     counts = [0] * (_BINS if high > low else 1)
+    width = high / 2 - low / 2  # halves: the difference of two finite numbers may be no finite one
     for value in values:
-        place = (value - low) / (high - low) * _BINS if high > low else 0
+        place = (value / 2 - low / 2) / width * _BINS if high > low else 0
         counts[min(max(int(place), 0), len(counts) - 1)] += 1
     return {"low": low, "high": high, "counts": counts}
 

@@ -10,16 +10,19 @@
     dnd.svg("text", { x: WIDTH, y: height + 12, "text-anchor": "end" }, dnd.number(high)),
   ];
 
+  // Where a value lies from `low` to `high`, 0..1. Halves, as the difference of two finite numbers may be no finite one.
+  const share = (value, low, high) => high > low ? (value / 2 - low / 2) / (high / 2 - low / 2) : 0;
+
   // Heights go by the square root of the counts: the few images that move a unit are what one looks for.
   const bars = (histogram, low, high, height, name) => {
-    const scale = WIDTH / (high - low || 1);
     const most = Math.max(...histogram.counts, 1);
-    const step = (histogram.high - histogram.low) / histogram.counts.length;
+    const [start, end] = [histogram.low, histogram.high].map((edge) => share(edge, low, high) * WIDTH);
+    const step = (end - start) / histogram.counts.length;
     return histogram.counts.map((count, place) => {
       if (!count) return null;
-      const width = Math.max(step * scale, 3);
+      const width = Math.max(step, 3);
       const tall = Math.max(Math.sqrt(count / most) * height, 1.5);
-      const x = Math.min((histogram.low + place * step - low) * scale, WIDTH - width);
+      const x = Math.min(start + place * step, WIDTH - width);
       return dnd.svg("rect", { x, y: height - tall, width: Math.max(width - 0.6, 0.8), height: tall, class: name });
     });
   };
@@ -48,8 +51,7 @@
   dnd.strip = (values, sample, [low, high], what) => {
     const known = values.filter((value) => value !== null);
     if (!known.length) return null;
-    const scale = WIDTH / (high - low || 1);
-    const place = (value) => Math.min(Math.max((value - low) * scale, 4), WIDTH - 4);
+    const place = (value) => Math.min(Math.max(share(value, low, high) * WIDTH, 4), WIDTH - 4);
     const ordinary = sample ? `; random images: median ${dnd.number(sample.median)}, 95 % below ${dnd.number(sample.p95)}` : "";
     const words = `${what}: ${known.length} activations from ${dnd.number(Math.min(...known))} to ${dnd.number(Math.max(...known))}${ordinary}`;
     return dnd.svg("svg", { viewBox: `0 0 ${WIDTH} 54`, class: "strip", role: "img", "aria-label": words },
@@ -66,7 +68,7 @@
   dnd.evidencePlot = (rows, sample, [low, high], isNarrow) => {
     const [wide, left, tall, gap] = isNarrow ? [360, 124, 70, 24] : [760, 150, 70, 24];
     const bottom = tall + 10 + gap * rows.length;
-    const place = (value) => left + 8 + (value - low) / (high - low || 1) * (wide - left - 16);
+    const place = (value) => left + 8 + share(value, low, high) * (wide - left - 16);
     const scale = (wide - left - 16) / WIDTH;
     const known = rows.map(([name, values, kind]) => [name, values.filter((value) => typeof value === "number"), kind]);
     const weakest = Math.min(...(known.find(([, , kind]) => kind === "exemplar")?.[1] ?? []));
@@ -93,7 +95,7 @@
     const known = [value, low, high, ...controls].filter((one) => typeof one === "number");
     if (typeof value !== "number") return null;
     const [least, most] = [Math.min(0, ...known), Math.max(1, ...known)];
-    const place = (one) => 4 + (one - least) / (most - least) * (WIDTH - 8);
+    const place = (one) => 4 + share(one, least, most) * (WIDTH - 8);
     const words = `${what}: ${dnd.number(value)}, 95 % ${dnd.number(low)} to ${dnd.number(high)}; shuffled ${dnd.number(controls[0])}, best constant ${dnd.number(controls[1])}`;
     return dnd.svg("svg", { viewBox: `0 0 ${WIDTH} 16`, class: "interval", role: "img", "aria-label": words },
       dnd.svg("title", null, words),
