@@ -27,6 +27,7 @@ from dnd.api.plugins import (
 from dnd.api.records import (
     FRAME,
     N_LABELS,
+    Bound,
     Box,
     Evidence,
     Grade,
@@ -46,6 +47,7 @@ __all__ = [
     "FRAME",
     "N_LABELS",
     "Backend",
+    "Bound",
     "Box",
     "Captioner",
     "Config",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pluggy
 import pydantic
 
-from dnd.api.records import Evidence, Grading, ImageRequest, Label, SummaryRequest
+from dnd.api.records import Bound, Evidence, Grading, ImageRequest, Label, SummaryRequest
 from dnd.api.settings import Config
 from dnd.errors import DndError, PluginError, UsageError
 
@@ -145,6 +145,25 @@ class Scorer(Backend):
     @abstractmethod
     def score(self, evidence: Sequence[Evidence]) -> list[list[float]]:
         """A finite score per candidate of each unit; higher is better."""
+
+    def bound(self, evidence: Sequence[Evidence]) -> list[list[Bound]]:
+        """What each candidate of each unit can score at best, when some of their images are still to come. Optional:
+        with it, a run makes no more images of candidates that cannot become one of a unit's first labels.
+
+        When the first k candidates by bound (of equal ones the earlier first), for any k, are not open, then they must
+        be the first k by `score`, with those scores, whatever the images to come. Bounds that no score can exceed, and
+        that are the score itself once nothing can change it, are of this kind."""
+        raise PluginError(f"the scorer {self.name!r} gives no bounds")
+
+    @property
+    def gives_bounds(self) -> bool:
+        """Whether it has `bound`."""
+        return type(self).bound is not Scorer.bound
+
+    @property
+    def rounds(self) -> Sequence[float]:
+        """Shares of a candidate's images, 0..1, after which a run looks whether it needs more."""
+        return (0.2, 0.4, 0.6)
 
 
 class Encoder(Backend):

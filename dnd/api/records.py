@@ -70,9 +70,9 @@ class Evidence:
     concepts: tuple[str, ...]
     """The candidates, distinct."""
     images: tuple[tuple[Picture, ...], ...]
-    """Synthetic images of each candidate: n_concepts x n_images."""
+    """Synthetic images of each candidate: n_concepts x n_images. Fewer of some, the first ones, in `Scorer.bound`."""
     activations: npt.NDArray[np.float32]
-    """(n_concepts, n_images): the unit's pooled activation on each of them."""
+    """(n_concepts, n_images): the unit's pooled activation on each of them. NaN for images to come."""
     sample: tuple[Picture, ...]
     """A random sample of the probing set, the same for every unit of a run."""
     sample_activations: npt.NDArray[np.float32]
@@ -88,6 +88,15 @@ class Evidence:
     def __setstate__(self, state: Mapping[str, object]) -> None:
         vars(self).update(state)
         self.__post_init__()  # an array that comes from another process can be written to
+
+
+class Bound(NamedTuple):
+    """What a candidate can score when images are still to come (`dnd.api.Scorer.bound`)."""
+
+    score: float
+    """At best; `math.inf` where nothing is known."""
+    open: bool
+    """Whether images of it to come can change its score."""
 
 
 @dataclass(frozen=True)

@@ -31,18 +31,18 @@ def activation_stage(
     hooked: HookedTarget,
     identity: str,
     candidates: Mapping[Unit, Sequence[str]],
-    images: Mapping[str, Sequence[str]],
-) -> dict[Unit, npt.NDArray[np.float32]]:
-    """Each unit's activations on the images of its candidates, (n_concepts, n_images); units with one missing or not
-    finite are marked failed. `images` are digests by concept."""
+    images: Mapping[str, Mapping[int, str]],
+    found: Mapping[Unit, npt.NDArray[np.float32]],
+) -> None:
+    """Write each unit's activations on these images of its candidates to its array (n_concepts, n_images) in `found`;
+    mark units failed that have one missing or not finite. `images` are digests by concept and number."""
     parts = {"target": identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
     stats = job.stats("activations", stage_key("activations", 1, parts))
-    wanted = _wanted(hooked, candidates)
-    found = {unit: np.full((len(own), job.run.images.n), np.nan, np.float32) for unit, own in candidates.items()}
+    wanted = _wanted(hooked, candidates, images)
     concepts: dict[str, list[tuple[str, int]]] = {}
     """Digest -> the concepts it is an image of, and which of theirs: the same may come of several."""
     for concept in wanted:
-        for place, digest in enumerate(images[concept]):
+        for place, digest in images[concept].items():
             concepts.setdefault(digest, []).append((concept, place))
 
     def put(row: dict[str, Any]) -> None:
@@ -60,22 +60,25 @@ def activation_stage(
         answer=put,
         batch_size=lambda: hooked.batch_size,
     )
-    job.mark_failed(
-        stats, {unit: [one for concept in own for one in images[concept]] for unit, own in candidates.items()}
-    )
-    for unit, values in found.items():
-        if unit not in job.failed and not np.isfinite(values).all():
-            job.failed[unit] = f"{stats.name}: its activations on synthetic images are not finite (NaN or infinite)"
-    return found
+    own = {unit: [one for one in concepts if one in images] for unit, concepts in candidates.items()}
+    job.mark_failed(stats, {unit: [one for c in some for one in images[c].values()] for unit, some in own.items()})
+    for concept, units in wanted.items():
+        for unit, candidate, _ in units:
+            if unit not in job.failed and not np.isfinite(found[unit][candidate, list(images[concept])]).all():
+                job.failed[unit] = f"{stats.name}: its activations on synthetic images are not finite (NaN or infinite)"
 
 
-def _wanted(hooked: HookedTarget, candidates: Mapping[Unit, Sequence[str]]) -> dict[str, list[tuple[Unit, int, int]]]:
-    """Concept -> the units that have it: which of their candidates it is, and the unit's place among those of all
-    layers."""
+def _wanted(
+    hooked: HookedTarget, candidates: Mapping[Unit, Sequence[str]], images: Mapping[str, object]
+) -> dict[str, list[tuple[Unit, int, int]]]:
+    """Concept with images -> the units that have it: which of their candidates it is, and the unit's place among those
+    of all layers."""
     sizes = hooked.layer_sizes()
     starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
     wanted: dict[str, list[tuple[Unit, int, int]]] = {}
     for unit, concepts in candidates.items():
         for candidate, concept in enumerate(concepts):
+            if concept not in images:
+                continue
             wanted.setdefault(concept, []).append((unit, candidate, starts[unit.layer] + unit.index))
     return wanted

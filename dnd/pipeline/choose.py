@@ -9,7 +9,7 @@ How the thresholds were found is in docs/method.md and benchmarks/RESULTS.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from dnd.api import N_LABELS, Label, Unit
 from dnd.config.calibration import Calibration
@@ -17,9 +17,8 @@ from dnd.config.calibration import Calibration
 
 def choose(
     unit: Unit,
-    concepts: Sequence[str],
-    scores: Sequence[float],
-    aucs: Sequence[float],
+    scores: Mapping[str, float],
+    aucs: Mapping[str, float],
     *,
     min_auc: float,
     min_score: float | None = None,
@@ -28,22 +27,21 @@ def choose(
 ) -> Label:
     """The unit's best concepts by score (ties: the earlier candidate), or why it has none.
 
-    `min_auc` is the least AUC of the best candidate, `min_score` its least score; without `aucs` the first does not
-    apply. `min_confidence` is its least confidence, where there is a `calibration`.
+    `scores` and `aucs` are by candidate. `min_auc` is the least AUC of the best candidate, where it has one, and
+    `min_score` its least score. `min_confidence` is its least confidence, where there is a `calibration`.
     """
-    if not concepts:
+    if not scores:
         return Label(unit, "uninterpretable", (), "no candidate concept")
-    order = sorted(range(len(concepts)), key=lambda i: (-scores[i], i))
-    best = tuple((concepts[i], float(scores[i])) for i in order[:N_LABELS])
+    best = tuple((concept, float(scores[concept])) for concept in sorted(scores, key=lambda c: -scores[c])[:N_LABELS])
     sure = calibration.confidences([score for _, score in best]) if calibration else ()
-    top = order[0]
-    if aucs and aucs[top] < min_auc:
-        reason = f"images of {concepts[top]!r} drive it little more than random ones: {aucs[top]:.2f} < {min_auc:.2f}"
+    top, score = best[0]
+    if top in aucs and aucs[top] < min_auc:
+        reason = f"images of {top!r} drive it little more than random ones: {aucs[top]:.2f} < {min_auc:.2f}"
         return Label(unit, "uninterpretable", best, reason, sure)
-    if min_score is not None and scores[top] < min_score:
-        reason = f"{concepts[top]!r} explains too little of what drives it: score {scores[top]:.2f} < {min_score:.2f}"
+    if min_score is not None and score < min_score:
+        reason = f"{top!r} explains too little of what drives it: score {score:.2f} < {min_score:.2f}"
         return Label(unit, "uninterpretable", best, reason, sure)
     if sure and sure[0] < min_confidence:
-        reason = f"{concepts[top]!r} is too likely to be wrong: confidence {sure[0]:.2f} < {min_confidence:.2f}"
+        reason = f"{top!r} is too likely to be wrong: confidence {sure[0]:.2f} < {min_confidence:.2f}"
         return Label(unit, "uninterpretable", best, reason, sure)
     return Label(unit, "labelled", best, confidences=sure)

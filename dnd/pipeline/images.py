@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 IMAGES = pa.schema([("key", pa.string()), ("concept", pa.string()), ("seed", pa.int64()), ("image", pa.string())])
 
 
-def image_stage(job: Job, concepts: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """By concept, the digests of its images in the store, in the order of their seeds; and why a concept has none."""
+def image_stage(job: Job, wanted: Mapping[str, range]) -> tuple[dict[str, dict[int, str]], dict[str, str]]:
+    """The images of these numbers of each concept: by concept and number, their digests in the store; and why a concept
+    has none."""
     backend, key = job.backend("generator")
     stats = job.stats("images", key)
     table = job.table(stats, IMAGES)
-    concepts = list(dict.fromkeys(concepts))
-    items = {_key(request): request for concept in concepts for request in _requests(job, concept)}
+    requests = {c: {number: _request(job, c, number) for number in numbers} for c, numbers in wanted.items()}
+    items = {_key(request): request for own in requests.values() for request in own.values()}
     job.store.mend(table, items, "image")
     with ThreadPoolExecutor(8) as pool:
 
@@ -40,21 +41,18 @@ def image_stage(job: Job, concepts: Iterable[str]) -> tuple[dict[str, tuple[str,
 
         digests = job.map(stats, table, items, backend, generate, rows=rows, answer=lambda row: row["image"])
     images, missing = {}, {}
-    for concept in concepts:
-        keys = [_key(request) for request in _requests(job, concept)]
-        lost = next((key for key in keys if key not in digests), None)
+    for concept, own in requests.items():
+        keys = {number: _key(request) for number, request in own.items()}
+        lost = next((key for key in keys.values() if key not in digests), None)
         if lost is None:
-            images[concept] = tuple(digests[key] for key in keys)
+            images[concept] = {number: digests[key] for number, key in keys.items()}
         else:
             missing[concept] = stats.failures[lost]
     return images, missing
 
 
-def _requests(job: Job, concept: str) -> list[ImageRequest]:
-    return [
-        ImageRequest(concept, derive_seed(job.run.seed, "images", concept, number))
-        for number in range(job.run.images.n)
-    ]
+def _request(job: Job, concept: str, number: int) -> ImageRequest:
+    return ImageRequest(concept, derive_seed(job.run.seed, "images", concept, number))
 
 
 def _key(request: ImageRequest) -> str:

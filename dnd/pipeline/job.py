@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from dnd.api import Backend, Plugin, Unit, model_folders, model_names, probing_folders
 from dnd.config.run import Choice, Run
 from dnd.pipeline.build import Builder
-from dnd.pipeline.map import Rows, complete
+from dnd.pipeline.map import Rows, complete, leave
 from dnd.probing.sets import FolderSet
 from dnd.runtime.log import log_stage
 from dnd.runtime.pool import WorkerPool
@@ -32,6 +32,21 @@ SPREAD = ("captioner", "generator")
 """Kinds of which every device gets one; a summarizer uses several devices by itself."""
 
 
+class _Kept:
+    """Loads a backend once, and leaves it loaded."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.name, self.runtime, self.loaded = backend, backend.name, backend.runtime, False
+
+    def __enter__(self) -> None:
+        if not self.loaded:
+            self.backend.__enter__()
+            self.loaded = True
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing: `Job.keeping` closes it."""
+
+
 @dataclass
 class Job:
     """A run, what it works with, and what has gone wrong so far."""
@@ -46,6 +61,8 @@ class Job:
     failed: dict[Unit, str] = field(default_factory=dict)
 
     _backends: dict[str, tuple[Any, str]] = field(default_factory=dict, init=False)
+    _tables: dict[str, Table] = field(default_factory=dict, init=False)
+    _kept: dict[str, _Kept] = field(default_factory=dict, init=False)
 
     def backend(self, kind: str) -> tuple[Any, str]:
         """The chosen backend, not yet loaded, and the key of its stage."""
@@ -89,15 +106,30 @@ class Job:
 
     def table(self, stats: StageStats, schema: pa.Schema) -> Table:
         """The table of a stage's rows."""
-        table = self.store.table(stats.name, stats.key, schema)
-        if self.fresh:
-            table.clear()
-        return table
+        if stats.key not in self._tables:
+            self._tables[stats.key] = self.store.table(stats.name, stats.key, schema)
+            if self.fresh:
+                self._tables[stats.key].clear()
+        return self._tables[stats.key]
 
     def stats(self, name: str, key: str) -> StageStats:
-        """A new stage's."""
+        """A stage's, which goes on counting where the stage runs in rounds."""
+        for stats in self.all_stats:
+            if (stats.name, stats.key) == (name, key):
+                return stats
         self.all_stats.append(StageStats(name, key))
         return self.all_stats[-1]
+
+    @contextmanager
+    def keeping(self, kind: str) -> Iterator[None]:
+        """Inside, the backend stays loaded from its first use to the end, however often it is used."""
+        kept = self._kept[kind] = _Kept(self.backend(kind)[0])
+        try:
+            yield
+        finally:
+            del self._kept[kind]
+            if kept.loaded:
+                leave(kept.backend)
 
     def map(
         self,
@@ -122,7 +154,7 @@ class Job:
             found = complete(
                 table,
                 items,
-                holder,
+                next((kept for kept in self._kept.values() if kept.backend is holder), holder),
                 work,
                 rows or (lambda done: [{"key": key, column: output} for key, _, output in done]),
                 answer or (lambda row: row[column]),

@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from dnd.api import Evidence, Label, Picture, Unit, auc
+from dnd.api import Label, Unit, auc
 from dnd.config.run import UNUSED
-from dnd.pipeline.activations import activation_stage
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.choose import choose
 from dnd.pipeline.concepts import concept_stage
 from dnd.pipeline.exemplars.find import ExemplarResult
-from dnd.pipeline.images import image_stage
 from dnd.pipeline.job import Job
+from dnd.pipeline.known import Known
+from dnd.pipeline.rounds import make_images
 from dnd.pipeline.scores import score_stage
 from dnd.results.unit import Candidate, Dropped, Exemplar, StoredImage, UnitResult
 from dnd.target.hooked import HookedTarget
-
-
-@dataclass
-class Known:
-    """What the stages have found so far."""
-
-    job: Job
-    exemplars: ExemplarResult
-    sample: tuple[Picture, ...]
-    """Of the probing set; the same for every unit."""
-    captions: Mapping[Unit, tuple[str | None, ...]] = field(default_factory=dict)
-    """Of each exemplar, None where it failed; empty without a captioner."""
-    concepts: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
-    candidates: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
-    """The concepts but for those without images."""
-    images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By concept, digests; empty without a generator."""
-    missing: Mapping[str, str] = field(default_factory=dict)
-    """Concepts without images, and why."""
-    activations: Mapping[Unit, npt.NDArray[np.float32]] = field(default_factory=dict)
-    """(n_candidates, n_images); empty without a generator."""
-    scores: Mapping[Unit, tuple[float, ...]] = field(default_factory=dict)
-
-    def evidence(self, unit: Unit) -> Evidence:
-        """The scorer's input for a unit."""
-        store, concepts, exemplars = self.job.store, self.candidates[unit], self.exemplars.images(unit)
-        activations = self.activations.get(unit)
-        return Evidence(
-            unit=unit,
-            exemplars=tuple(store.picture(digest) for digest, _ in exemplars),
-            exemplar_activations=np.array([activation for _, activation in exemplars], np.float32),
-            concepts=concepts,
-            images=tuple(tuple(map(store.picture, self.images.get(concept, ()))) for concept in concepts),
-            activations=np.zeros((len(concepts), 0), np.float32) if activations is None else activations,
-            sample=self.sample,
-            sample_activations=self.exemplars.sample_activations(unit),
-        )
 
 
 def label_units(
@@ -73,27 +32,14 @@ def label_units(
 
     if job.run.captioner.name != UNUSED:
         known.captions = caption_stage(job, exemplars, left())
-    known.concepts = known.candidates = concept_stage(job, exemplars, left(), known.captions)
-    if job.run.generator.name != UNUSED:
-        _generate(known, hooked, identity)
-    known.scores = score_stage(job, left(), known.evidence)
+    known.concepts = concept_stage(job, exemplars, left(), known.captions)
+    with job.keeping("scorer"):
+        if known.n_images:
+            make_images(known, hooked, identity, left)
+        unjudged = [unit for unit in left() if unit not in known.scores]
+        scores = score_stage(job, unjudged, lambda unit: known.evidence(unit, known.complete(unit)))
+    known.scores |= {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
     return (_abstained(known, unit, too_few[unit]) if unit in too_few else _result(known, unit) for unit in units)
-
-
-def _generate(known: Known, hooked: HookedTarget, identity: str) -> None:
-    """Images of all concepts, and the target on them; units none of whose concepts has images are marked failed."""
-    job = known.job
-    known.images, known.missing = image_stage(job, (one for concepts in known.concepts.values() for one in concepts))
-    if known.missing:
-        known.candidates = {
-            unit: tuple(one for one in concepts if one not in known.missing)
-            for unit, concepts in known.concepts.items()
-        }
-    job.failed.update(
-        (unit, known.missing[known.concepts[unit][0]]) for unit, own in known.candidates.items() if not own
-    )
-    wanted = {unit: concepts for unit, concepts in known.candidates.items() if concepts}
-    known.activations = activation_stage(job, hooked, identity, wanted, known.images)
 
 
 def _abstained(known: Known, unit: Unit, reason: str) -> UnitResult:
@@ -127,11 +73,16 @@ def captioned(exemplars: Sequence[Exemplar], captions: Sequence[str | None]) -> 
 
 
 def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tuple[Dropped, ...]]:
-    labels, evidence, scores = known.job.run.labels, known.evidence(unit), known.scores[unit]
-    aucs = [auc(row, evidence.sample_activations) for row in evidence.activations if row.size]
+    labels, scores, bounds = known.job.run.labels, known.scores[unit], known.bounds.get(unit, {})
+    evidence = known.evidence(unit, known.candidates(unit))
+    seen = [row[: len(own)] for row, own in zip(evidence.activations, evidence.images, strict=True)]
+    aucs = {
+        concept: auc(row, evidence.sample_activations)
+        for concept, row in zip(evidence.concepts, seen, strict=True)
+        if row.size
+    }
     label = choose(
         unit,
-        evidence.concepts,
         scores,
         aucs,
         min_auc=labels.min_auc,
@@ -142,14 +93,15 @@ def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tup
     candidates = tuple(
         Candidate(
             concept=concept,
-            score=scores[place],
-            auc=aucs[place] if aucs else None,
+            score=scores.get(concept),
+            bound=bounds.get(concept),
+            auc=aucs.get(concept),
             images=tuple(
                 StoredImage(digest=picture.digest, activation=float(value))
-                for picture, value in zip(evidence.images[place], evidence.activations[place], strict=True)
+                for picture, value in zip(images, row, strict=True)
             ),
         )
-        for place, concept in enumerate(evidence.concepts)
+        for concept, images, row in zip(evidence.concepts, evidence.images, seen, strict=True)
     )
     lost = [concept for concept in known.concepts[unit] if concept in known.missing]
     return label, candidates, tuple(Dropped(concept=one, reason=known.missing[one]) for one in lost)

@@ -94,18 +94,24 @@ def _raise_if_hopeless(holder: AbstractContextManager[object], stats: StageStats
 @contextmanager
 def _held(holder: AbstractContextManager[object], stats: StageStats) -> Iterator[None]:
     """Inside `holder`, whose name is added to its errors."""
+    before = stats.backend_seconds
     with stats.inside():
         _enter(holder)
-    stats.load_seconds = stats.backend_seconds
+    stats.load_seconds += stats.backend_seconds - before
     try:
         yield
     finally:
-        try:
-            guard(_name(holder), holder.__exit__)(None, None, None)
-        except Exception as error:
-            if not is_device_lost(error):  # the first error of the lost device is the useful one
-                error.add_note(f"in {_name(holder)}, while it was closed")
-                raise
+        leave(holder)
+
+
+def leave(holder: AbstractContextManager[object]) -> None:
+    """Close it; its name is added to its errors."""
+    try:
+        guard(_name(holder), holder.__exit__)(None, None, None)
+    except Exception as error:
+        if not is_device_lost(error):  # the first error of the lost device is the useful one
+            error.add_note(f"in {_name(holder)}, while it was closed")
+            raise
 
 
 def _enter(holder: AbstractContextManager[object]) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from dnd.api import Evidence, Unit
+from dnd.api import Bound, Evidence, Unit
 from dnd.pipeline.job import Job
-from dnd.plugin.validate import checked_scores, counted
-from dnd.store.keys import digest_of
+from dnd.plugin.validate import checked_bounds, checked_scores, counted
+from dnd.store.keys import digest_of, stage_key
 
 SCORES = pa.schema([("key", pa.string()), ("scores", pa.list_(pa.float64()))])
+BOUNDS = pa.schema([*SCORES, ("open", pa.list_(pa.bool_()))])
+T = TypeVar("T")
+Columns = dict[str, Any]
+"""Of a row, but for its key."""
 
 
 def score_stage(
@@ -19,20 +24,57 @@ def score_stage(
 ) -> dict[Unit, tuple[float, ...]]:
     """The scores of each unit's candidates; units without are marked failed, and left out."""
     backend, key = job.backend("scorer")
+
+    def score(batch: list[Evidence]) -> list[Columns]:
+        answers = zip(counted(backend.score(batch), len(batch)), batch, strict=True)
+        return [{"scores": checked_scores(answer, len(one.concepts))} for answer, one in answers]
+
+    return _judged(job, units, evidence_of, key, SCORES, score, lambda row: tuple(row["scores"]))
+
+
+def bound_stage(
+    job: Job, units: Sequence[Unit], evidence_of: Callable[[Unit], Evidence]
+) -> dict[Unit, tuple[Bound, ...]]:
+    """What each unit's candidates could score at best; units without an answer are marked failed, and left out."""
+    backend, key = job.backend("scorer")
+
+    def bound(batch: list[Evidence]) -> list[Columns]:
+        answers = zip(counted(backend.bound(batch), len(batch)), batch, strict=True)
+        found = [checked_bounds(answer, len(one.concepts)) for answer, one in answers]
+        return [{"scores": [one.score for one in own], "open": [one.open for one in own]} for own in found]
+
+    def answer(row: Columns) -> tuple[Bound, ...]:
+        return tuple(map(Bound, row["scores"], row["open"]))
+
+    return _judged(job, units, evidence_of, stage_key("bounds", 1, {"scorer": key}), BOUNDS, bound, answer)
+
+
+def _judged(
+    job: Job,
+    units: Sequence[Unit],
+    evidence_of: Callable[[Unit], Evidence],
+    key: str,
+    schema: pa.Schema,
+    judge: Callable[[list[Evidence]], list[Columns]],
+    answer: Callable[[Columns], T],
+) -> dict[Unit, T]:
+    """Equal evidence is judged once."""
     stats = job.stats("scores", key)
-
-    def score(batch: list[Unit]) -> list[list[float]]:
-        whole = [evidence_of(unit) for unit in batch]
-        answers = counted(backend.score(whole), len(whole))
-        return [checked_scores(answer, len(one.concepts)) for answer, one in zip(answers, whole, strict=True)]
-
     keys = {unit: _key(evidence_of(unit)) for unit in units}
     items: dict[str, Unit] = {}
     for unit, name in keys.items():
         items.setdefault(name, unit)
-    scores = job.map(stats, job.table(stats, SCORES), items, backend, score, answer=lambda row: tuple(row["scores"]))
+    found = job.map(
+        stats,
+        job.table(stats, schema),
+        items,
+        job.backend("scorer")[0],
+        lambda batch: judge([evidence_of(unit) for unit in batch]),
+        rows=lambda done: [{"key": key, **columns} for key, _, columns in done],
+        answer=answer,
+    )
     job.mark_failed(stats, {unit: (name,) for unit, name in keys.items()})
-    return {unit: scores[name] for unit, name in keys.items() if unit not in job.failed}
+    return {unit: found[name] for unit, name in keys.items() if unit not in job.failed}
 
 
 def _key(evidence: Evidence) -> str:

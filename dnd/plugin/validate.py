@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dnd.api import Label
+from dnd.api import Bound, Label
 from dnd.errors import PluginError
 
 if TYPE_CHECKING:
@@ -63,6 +64,14 @@ def checked_scores(answer: Sequence[float], n: int) -> list[float]:
     if len(answer) != n or not np.isfinite(answer).all():
         raise PluginError(f"not one finite score per candidate: {_shown(answer)}")
     return [float(value) for value in answer]
+
+
+def checked_bounds(answer: Sequence[Bound], n: int) -> list[Bound]:
+    """A bound for each of a unit's n candidates; infinite where nothing is known."""
+    scores = [one.score for one in answer if isinstance(one, Bound)]
+    if len(scores) != n or any(math.isnan(score) or score == -math.inf for score in scores):
+        raise PluginError(f"not one bound per candidate: {_shown(answer)}")
+    return [Bound(float(one.score), bool(one.open)) for one in answer]
 
 
 def checked_label(label: Label) -> Label:

@@ -123,11 +123,13 @@ class Exemplar(StoredImage):
 class Candidate(_Part):
     """A concept that was considered for a unit."""
 
-    optional = frozenset({"score", "auc", "images"})
+    optional = frozenset({"score", "bound", "auc", "images"})
 
     concept: str
     score: Score | None = None
     """None where it was not judged, as for `auc`."""
+    bound: Score | None = None
+    """What it could score at best, where that decided that it gets no more images (`images.early_stopping`)."""
     auc: Score | None = Field(default=None, validation_alias=AliasChoices("auc", "drive"))
     """`dnd.api.auc` of its images against the baseline. Files of 0.1.0 call it `drive`."""
     images: tuple[StoredImage, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from dnd.api import Backend, Evidence, ImageRequest, SummaryRequest
+from dnd.api import Backend, Bound, Evidence, ImageRequest, SummaryRequest
 from dnd.errors import PluginError
 from dnd.runtime.worker import Worker, WorkerSpec
 
@@ -77,6 +77,17 @@ class WorkerPool(Backend):
 
     def score(self, evidence: Sequence[Evidence]) -> list[list[float]]:
         return self._ask("score", evidence)
+
+    def bound(self, evidence: Sequence[Evidence]) -> list[list[Bound]]:
+        return self._ask("bound", evidence)
+
+    @property
+    def gives_bounds(self) -> bool:
+        return bool(getattr(self._backend, "gives_bounds", False))
+
+    @property
+    def rounds(self) -> Sequence[float]:
+        return getattr(self._backend, "rounds", ())
 
     def _ask(self, method: str, items: Sequence[Any]) -> list[Any]:
         def answer(part: Sequence[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -41,21 +42,44 @@ class Coverage(ClipScorer):
     name = "coverage"
     Config = CoverageConfig
 
-    def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
-        return [self._score(one) if one.concepts else [] for one in evidence]
+    @property
+    def rounds(self) -> Sequence[float]:
+        """A candidate is not docked once this share of its images activate the unit, whatever the others do."""
+        return (self.config.enough_auc,)
 
-    def _score(self, one: api.Evidence) -> list[float]:
+    def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
+        return [self._score(one, self._weights(one)).tolist() for one in evidence]
+
+    def bound(self, evidence: Sequence[api.Evidence]) -> list[list[api.Bound]]:
+        """The scores that candidates have if all their images to come activate the unit. One that comes first then, and
+        is docked no more than then, comes first anyway; where nothing adds anything, no image can change it."""
+        answers = []
+        for one in evidence:
+            most, least = self._weights(one, math.inf), self._weights(one, -math.inf)
+            scores = self._score(one, most)
+            given = scores[scores > 0]
+            tied = len(np.unique(given)) < len(given)  # cut to the score before: who is next may hang on the images
+            docked = (least < most) & (scores > 0)
+            best = np.where(docked & tied, math.inf, scores)
+            answers.append([api.Bound(float(score), bool(some)) for score, some in zip(best, docked, strict=True)])
+        return answers
+
+    def _weights(self, one: api.Evidence, to_come: float = math.nan) -> Floats:
+        """By what each candidate's gain is multiplied if the unit's activation is `to_come` on images to come."""
+        rows = np.where(np.isnan(one.activations), np.float32(to_come), one.activations)
+        aucs = np.array([auc(row, one.sample_activations) for row in rows])
+        weights: Floats = np.minimum(aucs / self.config.enough_auc, 1)
+        return weights
+
+    def _score(self, one: api.Evidence, weights: Floats) -> Floats:
         order = sorted(range(len(one.concepts)), key=lambda i: one.concepts[i])  # so that no tie hangs on the order
-        points = self.images([*one.sample, *one.exemplars])
-        texts = self.texts(self.config.prompt.replace("{concept}", one.concepts[i]) for i in order)
-        activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
-        aucs = np.array([auc(one.activations[i], one.sample_activations) for i in order])
-        found = coverage(
-            likeness(texts @ points.T, len(one.sample)), activations, np.minimum(aucs / self.config.enough_auc, 1)
-        )
-        scores = np.empty(len(order))
-        scores[order] = found
-        return [float(score) for score in scores]
+        scores = np.zeros(len(order))
+        if order:
+            points = self.images([*one.sample, *one.exemplars])
+            texts = self.texts(self.config.prompt.replace("{concept}", one.concepts[i]) for i in order)
+            activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
+            scores[order] = coverage(likeness(texts @ points.T, len(one.sample)), activations, weights[order])
+        return scores
 
 
 def likeness(cosines: Floats, n_sample: int) -> Floats:

@@ -144,9 +144,9 @@ def test_risk_and_coverage_take_equal_confidences_together() -> None:
 
 
 def test_a_label_too_likely_wrong_is_not_given_and_keeps_its_confidence() -> None:
-    kept = choose(UNIT, ["a", "b"], [0.6, 0.4], [1.0, 1.0], min_auc=0.7, calibration=HALF, min_confidence=0.5)
+    kept = choose(UNIT, {"a": 0.6, "b": 0.4}, {"a": 1.0, "b": 1.0}, min_auc=0.7, calibration=HALF, min_confidence=0.5)
     assert (kept.status, kept.confidences) == ("labelled", (0.6, 0.2))
-    weak = choose(UNIT, ["a", "b"], [0.4, 0.3], [1.0, 1.0], min_auc=0.7, calibration=HALF, min_confidence=0.5)
+    weak = choose(UNIT, {"a": 0.4, "b": 0.3}, {"a": 1.0, "b": 1.0}, min_auc=0.7, calibration=HALF, min_confidence=0.5)
     assert (weak.status, weak.confidences) == ("uninterpretable", (0.4, 0.2))
     assert "'a' is too likely to be wrong: confidence 0.40 < 0.50" in weak.reason
 

@@ -1,0 +1,64 @@
+"""What the stages have found so far, and the evidence that a scorer gets of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dnd.api import Evidence, Picture, Unit
+from dnd.config.run import UNUSED
+from dnd.pipeline.exemplars.find import ExemplarResult
+from dnd.pipeline.job import Job
+
+
+@dataclass
+class Known:
+    job: Job
+    exemplars: ExemplarResult
+    sample: tuple[Picture, ...]
+    """Of the probing set; the same for every unit."""
+    captions: Mapping[Unit, tuple[str | None, ...]] = field(default_factory=dict)
+    """Of each exemplar, None where it failed; empty without a captioner."""
+    concepts: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
+    images: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By concept, digests of the images made so far, in the order of their seeds; empty without a generator."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Concepts whose images could not be made, and why."""
+    activations: dict[Unit, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """(n_concepts, n_images), NaN for images not made; empty without a generator."""
+    scores: dict[Unit, dict[str, float]] = field(default_factory=dict)
+    """By candidate, for those that were judged."""
+    bounds: dict[Unit, dict[str, float]] = field(default_factory=dict)
+    """What other candidates could score at best; empty unless the scorer gives bounds."""
+
+    @property
+    def n_images(self) -> int:
+        """Of a candidate, when none is left out."""
+        return 0 if self.job.run.generator.name == UNUSED else self.job.run.images.n
+
+    def candidates(self, unit: Unit) -> tuple[str, ...]:
+        """Its concepts but for those without images."""
+        return tuple(concept for concept in self.concepts[unit] if concept not in self.missing)
+
+    def complete(self, unit: Unit) -> tuple[str, ...]:
+        """Its candidates that have all their images."""
+        return tuple(c for c in self.candidates(unit) if len(self.images.get(c, ())) == self.n_images)
+
+    def evidence(self, unit: Unit, concepts: Sequence[str], n_images: int | None = None) -> Evidence:
+        """The scorer's input for some candidates of a unit, with their first `n_images`, or all there are."""
+        store, exemplars = self.job.store, self.exemplars.images(unit)
+        n = self.n_images if n_images is None else n_images
+        rows = [self.concepts[unit].index(concept) for concept in concepts]
+        return Evidence(
+            unit=unit,
+            exemplars=tuple(store.picture(digest) for digest, _ in exemplars),
+            exemplar_activations=np.array([activation for _, activation in exemplars], np.float32),
+            concepts=tuple(concepts),
+            images=tuple(tuple(map(store.picture, self.images.get(concept, ())[:n])) for concept in concepts),
+            activations=self.activations[unit][rows, :n] if n else np.zeros((len(rows), 0), np.float32),
+            sample=self.sample,
+            sample_activations=self.exemplars.sample_activations(unit),
+        )

@@ -1,0 +1,121 @@
+"""Stage 4 in rounds: which candidates get synthetic images, and how many, by what the scorer makes of those so far.
+
+"exact" needs a scorer with bounds (`dnd.api.Scorer.bound`): the candidates that may come first get images until none of
+the first three can change. The images that are made are those of a run that makes all, and so are the labels.
+"economy" does so for the first label alone; without bounds it halves the candidates after each round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from dnd.api import N_LABELS, Bound, Scorer, Unit
+from dnd.pipeline.activations import activation_stage
+from dnd.pipeline.images import image_stage
+from dnd.pipeline.known import Known
+from dnd.pipeline.scores import bound_stage, score_stage
+from dnd.target.hooked import HookedTarget
+
+
+def make_images(known: Known, hooked: HookedTarget, identity: str, left: Callable[[], list[Unit]]) -> None:
+    """Images of the candidates of the units that are `left`, and the target on them; units none of whose candidates has
+    images are marked failed. Where bounds decide, also the scores."""
+    scorer, _ = known.job.backend("scorer")
+    stopping, rounds = known.job.run.images.early_stopping, _Rounds(known, hooked, identity, left)
+    for unit in left():
+        known.activations[unit] = np.full((len(known.concepts[unit]), known.n_images), np.nan, np.float32)
+    if stopping != "off" and scorer.gives_bounds:
+        rounds.by_bound(1 if stopping == "economy" else N_LABELS)
+    elif stopping == "economy":
+        rounds.by_halving()
+    else:
+        rounds.add({concept: known.n_images for unit in left() for concept in known.concepts[unit]})
+
+
+def steps(scorer: Scorer, n: int) -> list[int]:
+    """Numbers of images at which candidates are looked at again, the last all n."""
+    return sorted({min(max(1, math.ceil(share * n - 1e-9)), n) for share in (*scorer.rounds, 1.0)})
+
+
+def ranked(scores: Sequence[float]) -> list[int]:
+    """Places of the candidates, best first; of equal ones the earlier."""
+    return sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    known: Known
+    hooked: HookedTarget
+    identity: str
+    left: Callable[[], list[Unit]]
+    """Units that may still get a label."""
+
+    def add(self, wanted: Mapping[str, int]) -> None:
+        """Let each concept have this many images."""
+        known, job = self.known, self.known.job
+        new = {concept: range(len(known.images.get(concept, ())), n) for concept, n in wanted.items()}
+        made, missing = image_stage(job, {concept: numbers for concept, numbers in new.items() if numbers})
+        known.missing |= missing
+        for unit in self.left():
+            if not known.candidates(unit):
+                job.failed[unit] = known.missing[known.concepts[unit][0]]
+        candidates = {unit: known.concepts[unit] for unit in self.left()}
+        activation_stage(job, self.hooked, self.identity, candidates, made, known.activations)
+        for concept, images in made.items():
+            known.images[concept] = (*known.images.get(concept, ()), *images.values())
+
+    def by_bound(self, places: int) -> None:
+        """Until the first `places` candidates of every unit cannot change, and the first has all its images."""
+        known, job = self.known, self.known.job
+        units, at = self.left(), steps(job.backend("scorer")[0], known.n_images)
+        while units:
+            bounds = bound_stage(job, units, lambda unit: known.evidence(unit, known.candidates(unit)))
+            lacking = {unit: self._lacking(unit, own, places) for unit, own in bounds.items()}
+            for unit, own in bounds.items():
+                self._keep(unit, own)
+            before, wanted = set(known.missing), dict.fromkeys(chain.from_iterable(lacking.values()))
+            if not wanted:
+                break
+            self.add({concept: next(n for n in at if n > len(known.images.get(concept, ()))) for concept in wanted})
+            lost = set(known.missing) - before
+            units = [unit for unit in self.left() if lacking.get(unit) or lost & set(known.concepts[unit])]
+
+    def _lacking(self, unit: Unit, bounds: Sequence[Bound], places: int) -> list[str]:
+        """Candidates whose images to come matter to the unit."""
+        known, candidates = self.known, self.known.candidates(unit)
+        first, *others = ranked([bound.score for bound in bounds])[:places]
+        needed = [candidates[place] for place in (first, *(place for place in others if bounds[place].open))]
+        return [concept for concept in needed if len(known.images.get(concept, ())) < known.n_images]
+
+    def _keep(self, unit: Unit, bounds: Sequence[Bound]) -> None:
+        """The scores of those that come first and cannot change; the others' bounds."""
+        candidates, settled = self.known.candidates(unit), dict[str, float]()
+        for place in ranked([bound.score for bound in bounds]):
+            if bounds[place].open:
+                break
+            settled[candidates[place]] = bounds[place].score
+        self.known.scores[unit] = settled
+        self.known.bounds[unit] = {
+            concept: bound.score for concept, bound in zip(candidates, bounds, strict=True) if concept not in settled
+        }
+
+    def by_halving(self) -> None:
+        """After each round the better half of a unit's candidates goes on, by their scores on as many images each."""
+        known, job = self.known, self.known.job
+        alive = {unit: list(known.concepts[unit]) for unit in self.left()}
+        for n in steps(job.backend("scorer")[0], known.n_images):
+            self.add({concept: n for unit in self.left() for concept in alive[unit]})
+            for unit, concepts in alive.items():
+                alive[unit] = [concept for concept in concepts if concept not in known.missing]
+                if not alive[unit]:
+                    job.failed.setdefault(unit, known.missing[concepts[0]])
+            several = [unit for unit in self.left() if len(alive[unit]) > 1 and n < known.n_images]
+            scores = score_stage(job, several, lambda unit, n=n: known.evidence(unit, alive[unit], n))  # type: ignore[misc]
+            for unit, own in scores.items():
+                best = sorted(ranked(own)[: math.ceil(len(own) / 2)])
+                alive[unit] = [alive[unit][place] for place in best]
