@@ -279,6 +279,41 @@ class SortsInPlace(Scorer):
         return found
 
 
+class Share(Scorer):
+    """Right: the share of images that activate the unit, which each image to come can still raise."""
+
+    def one(self, one: api.Evidence) -> Sequence[float]:
+        return (one.activations > 0.5).mean(axis=1).tolist()
+
+    def bound(self, evidence: Sequence[api.Evidence]) -> list[list[api.Bound]]:
+        return [self.bounds(one) for one in evidence]
+
+    def bounds(self, one: api.Evidence) -> list[api.Bound]:
+        to_come = np.isnan(one.activations)
+        best = ((one.activations > 0.5) | to_come).mean(axis=1)
+        return [api.Bound(float(b), bool(some.any())) for b, some in zip(best, to_come, strict=True)]
+
+
+class NotABound(Share):
+    """What the images so far give."""
+
+    def bounds(self, one: api.Evidence) -> list[api.Bound]:
+        whole = super().bounds(one)
+        return [api.Bound(score, b.open) for score, b in zip(self.one(one), whole, strict=True)]
+
+
+class TooSure(Share):
+    """Takes a candidate as settled after its first image."""
+
+    def bounds(self, one: api.Evidence) -> list[api.Bound]:
+        return [api.Bound(b.score, b.open and not row) for b, row in zip(super().bounds(one), one.images, strict=True)]
+
+
+class NeverSettled(Share):
+    def bounds(self, one: api.Evidence) -> list[api.Bound]:
+        return [api.Bound(b.score, True) for b in super().bounds(one)]
+
+
 # --- life ---
 
 

@@ -150,9 +150,9 @@ class Scorer(Backend):
         """What each candidate of each unit can score at best, when some of their images are still to come. Optional:
         with it, a run makes no more images of candidates that cannot become one of a unit's first labels.
 
-        When the first k candidates by bound (of equal ones the earlier first), for any k, are not open, then they must
-        be the first k by `score`, with those scores, whatever the images to come. Bounds that no score can exceed, and
-        that are the score itself once nothing can change it, are of this kind."""
+        When the first k candidates by bound (of equal ones the earlier first), k up to three, are not open, then they
+        must be the first k by `score`, with those scores, whatever the images to come. Bounds that no score can exceed,
+        and that are the score itself once nothing can change it, are of this kind."""
         raise PluginError(f"the scorer {self.name!r} gives no bounds")
 
     @property

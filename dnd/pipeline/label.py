@@ -36,9 +36,9 @@ def label_units(
     with job.keeping("scorer"):
         if known.n_images:
             make_images(known, hooked, identity, left)
-        unjudged = [unit for unit in left() if unit not in known.scores]
-        scores = score_stage(job, unjudged, lambda unit: known.evidence(unit, known.complete(unit)))
-    known.scores |= {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
+        if not known.bounds:
+            scores = score_stage(job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
+            known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
     return (_abstained(known, unit, too_few[unit]) if unit in too_few else _result(known, unit) for unit in units)
 
 

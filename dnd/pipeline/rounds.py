@@ -95,7 +95,7 @@ class _Rounds:
     def _keep(self, unit: Unit, bounds: Sequence[Bound]) -> None:
         """The scores of those that come first and cannot change; the others' bounds."""
         candidates, settled = self.known.candidates(unit), dict[str, float]()
-        for place in ranked([bound.score for bound in bounds]):
+        for place in ranked([bound.score for bound in bounds])[:N_LABELS]:
             if bounds[place].open:
                 break
             settled[candidates[place]] = bounds[place].score

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from dnd import api
 from dnd.testing import fakes
@@ -338,6 +339,50 @@ class ScorerContract(BackendContract):
         )
         fault = self.fault(still, self.answers([still])[0])
         require(not fault, fault)
+
+    def test_bounds_hold(self) -> None:
+        """Where it gives bounds: candidates that come first by bound and are not open come first by score, with that
+        score, whatever the images to come; with all its images none is open."""
+        with self.make() as backend:
+            if not backend.gives_bounds:
+                return
+            for seed in range(12):
+                chance = np.random.default_rng(seed)
+                whole = fakes.evidence(fakes.CONCEPTS[: 3 + seed % 2], seed=seed)
+                drawn = chance.normal(chance.uniform(0, 1.5, (len(whole.concepts), 1)), 0.6, whole.activations.shape)
+                whole = replace(whole, activations=drawn.astype(np.float32))
+                made = chance.integers(0, whole.activations.shape[1] + 1, len(whole.concepts))
+                self._hold(backend, whole, made if seed % 3 else np.where(made > 1, whole.activations.shape[1], 0))
+
+    def _hold(self, backend: api.Scorer, whole: api.Evidence, made: npt.NDArray[np.int_]) -> None:
+        """With the first `made` images of each candidate, and the others as they are, weak, strong or either."""
+        to_come = np.arange(whole.activations.shape[1]) >= made[:, None]
+        images = tuple(row[:n] for row, n in zip(whole.images, made, strict=True))
+        partial = replace(whole, images=images, activations=np.where(to_come, np.float32("nan"), whole.activations))
+        (bounds,) = backend.bound([partial])
+        require(
+            len(bounds) == len(whole.concepts), f"{len(bounds)} bounds came back for {len(whole.concepts)} candidates"
+        )
+        open_ = [one.open for one, some in zip(bounds, to_come, strict=True) if one.open and not some.any()]
+        require(not open_, "a candidate is open with all its images")
+        ways = np.random.default_rng(len(made)).choice([-9, 9], (6, len(made), 1)).astype(np.float32)
+        for way in (whole.activations, *ways):
+            (scores,) = backend.score([replace(whole, activations=np.where(to_come, way, whole.activations))])
+            first, best = (ranked([float(one) for one in some]) for some in ([one.score for one in bounds], scores))
+            for place in range(min(api.N_LABELS, len(scores))):
+                if bounds[first[place]].open:
+                    break
+                one = first[place]
+                require(
+                    one == best[place] and bool(np.isclose(bounds[one].score, scores[one], rtol=1e-4, atol=1e-6)),
+                    f"images of {made.tolist()} were made: candidate {one} was to come in place {place + 1} with"
+                    f" {bounds[one].score:.4g} whatever the others show, but the scores became {_short(scores)}",
+                )
+
+
+def ranked(scores: Sequence[float]) -> list[int]:
+    """Places of the candidates, best first; of equal ones the earlier."""
+    return sorted(range(len(scores)), key=lambda place: (-scores[place], place))
 
 
 class EncoderContract(BackendContract):

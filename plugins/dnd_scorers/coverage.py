@@ -57,8 +57,8 @@ class Coverage(ClipScorer):
         for one in evidence:
             most, least = self._weights(one, math.inf), self._weights(one, -math.inf)
             scores = self._score(one, most)
-            given = scores[scores > 0]
-            tied = len(np.unique(given)) < len(given)  # cut to the score before: who is next may hang on the images
+            first = np.sort(scores[scores > 0])[::-1][: api.N_LABELS + 1]
+            tied = len(np.unique(first)) < len(first)  # cut to the score before: who is next may hang on the images
             docked = (least < most) & (scores > 0)
             best = np.where(docked & tied, math.inf, scores)
             answers.append([api.Bound(float(score), bool(some)) for score, some in zip(best, docked, strict=True)])

@@ -56,6 +56,11 @@ class TestMean(ScorerContract):
     backend = bundled("scorer", "mean")
 
 
+class TestCoverage(ScorerContract):
+    backend = bundled("scorer", "coverage")
+    config = {"model": "microworld-clip"}  # noqa: RUF012
+
+
 class TestTopK(ScorerContract):
     backend = bundled("scorer", "topk-squared")
     config = {"top": 3}  # noqa: RUF012
@@ -98,6 +103,10 @@ def broken(kind: str, backend: type[api.Plugin]) -> dict[str, str]:
     return {outcome.rule: outcome.broken for outcome in outcomes(contract) if outcome.broken}
 
 
+def test_a_right_scorer_with_bounds_keeps_every_rule() -> None:
+    assert broken("scorer", wrong.Share) == {}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_right_plugin_keeps_every_rule(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -133,6 +142,9 @@ def test_a_right_plugin_keeps_every_rule(kind: str, tmp_path: Path, monkeypatch:
         ("scorer", wrong.NumpyScores, "there is one good answer per item", "float32"),
         ("scorer", wrong.FirstIsBest, "scores follow their candidates", "in another order"),
         ("scorer", wrong.DividesBySpread, "a unit that never varies is scored", "not a finite float"),
+        ("scorer", wrong.NotABound, "bounds hold", "the scores became"),
+        ("scorer", wrong.TooSure, "bounds hold", "the scores became"),
+        ("scorer", wrong.NeverSettled, "bounds hold", "open with all its images"),
         ("scorer", wrong.NeedsTwo, "a lone candidate is scored", "wrong_backends.py, line"),
         ("scorer", wrong.SortsInPlace, "what it is given stays as it was", "read-only"),
         ("encoder", wrong.NotOfLengthOne, "there is one good answer per item", "of length 2, not 1"),
