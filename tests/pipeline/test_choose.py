@@ -35,20 +35,20 @@ def test_auc_is_a_half_where_there_is_nothing_to_compare() -> None:
 
 
 def test_the_best_score_wins_and_ties_go_to_the_earlier_candidate() -> None:
-    label = choose(UNIT, ["a", "b", "c", "d"], [0.1, 0.9, 0.9, 0.5], [1.0] * 4, min_auc=0.7)
+    label = choose(UNIT, {"a": 0.1, "b": 0.9, "c": 0.9, "d": 0.5}, dict.fromkeys("abcd", 1.0), min_auc=0.7)
     assert label == Label(UNIT, "labelled", (("b", 0.9), ("c", 0.9), ("d", 0.5)))
 
 
 def test_a_candidate_that_does_not_drive_the_unit_is_no_label() -> None:
-    label = choose(UNIT, ["red"], [0.9], [0.6], min_auc=0.7)
+    label = choose(UNIT, {"red": 0.9}, {"red": 0.6}, min_auc=0.7)
     assert label.status == "uninterpretable"
     assert "'red'" in label.reason
     assert "0.60 < 0.70" in label.reason
 
 
 def test_a_score_can_be_too_low_as_well() -> None:
-    assert choose(UNIT, ["red"], [0.1], [0.9], min_auc=0.7).status == "labelled"
-    label = choose(UNIT, ["red"], [0.1], [0.9], min_auc=0.7, min_score=0.2)
+    assert choose(UNIT, {"red": 0.1}, {"red": 0.9}, min_auc=0.7).status == "labelled"
+    label = choose(UNIT, {"red": 0.1}, {"red": 0.9}, min_auc=0.7, min_score=0.2)
     assert label.status == "uninterpretable"
     assert "0.10 < 0.20" in label.reason
 
@@ -56,9 +56,9 @@ def test_a_score_can_be_too_low_as_well() -> None:
 def test_what_just_reaches_a_threshold_passes() -> None:
     surely = Calibration.model_construct(first=((0.0, 0.5), (1.0, 0.5)), later=((0.0, 0.5),))
     least = {"min_auc": 0.7, "min_score": 0.2, "calibration": surely, "min_confidence": 0.5}
-    assert choose(UNIT, ["red"], [0.2], [0.7], **least).status == "labelled"  # type: ignore[arg-type]
+    assert choose(UNIT, {"red": 0.2}, {"red": 0.7}, **least).status == "labelled"  # type: ignore[arg-type]
     for more in ({"min_auc": 0.71}, {"min_score": 0.21}, {"min_confidence": 0.51}):
-        label = choose(UNIT, ["red"], [0.2], [0.7], **{**least, **more})  # type: ignore[arg-type]
+        label = choose(UNIT, {"red": 0.2}, {"red": 0.7}, **{**least, **more})  # type: ignore[arg-type]
         assert label.status == "uninterpretable"
 
 
