@@ -58,8 +58,8 @@ class Images(Config):
     """Synthetic images per candidate."""
     early_stopping: Literal["off", "exact", "economy"] = "exact"
     """Which images are not made. exact: those that cannot change a unit's labels or their scores, where the scorer can
-    say so. economy: those that cannot change the first label; where the scorer cannot say so, the weaker half of the
-    candidates gets no more after each round, and some labels change. off: none."""
+    say so. economy: those that cannot change the first label, but for a fifth of those of the second and third; where
+    the scorer cannot say so, the weaker half of the candidates gets no more after each round. off: none."""
 
 
 class Labels(Config):

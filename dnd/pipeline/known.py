@@ -47,18 +47,28 @@ class Known:
         """Its candidates that have all their images."""
         return tuple(c for c in self.candidates(unit) if len(self.images.get(c, ())) == self.n_images)
 
-    def evidence(self, unit: Unit, concepts: Sequence[str], n_images: int | None = None) -> Evidence:
-        """The scorer's input for some candidates of a unit, with their first `n_images`, or all there are."""
+    def evidence(
+        self, unit: Unit, concepts: Sequence[str], n_images: int | None = None, enough: int | None = None
+    ) -> Evidence:
+        """The scorer's input for some candidates of a unit, with their first `n_images`, or all there are.
+
+        From `enough` images on, those of a candidate are repeated until they are as many as it can have."""
         store, exemplars = self.job.store, self.exemplars.images(unit)
         n = self.n_images if n_images is None else n_images
         rows = [self.concepts[unit].index(concept) for concept in concepts]
+        images = [self.images.get(concept, ())[:n] for concept in concepts]
+        activations = self.activations[unit][rows, :n] if n else np.zeros((len(rows), 0), np.float32)
+        for place, own in enumerate(images):
+            if enough is not None and enough <= len(own) < n:
+                again = np.arange(n) % len(own)
+                images[place], activations[place] = tuple(own[i] for i in again), activations[place, again]
         return Evidence(
             unit=unit,
             exemplars=tuple(store.picture(digest) for digest, _ in exemplars),
             exemplar_activations=np.array([activation for _, activation in exemplars], np.float32),
             concepts=tuple(concepts),
-            images=tuple(tuple(map(store.picture, self.images.get(concept, ())[:n])) for concept in concepts),
-            activations=self.activations[unit][rows, :n] if n else np.zeros((len(rows), 0), np.float32),
+            images=tuple(tuple(map(store.picture, own)) for own in images),
+            activations=activations,
             sample=self.sample,
             sample_activations=self.exemplars.sample_activations(unit),
         )

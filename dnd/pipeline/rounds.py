@@ -2,7 +2,8 @@
 
 "exact" needs a scorer with bounds (`dnd.api.Scorer.bound`): the candidates that may come first get images until none of
 the first three can change. The images that are made are those of a run that makes all, and so are the labels.
-"economy" does so for the first label alone; without bounds it halves the candidates after each round.
+"economy" does so for the first label alone and takes a few images of the others for all; without bounds it halves the
+candidates after each round.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from dnd.pipeline.known import Known
 from dnd.pipeline.scores import bound_stage, score_stage
 from dnd.target.hooked import HookedTarget
 
+FEW = 0.2
+"""Share of its images on which a second or third label rests in an economy run."""
+
 
 def make_images(known: Known, hooked: HookedTarget, identity: str, left: Callable[[], list[Unit]]) -> None:
     """Images of the candidates of the units that are `left`, and the target on them; units none of whose candidates has
@@ -29,8 +33,11 @@ def make_images(known: Known, hooked: HookedTarget, identity: str, left: Callabl
     stopping, rounds = known.job.run.images.early_stopping, _Rounds(known, hooked, identity, left)
     for unit in left():
         known.activations[unit] = np.full((len(known.concepts[unit]), known.n_images), np.nan, np.float32)
-    if stopping != "off" and scorer.gives_bounds:
-        rounds.by_bound(1 if stopping == "economy" else N_LABELS)
+    if stopping == "exact" and scorer.gives_bounds:
+        rounds.by_bound(N_LABELS, known.n_images)
+    elif stopping == "economy" and scorer.gives_bounds:
+        rounds.by_bound(1, known.n_images)
+        rounds.by_bound(N_LABELS, math.ceil(FEW * known.n_images))
     elif stopping == "economy":
         rounds.by_halving()
     else:
@@ -69,12 +76,13 @@ class _Rounds:
         for concept, images in made.items():
             known.images[concept] = (*known.images.get(concept, ()), *images.values())
 
-    def by_bound(self, places: int) -> None:
-        """Until the first `places` candidates of every unit cannot change, and the first has all its images."""
+    def by_bound(self, places: int, enough: int) -> None:
+        """Until the first `places` candidates of every unit cannot change, and the first has all its images. `enough`
+        images of a candidate that is not the first count as all."""
         known, job = self.known, self.known.job
-        units, at = self.left(), steps(job.backend("scorer")[0], known.n_images)
+        units, at = self.left(), sorted({enough, *steps(job.backend("scorer")[0], known.n_images)})
         while units:
-            bounds = bound_stage(job, units, lambda unit: known.evidence(unit, known.candidates(unit)))
+            bounds = bound_stage(job, units, lambda unit: known.evidence(unit, known.candidates(unit), enough=enough))
             lacking = {unit: self._lacking(unit, own, places) for unit, own in bounds.items()}
             for unit, own in bounds.items():
                 self._keep(unit, own)
