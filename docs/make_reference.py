@@ -19,7 +19,7 @@ import pydantic
 
 from dnd.cli.main import cli
 from dnd.config.describe import one_line, runfiles, settings_of
-from dnd.config.run import Concepts, Exemplars, General, Images, Labels
+from dnd.config.run import Concepts, Exemplars, General, Images, Labels, LayerSettings
 from dnd.plugin.registry import KINDS, Entry, Registry
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -27,6 +27,7 @@ LOCK = Path(__file__).parent.parent / "models.lock"
 DISTRIBUTION = "dnd-describe"
 SECTIONS: Mapping[str, type[pydantic.BaseModel]] = {
     "Top level": General,
+    "[target]": LayerSettings,
     "[exemplars]": Exemplars,
     "[concepts]": Concepts,
     "[images]": Images,
@@ -77,7 +78,11 @@ def _walk(command: click.Command, context: click.Context) -> Iterator[tuple[clic
 
 
 def _run_file() -> str:
-    blocks = ["## Run file", "", "The keys of `[target]` and `[probing]`: [your network and images](your-network.md)."]
+    blocks = [
+        "## Run file",
+        "",
+        "The other keys of `[target]`, and those of `[probing]`: [your network and images](your-network.md).",
+    ]
     for title, model in SECTIONS.items():
         blocks += ["", f"### {title}", "", *_settings(model)]
     return "\n".join([*blocks, ""])

@@ -184,7 +184,7 @@ def test_the_plugin_of_the_guide_works() -> None:
 
 
 def test_the_run_file_of_the_guide_is_valid(tmp_path: Path) -> None:
-    tables = tomllib.loads(block("your-network.md", "toml"))
+    tables = tomllib.loads(block("your-network.md", "toml", "seed = 0"))
     tables["probing"]["set"] = str(tmp_path)
     run = build_run(tables, Registry.load())
     assert run.exemplars.k == 10

@@ -8,52 +8,73 @@ Works through forward hooks: no weight is touched, and on leaving the module is,
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from dnd.errors import UsageError
-from dnd.target.layout import by_unit, first_tensor, unit_axis
+from dnd.target.layout import Reading, first_tensor, units_second
+from dnd.target.reading import likely_axes
 
 Units = Mapping[str, Sequence[int]]
 """Layer -> its units."""
 
 
 @contextmanager
-def without(module: torch.nn.Module, units: Units) -> Iterator[None]:
-    """Zero some units. Raises UsageError for a layer that does not exist, or, in a forward pass, for a unit that does
-    not or an output that cannot be read."""
+def without(
+    module: torch.nn.Module, units: Units, readings: Mapping[str, Reading] = MappingProxyType({})
+) -> Iterator[None]:
+    """Zero some units; `readings` say how layers are read where a run was told so. Raises UsageError for a layer that
+    does not exist, or, in a forward pass, for a unit that does not or an output that cannot be read."""
     layers = dict(module.named_modules())
     unknown = [layer for layer in units if layer not in layers]
     if unknown:
         raise UsageError(f"{type(module).__name__} has no layer {unknown[0]!r}", "Is it the network of this run?")
-    frame = [1, 1]
-
-    def note_frame(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        if inputs and isinstance(inputs[0], torch.Tensor):
-            frame[:] = inputs[0].shape[-2:]
-
+    now = Pass()
     with ExitStack() as undo:
-        undo.callback(module.register_forward_pre_hook(note_frame).remove)
+        undo.callback(module.register_forward_pre_hook(now.begin).remove)
         for layer, indices in units.items():
             if indices:
-                hook = _hook(layer, list(indices), frame)
+                hook = _hook(layer, list(indices), now, readings.get(layer))
                 undo.callback(layers[layer].register_forward_hook(hook).remove)
         yield
 
 
-def _hook(layer: str, indices: Sequence[int], frame: Sequence[int]) -> Any:
+class Pass:
+    """The forward pass under way: how many images it is about, their size, and how often each layer has run."""
+
+    def __init__(self) -> None:
+        self.rows, self.frame, self.runs = 1, (1, 1), Counter[str]()
+
+    def begin(self, _: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.runs.clear()
+        if inputs and isinstance(inputs[0], torch.Tensor):
+            self.rows, self.frame = len(inputs[0]), (inputs[0].shape[-2], inputs[0].shape[-1])
+
+    def units(
+        self, layer: str, part: torch.nn.Module, output: object, found: torch.Tensor, reading: Reading | None
+    ) -> torch.Tensor | None:
+        """A view of the tensor `found` in a layer's output, units second; None for a run that does not count."""
+        self.runs[layer] += 1
+        if reading is not None and self.runs[layer] != reading.run + 1:
+            return None
+        axes = reading.axes if reading else likely_axes(part, found, found is output, self.rows, self.frame)
+        return units_second(found, axes, self.rows)
+
+
+def _hook(layer: str, indices: Sequence[int], now: Pass, reading: Reading | None) -> Any:
     def hook(module: torch.nn.Module, inputs: object, output: object) -> object:
         found = first_tensor(output)
         if found is None:
             raise UsageError(f"layer {layer} gives no tensor but {type(output).__name__}")
-        changed = found.clone()
-        # By unit only where a view can be had: tokens keep their class and register tokens, which go too.
-        axis = unit_axis(module, changed) or (2 if changed.ndim == 3 else None)
-        view = by_unit(changed, (frame[0], frame[1])) if axis is None else changed.movedim(axis, 1)
+        changed = found.clone(memory_format=torch.contiguous_format)
+        view = now.units(layer, module, changed if found is output else output, changed, reading)
+        if view is None:
+            return None
         if max(indices) >= view.shape[1]:
             raise UsageError(
                 f"layer {layer} has {view.shape[1]} units, and no unit {max(indices)}",

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dnd.analysis.ablate import Units, without
+from dnd.analysis.ablate import Pass, Units, without
 from dnd.api import ProbingSet
 from dnd.errors import UsageError
 from dnd.files import read_text
 from dnd.probing.prefetch import map_ahead
-from dnd.target.layout import by_unit, first_tensor, unit_axis
+from dnd.target.layout import Reading, first_tensor
 from dnd.target.preprocess import Preprocess, stack
 
 if TYPE_CHECKING:
@@ -76,20 +77,24 @@ def _read_classes(file: Path) -> list[str]:
 
 
 def find_active(
-    module: torch.nn.Module, preprocess: Preprocess, data: Labelled, layers: Sequence[str], device: str
+    module: torch.nn.Module,
+    preprocess: Preprocess,
+    data: Labelled,
+    layers: Sequence[str],
+    device: str,
+    readings: Mapping[str, Reading] = MappingProxyType({}),
 ) -> dict[str, list[int]]:
     """Layer -> units that do something on the data set: somewhere at least `_ACTIVE` of the layer's largest value."""
     parts, most = dict(module.named_modules()), dict[str, npt.NDArray[np.float32]]()
-    frame = [1, 1]
+    now = Pass()
 
     def watch(layer: str) -> Callable[..., None]:
         def hook(part: torch.nn.Module, inputs: object, output: object) -> None:
             found = first_tensor(output)
-            if found is not None:
-                axis = unit_axis(part, found)
-                units = by_unit(found, (frame[0], frame[1]), axis=axis).transpose(0, 1).flatten(1)
-                now = units.abs().amax(1).float().cpu().numpy()
-                most[layer] = np.maximum(most.get(layer, now), now)
+            units = None if found is None else now.units(layer, part, output, found, readings.get(layer))
+            if units is not None:
+                values = units.transpose(0, 1).flatten(1).abs().amax(1).float().cpu().numpy()
+                most[layer] = np.maximum(most.get(layer, values), values)
 
         return hook
 
@@ -97,10 +102,10 @@ def find_active(
     if missing:
         raise UsageError(f"{type(module).__name__} has no layer {missing[0]!r}", "Is it the network of this run?")
     with ExitStack() as undo, torch.no_grad():
+        undo.callback(module.register_forward_pre_hook(now.begin).remove)
         for layer in layers:
             undo.callback(parts[layer].register_forward_hook(watch(layer)).remove)
         for batch, _ in _batches(preprocess, data, device):
-            frame[:] = batch.shape[-2:]
             module(batch)
     return {
         layer: np.flatnonzero((values > 0) & (values >= _ACTIVE * values.max())).tolist()
@@ -109,7 +114,12 @@ def find_active(
 
 
 def answers(
-    module: torch.nn.Module, preprocess: Preprocess, data: Labelled, masks: Sequence[Units], device: str
+    module: torch.nn.Module,
+    preprocess: Preprocess,
+    data: Labelled,
+    masks: Sequence[Units],
+    device: str,
+    readings: Mapping[str, Reading] = MappingProxyType({}),
 ) -> npt.NDArray[np.bool_]:
     """Which images are classified right under each mask: (n_masks, n_images). Every image is read once."""
     right = np.zeros((len(masks), len(data.indices)), np.bool_)
@@ -117,7 +127,7 @@ def answers(
     with torch.no_grad():
         for batch, truth in _batches(preprocess, data, device):
             for row, units in enumerate(masks):
-                with without(module, units):
+                with without(module, units, readings):
                     scores = _scores(module(batch), len(batch), len(data.names))
                 right[row, at : at + len(batch)] = scores.argmax(1).cpu().numpy() == truth
             at += len(batch)

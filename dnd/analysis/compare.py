@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from dnd.analysis.ablate import Units
 from dnd.analysis.accuracy import Labelled, answers, by_class, find_active
 from dnd.api import derive_seed
+from dnd.target.layout import Reading
 from dnd.target.preprocess import Preprocess
 from dnd.target.replica import evaluating
 
@@ -45,6 +47,7 @@ def compare(
     seeds: int = 20,
     device: str = "cpu",
     among: Units | None = None,
+    readings: Mapping[str, Reading] = MappingProxyType({}),
 ) -> Comparison:
     """Accuracy with all units, without `units`, and `seeds` times without as many others of the same layers, drawn
     from those that are active on the data set (and in `among`, if given). The module is left as it was."""
@@ -53,10 +56,10 @@ def compare(
     with evaluating(module):
         try:
             module.to(device)
-            active = find_active(module, preprocess, data, list(units), device)
+            active = find_active(module, preprocess, data, list(units), device, readings)
             pools = _pools(units, active, among)
             draws = [_draw(units, pools, seed) for seed in range(seeds)]
-            right = answers(module, preprocess, data, [{}, units, *draws], device)
+            right = answers(module, preprocess, data, [{}, units, *draws], device, readings)
         finally:
             module.to(home)
     change = right[1].astype(np.float64) - right[0]

@@ -19,6 +19,7 @@ from dnd.models.weights import Weights
 from dnd.pipeline.build import Builder
 from dnd.plugin.registry import Registry
 from dnd.results.run import RunFolder
+from dnd.target.hooked import HookedTarget
 
 __all__ = ["Comparison", "PruneSpec", "Pruning", "carry_out", "choose", "compare"]
 
@@ -100,8 +101,18 @@ def carry_out(run: RunFolder, spec: PruneSpec) -> Pruning:
     builder = Builder(registry, Runtime(described.device, Weights.default().resolve))
     data = labelled(_data(described, builder), Path(spec.classes) if spec.classes else None)
     module, preprocess = builder.module(described.target)
+    target, device = described.target, described.device
+    with HookedTarget(module, preprocess, target.layers, device=device, reads=target.reads) as hooked:
+        readings = hooked.readings
     found = compare(
-        module, preprocess, chosen.units(), data, seeds=spec.seeds, device=described.device, among=_among(run)
+        module,
+        preprocess,
+        chosen.units(),
+        data,
+        seeds=spec.seeds,
+        device=device,
+        among=_among(run),
+        readings=readings,
     )
     return Pruning(chosen.why, chosen.labels, chosen.sizes, found)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dnd.api import Runtime
 from dnd.config.run import BACKENDS, Run
-from dnd.doctor.plan import StagePlan, _size, count_units, plan_stages
+from dnd.doctor.plan import StagePlan, _size, count_units, plan_stages, read_target
 from dnd.errors import ModelError
 from dnd.models.weights import Weights
 from dnd.pipeline.rates import BACKEND_OF, rates_path, read_rates
@@ -22,11 +22,15 @@ def show_plan(console: Console, run: Run, registry: Registry) -> None:
     weights = Weights.default()
     runtime = Runtime("cpu", weights.resolve)
     sizes = {choice.name: _size(choice, registry, runtime) for choice in run.probing}
-    units = count_units(run, registry, runtime)
+    readings = read_target(run, registry, runtime)
+    units = count_units(run, readings)
     table = _table("", "choice", "details")
     layers = f"{', '.join(run.target.layers)}; units {run.target.units}"
     counted = f" ({units:,} in all)" if isinstance(units, int) else f" (not counted: {units})"
     table.add_row("target", escape(run.target.name), escape(layers + counted))
+    if isinstance(readings, dict):
+        for layer, reading in readings.items():
+            table.add_row("layer", escape(layer), escape(str(reading)))
     for name, size in sizes.items():
         table.add_row("probing", escape(name), f"{size:,} images" if isinstance(size, int) else escape(size))
     for section, choice in run.choices().items():

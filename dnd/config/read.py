@@ -15,7 +15,18 @@ from typing import Any
 from dnd.api import Config, Method, Plugin, Scorer, Summarizer, probing_folders
 from dnd.config.calibration import CalibrationFile
 from dnd.config.problems import Problems
-from dnd.config.run import BACKENDS, CORE_SECTIONS, OWN_METHOD, UNUSED, Choice, General, Labels, Run, TargetChoice
+from dnd.config.run import (
+    BACKENDS,
+    CORE_SECTIONS,
+    OWN_METHOD,
+    UNUSED,
+    Choice,
+    General,
+    Labels,
+    LayerSettings,
+    Run,
+    TargetChoice,
+)
 from dnd.config.tables import is_folder
 from dnd.config.units import parse_units, unit_text
 from dnd.errors import DndError, UsageError
@@ -159,6 +170,8 @@ class _Reader:
     def target(self, live: bool) -> TargetChoice | None:
         settings = dict(self.tables["target"])
         name, layers, units = settings.pop("name", None), settings.pop("layers", []), settings.pop("units", "all")
+        own = {key: settings.pop(key) for key in LayerSettings.model_fields if key in settings}
+        reads = self.problems.check("target", LayerSettings, own) or LayerSettings()
         layers = [layers] if isinstance(layers, str) else layers
         if not isinstance(layers, list | tuple) or not layers or not all(isinstance(x, str) and x for x in layers):
             self.problems.add(
@@ -178,7 +191,7 @@ class _Reader:
         if not live and ":" in name and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
             self.problems.add(f"target.name: {name!r} is not of the form module:function", "As in my_models:resnet.")
         if live or ":" in name:
-            config = self.problems.check("target", Config, settings)
+            config = self.problems.check("target", Config, settings, also=LayerSettings.model_fields)
             choice = Choice("function", name, config) if config is not None else None
         elif name in self.registry.names("target"):
             choice = self.plugin("target", "target", name, settings)
@@ -186,7 +199,9 @@ class _Reader:
             choice = None
             self._no_target(name)
         distinct = tuple(dict.fromkeys(layers))
-        return TargetChoice(choice.kind, choice.name, choice.config, distinct, units) if choice else None
+        if not isinstance(reads.layout, str) and len(reads.layout) != len(distinct):
+            self.problems.add(f"target.layout: {len(reads.layout)} for {len(distinct)} layers", "One for all, or each.")
+        return TargetChoice(choice.kind, choice.name, choice.config, distinct, units, reads) if choice else None
 
     def _no_target(self, name: str) -> None:
         """A name that is none of a target may be an architecture that one of them builds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,8 @@ import pydantic
 
 from dnd.api import Config, model_names
 from dnd.config.calibration import Calibration, CalibrationFile, absolute
+from dnd.config.layout import parse_layout
+from dnd.errors import UsageError
 from dnd.runtime.devices import PATTERN, find_devices
 
 BACKENDS = ("captioner", "summarizer", "generator", "scorer")
@@ -27,6 +29,31 @@ UNUSED = "none"
 
 
 _USELESS = "made no label better where it was measured, so it was removed"
+
+
+class LayerSettings(Config):
+    """Of [target]: how the layers are read."""
+
+    layout: str | tuple[str, ...] = ""
+    """What each axis of the layers' output holds, "batch tokens units", where it is not read right by itself: batch,
+    units, height, width, tokens, other. A list has one for each layer."""
+    call: int = -1
+    """Which of its runs in a forward pass counts for a module that is used several times: 0 the first, -1 the last."""
+
+    @pydantic.field_validator("layout")
+    @classmethod
+    def _spelled(cls, layout: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (layout,) if isinstance(layout, str) else layout:
+            if text:
+                try:
+                    parse_layout(text)
+                except UsageError as error:
+                    raise ValueError(f"{error}. {error.hint}") from error
+        return layout
+
+    def of(self, number: int) -> LayerSettings:
+        """For one of the layers alone, by its place among them."""
+        return self if isinstance(self.layout, str) else self.model_copy(update={"layout": self.layout[number]})
 
 
 class Exemplars(Config):
@@ -126,6 +153,7 @@ class TargetChoice(Choice):
     layers: tuple[str, ...] = ()
     units: str = "all"
     """ "all", "shown" or "0-9,12"; see `dnd.config.units.parse_units`."""
+    reads: LayerSettings = field(default_factory=LayerSettings)
 
 
 @dataclass(frozen=True)
@@ -192,7 +220,7 @@ class Run:
             probing |= settings if len(named) == 1 or not settings else {choice.name: settings}
         tables: dict[str, Any] = {
             **dump(self.general),
-            "target": target | dump(self.target.config),
+            "target": target | dump(self.target.reads) | dump(self.target.config),
             "probing": probing,
         }
         if self.method.name != OWN_METHOD:

@@ -88,7 +88,7 @@ def check_target(context: Context) -> Iterator[Check]:
     context.target_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     count = sum(parameter.numel() for parameter in module.parameters())
     yield Check("target", "ok", f"{name}: {type(module).__name__}, {count / 1e6:,.1f} million parameters")
-    found = [_layer(context, module, preprocess, layer) for layer in context.run.target.layers]
+    found = [_layer(context, module, preprocess, number) for number in range(len(context.run.target.layers))]
     yield from (check for check, _, _ in found)
     if all(check.state == "ok" for check, _, _ in found):
         context.units = sum(chosen for _, chosen, _ in found)
@@ -103,16 +103,17 @@ def build_target(context: Context) -> tuple[torch.nn.Module, Any]:
     return context.builder.module(choice)
 
 
-def _layer(context: Context, module: torch.nn.Module, preprocess: Any, layer: str) -> tuple[Check, int, int]:
-    """The check of a layer, how many of its units are wanted, how many it has."""
+def _layer(context: Context, module: torch.nn.Module, preprocess: Any, number: int) -> tuple[Check, int, int]:
+    """The check of a layer by its place, how many of its units are wanted, how many it has."""
     from dnd.target.behaviour import behaviour
     from dnd.target.hooked import HookedTarget
 
-    name = f"layer.{layer}"
+    layer, run = context.run.target.layers[number], context.run
+    name, reads = f"layer.{layer}", run.target.reads.of(number)
     try:
-        with HookedTarget(module, preprocess, [layer], pooling=context.run.exemplars.pooling) as hooked:
+        with HookedTarget(module, preprocess, [layer], pooling=run.exemplars.pooling, reads=reads) as hooked:
             size = hooked.layer_sizes()[layer]
-        behaviour(module, preprocess, [layer])
+        behaviour(module, preprocess, hooked.readings)
     except DndError as error:
         return Check.of(name, error), 0, 0
     except Exception as error:
@@ -125,4 +126,4 @@ def _layer(context: Context, module: torch.nn.Module, preprocess: Any, layer: st
         chosen = len(parse_units(context.run.target.units, size))
     except DndError as error:
         return Check(name, "fault", str(error), f"Choose within --units 0-{size - 1}, or --units all."), 0, size
-    return Check(name, "ok", f"{size:,} units, {chosen:,} of them wanted"), chosen, size
+    return Check(name, "ok", f"{size:,} units, {chosen:,} of them wanted; {hooked.readings[layer]}"), chosen, size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dnd.api import Runtime
 from dnd.config.run import OWN_METHOD, Choice, Run
@@ -12,6 +13,9 @@ from dnd.errors import DndError, UsageError
 from dnd.pipeline.build import Builder
 from dnd.pipeline.rates import BACKEND_OF, Rate, find_rate
 from dnd.plugin.registry import Registry
+
+if TYPE_CHECKING:
+    from dnd.target.layout import Reading
 
 
 def stage_items(run: Run, units: int, images: int | None) -> dict[str, int]:
@@ -38,9 +42,9 @@ def _size(choice: Choice, registry: Registry, runtime: Runtime) -> int | str:
         return f"problem: {error}"
 
 
-def count_units(run: Run, registry: Registry, runtime: Runtime) -> int | str:
-    """How many units the run is about, or why that is not known. The target is built, on the CPU; UsageError where it
-    does not have the layers or units."""
+def read_target(run: Run, registry: Registry, runtime: Runtime) -> dict[str, Reading] | str:
+    """How each layer is read, the target built on the CPU; or why it cannot be built. UsageError where it does not have
+    the layers."""
     from dnd.target.hooked import HookedTarget
 
     try:
@@ -49,11 +53,18 @@ def count_units(run: Run, registry: Registry, runtime: Runtime) -> int | str:
         return str(error)
     except Exception as error:  # the user's own code
         return f"{run.target.name} cannot be built: {type(error).__name__}: {error}"
-    with HookedTarget(module, preprocess, run.target.layers, pooling=run.exemplars.pooling) as hooked:
-        sizes = hooked.layer_sizes()
+    with HookedTarget(module, preprocess, run.target.layers, reads=run.target.reads) as hooked:
+        return hooked.readings
+
+
+def count_units(run: Run, readings: Mapping[str, Reading] | str) -> int | str:
+    """How many units the run is about, or why that is not known. UsageError where the layers do not have them."""
+    if isinstance(readings, str):
+        return readings
+    sizes = [reading.size for reading in readings.values()]
     if run.target.units.strip() == SHOWN:
-        return f"those that the images show, of {sum(sizes.values()):,}"
-    return sum(len(parse_units(run.target.units, size)) for size in sizes.values())
+        return f"those that the images show, of {sum(sizes):,}"
+    return sum(len(parse_units(run.target.units, size)) for size in sizes)
 
 
 # --- stages ------------------------------------------------------------------------------------------

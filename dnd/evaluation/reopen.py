@@ -152,9 +152,16 @@ def open_run(
     builder = Builder(registry, Runtime(run.device, weights.resolve, run.devices))
     store = Store(results_folder(folder))
     module, preprocess = builder.module(run.target)
-    hooked = HookedTarget(module, preprocess, run.target.layers, device=run.device, pooling=run.exemplars.pooling)
+    hooked = HookedTarget(
+        module,
+        preprocess,
+        run.target.layers,
+        device=run.device,
+        pooling=run.exemplars.pooling,
+        reads=run.target.reads,
+    )
     with hooked:
-        identity = identify(builder.target(run.target), module, preprocess, run.target.layers)
+        identity = identify(builder.target(run.target), module, preprocess, hooked.readings)
     # Another seed than the run's: no image that chose a label judges it.
     fresh = run.general.model_copy(update={"seed": derive_seed(run.seed, "evaluation")})
     drawing = replace(run, general=fresh, images=run.images.model_copy(update={"n": images}))

@@ -19,6 +19,7 @@ from dnd.store.source import source_digest
 if TYPE_CHECKING:
     import torch
 
+    from dnd.target.layout import Reading
     from dnd.target.load import Preprocess
 
 
@@ -77,9 +78,11 @@ def chosen_units(run: Run, sizes: Mapping[str, int], target: Target | None, prob
     return [Unit(layer, i) for layer in run.target.layers for i in target.shown(layer, probing)]
 
 
-def identify(target: Target | None, module: torch.nn.Module, preprocess: Preprocess, layers: Sequence[str]) -> str:
+def identify(
+    target: Target | None, module: torch.nn.Module, preprocess: Preprocess, readings: Mapping[str, Reading]
+) -> str:
     """What names a network in the keys of stages: its fingerprint, and the code of the plugin that builds it."""
     from dnd.target.fingerprint import fingerprint
 
     code = source_digest(type(target)) if target else ""
-    return digest_of([fingerprint(module, preprocess, layers), code])
+    return digest_of([fingerprint(module, preprocess, readings), code])

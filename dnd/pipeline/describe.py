@@ -30,6 +30,8 @@ def describe(
     images: str | os.PathLike[str] | Sequence[str],
     preprocess: Callable[[Image], torch.Tensor] | None = None,
     units: str | Iterable[int] = "all",
+    layout: str | Sequence[str] = "",
+    call: int | None = None,
     captioner: str | None = None,
     summarizer: str | None = None,
     generator: str | None = None,
@@ -45,7 +47,8 @@ def describe(
     """Say in plain words what units of `model` respond to.
 
     `model` is a live module, with `preprocess` from an RGB image to its input (C, H, W), or a target's name.
-    `layer` is one or several dotted names; `images` one or several folders or named probing sets. What is
+    `layer` is one or several dotted names; `layout` and `call` say how they are read where that does not show (see
+    [target] in the reference); `images` one or several folders or named probing sets. What is
     not given comes from `runfile`; `settings` are its dotted keys ({"captioner.num_beams": 5}). Results are
     kept in `out` (default runs/<time>) and reused as the command line does. Raises DndError for what its
     caller can mend; a unit that fails is in the result with its reason.
@@ -60,6 +63,10 @@ def describe(
         "seed": seed,
         "device": device,
     }
+    if layout:
+        options["target.layout"] = layout if isinstance(layout, str) else list(layout)
+    if call is not None:
+        options["target.call"] = call
     chosen = {"captioner": captioner, "summarizer": summarizer, "generator": generator, "scorer": scorer}
     options |= {f"{kind}.backend": name for kind, name in chosen.items() if name is not None}
     tables = read_tables(runfile)
@@ -79,7 +86,12 @@ def _live(
     if isinstance(model, str):
         return None
     if not hasattr(model, "named_modules"):
-        raise UsageError(f"the model is a {type(model).__name__}", "Give a torch.nn.Module, or a target's name.")
+        exported = type(model).__name__ == "ExportedProgram"
+        hint = "torch.export.unflatten(program) gives one." if exported else ""
+        raise UsageError(
+            f"the model is a {type(model).__name__}",
+            f"Give a torch.nn.Module, or a target's name. {hint}".strip(),
+        )
     if preprocess is None:
         raise UsageError(
             "a live model needs preprocess=", "Give the function that turns an RGB PIL image into its input tensor."

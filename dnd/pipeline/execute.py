@@ -71,7 +71,8 @@ def execute(
 
     The store is the folder `.dnd-store` beside `out` (or $DND_STORE), shared by all runs in that folder.
     `live` is a target at hand, (module, preprocess), in place of the one the run names. Once `stopped` is true,
-    the run ends with StoppedError after the batch it is at. Progress is shown on `console`; nothing else is printed.
+    the run ends with StoppedError after the batch it is at. `console` shows how each layer is read and the
+    progress; nothing else is printed.
     """
     console = console or Console(quiet=True)
     registry = registry or Registry.load()
@@ -98,13 +99,23 @@ def _execute(
     store = Store(results_folder(out))
     probing = builder.probing(run.probing, store.digests)
     module, preprocess = live or builder.module(run.target)
-    hooked = HookedTarget(module, preprocess, run.target.layers, device=run.devices, pooling=run.exemplars.pooling)
+    hooked = HookedTarget(
+        module,
+        preprocess,
+        run.target.layers,
+        device=run.devices,
+        pooling=run.exemplars.pooling,
+        reads=run.target.reads,
+    )
     with hooked:
         target = None if live else builder.target(run.target)
         units = chosen_units(run, hooked.layer_sizes(), target, probing)
-    identity, hooks = identify(target, module, preprocess, run.target.layers), foreign_hooks(module)
+    identity, hooks = identify(target, module, preprocess, hooked.readings), foreign_hooks(module)
     write_atomic(out / "run.toml", run.to_toml().encode())
     _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
+    for layer, reading in hooked.readings.items():
+        _LOG.info("layer %s: %s", layer, reading)
+        console.print(f"{layer}: {reading}", style="dim", markup=False, soft_wrap=True)
     _LOG.info("hooks that the target came with: %s", "; ".join(hooks) or "none")
     meter, all_stats = Meter(console, stopped=stopped), list[StageStats]()
     with Heartbeat(out, meter, all_stats) as heartbeat:
@@ -123,7 +134,9 @@ def _execute(
         labels = write_results(out, results)
         statuses = dict(Counter(label.status for label in labels))
         models = {name: weights.digest(name) for name in run.models()} | _folders(run)
-        facts = {"models": models, "target": identity, "hooks": hooks, **_facts(exemplars), "units": statuses}
+        layers = {layer: str(reading) for layer, reading in hooked.readings.items()}
+        known = {"models": models, "target": identity, "layers": layers, "hooks": hooks}
+        facts = {**known, **_facts(exemplars), "units": statuses}
         write_provenance(
             out,
             all_stats,

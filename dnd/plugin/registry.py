@@ -48,7 +48,7 @@ KINDS = {
     "generator": Kind("register_generators", api.Generator, frozenset({"backend"})),
     "scorer": Kind("register_scorers", api.Scorer, frozenset({"backend"})),
     "encoder": Kind("register_encoders", api.Encoder, frozenset({"backend"})),
-    "target": Kind("register_targets", api.Target, frozenset({"name", "layers", "units"})),
+    "target": Kind("register_targets", api.Target, frozenset({"name", "layers", "units", "layout", "call"})),
     "probing-set": Kind("register_probing_sets", api.ProbingSet, frozenset({"set", "sets"})),
     "method": Kind("register_methods", api.Method, frozenset({"name"})),
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 
 from dnd.errors import UsageError
+from dnd.target.layout import Reading
 from dnd.target.preprocess import Preprocess, probe_image
 from dnd.target.replica import Replica
 
@@ -21,8 +22,9 @@ _STEP = 2**-10
 Outputs = dict[str, torch.Tensor]
 
 
-def behaviour(module: torch.nn.Module, preprocess: Preprocess, layers: Sequence[str]) -> str:
-    """sha256 over the layers' rounded outputs for a made-up image and noise, in eval mode on the module's own device.
+def behaviour(module: torch.nn.Module, preprocess: Preprocess, readings: Mapping[str, Reading]) -> str:
+    """sha256 over how layers are read and over their rounded outputs for a made-up image and noise, in eval mode on the
+    module's own device.
 
     Raises UsageError where the same input gives another output the second time.
     """
@@ -32,7 +34,8 @@ def behaviour(module: torch.nn.Module, preprocess: Preprocess, layers: Sequence[
     batch = torch.cat([image[None], noise.to(image.dtype)])
     first = next(module.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
-    with Replica(module, device, layers, ()) as replica:
+    with Replica(module, device, list(readings)) as replica:
+        replica.readings = readings
         once, again = _outputs(replica, batch), _outputs(replica, batch)
     for layer, values in once.items():
         if not _same(values, again[layer]):
@@ -41,8 +44,8 @@ def behaviour(module: torch.nn.Module, preprocess: Preprocess, layers: Sequence[
                 "There is chance in the forward pass: dropout that eval() leaves on, random masks. Turn it off.",
             )
     digest = hashlib.sha256()
-    for layer in layers:
-        digest.update(f"{layer} {tuple(once[layer].shape[1:])} {_rounded(once[layer])}\n".encode())
+    for layer, reading in readings.items():
+        digest.update(f"{layer} {reading} {tuple(once[layer].shape[1:])} {_rounded(once[layer])}\n".encode())
     return digest.hexdigest()
 
 

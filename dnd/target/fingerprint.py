@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 
 from dnd.errors import UsageError
 from dnd.target.behaviour import behaviour
 from dnd.target.content import Content
+from dnd.target.layout import Reading
 from dnd.target.preprocess import Preprocess, probe_image
 
 
-def fingerprint(module: torch.nn.Module, preprocess: Preprocess, layers: Sequence[str] = ()) -> str:
-    """sha256 over the module's structure, weights, attributes, hooks and `forward` code, over what `layers` give for
-    fixed inputs, and over what `preprocess` does.
+def fingerprint(
+    module: torch.nn.Module, preprocess: Preprocess, readings: Mapping[str, Reading] = MappingProxyType({})
+) -> str:
+    """sha256 over the module's structure, weights, attributes, hooks and `forward` code, over what the layers read
+    give for fixed inputs, and over what `preprocess` does.
 
     Raises UsageError for chance in the preprocess or in a layer, and for a preprocess whose values are not finite.
     """
@@ -33,8 +37,8 @@ def fingerprint(module: torch.nn.Module, preprocess: Preprocess, layers: Sequenc
             "Use the transform for evaluation: without random crops, flips or the like.",
         )
     content.add(once)
-    if layers:
-        content.add(behaviour(module, preprocess, layers))
+    if readings:
+        content.add(behaviour(module, preprocess, readings))
     return content.hexdigest()
 
 

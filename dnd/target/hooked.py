@@ -14,10 +14,9 @@ With several devices each has a copy of the network, and those batches are dealt
 from __future__ import annotations
 
 import copy
-import difflib
 import queue
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
@@ -27,10 +26,13 @@ import numpy.typing as npt
 import torch
 
 from dnd.api import Unit, is_device_lost, is_out_of_memory
-from dnd.errors import DeviceError, UsageError
-from dnd.runtime.devices import free_memory, reason_of
-from dnd.target.layout import Pooling, pool
+from dnd.config.run import LayerSettings
+from dnd.errors import DeviceError, DndError, UsageError
+from dnd.runtime.devices import free_memory, place_of, reason_of
+from dnd.target.layers import check_network, find_layer
+from dnd.target.layout import Pooling, Reading, pool
 from dnd.target.preprocess import Preprocess, probe_image, stack
+from dnd.target.reading import in_words, read_layers
 from dnd.target.replica import Replica
 
 if TYPE_CHECKING:
@@ -51,8 +53,7 @@ class HookedTarget:
     """Hooks on some layers of a module in eval mode; leaving it restores mode, device and hooks.
 
     `preprocess` turns an RGB image into the module's input, (C, H, W) of one size; it is called from several threads.
-    `channels_last` names layers whose output is (B, H, W, C) where its shape does not show that.
-    A layer that runs more than once in a forward pass counts as it was the last time.
+    `reads` says how layers are read where their shapes do not show it.
     """
 
     seconds: float
@@ -70,13 +71,16 @@ class HookedTarget:
         device: str | Sequence[str] = "cpu",
         pooling: Pooling = "mean",
         batch_size: int = 64,
-        channels_last: Collection[str] = (),
+        reads: LayerSettings | None = None,
     ) -> None:
+        check_network(module)
         self.module, self.preprocess, self.pooling = module, preprocess, pooling
         self.devices = [torch.device(one) for one in ([device] if isinstance(device, str) else device)]
         self.device = self.devices[0]
-        self.layers = {layer: _find(module, layer) for layer in layers}
-        self.channels_last = frozenset(channels_last)
+        self.layers = {layer: find_layer(module, layer) for layer in layers}
+        self.reads = reads or LayerSettings()
+        self.readings: dict[str, Reading] = {}
+        """How each layer is read, once it was entered."""
         self._rows = _whole(batch_size)
         self.batch_size = self._rows * len(self.devices)
         self.seconds = 0.0
@@ -97,7 +101,7 @@ class HookedTarget:
                 )
             copies = [_copied(self.module) for _ in self.devices[1:]]
             self._replicas = [
-                undo.enter_context(Replica(module, device, tuple(self.layers), self.channels_last))
+                undo.enter_context(Replica(module, device, tuple(self.layers)))
                 for module, device in zip([self.module, *copies], self.devices, strict=True)
             ]
             undo.callback(self._replicas.clear)
@@ -105,6 +109,9 @@ class HookedTarget:
             for replica in self._replicas:
                 self._idle.put(replica)
             self._threads = undo.enter_context(ThreadPoolExecutor(len(self._replicas)))
+            self.readings = self.readings or read_layers(self._replicas[0], self._made_up(), self.reads)
+            for replica in self._replicas:
+                replica.readings = self.readings
             self.use_batches_of(self._rows)
             self._undo = undo.pop_all()
         return self
@@ -124,11 +131,7 @@ class HookedTarget:
         A made-up image goes through the target, which also shows the layers' shapes.
         """
         self._rows = _whole(batch_size)
-        try:
-            image = self.prepare(probe_image())
-        except Exception as error:
-            error.add_note("in the target's preprocess, for a made-up image (160x120)")
-            raise
+        image = self._made_up()
         for replica in self._replicas:
             rows = self._rows if replica.device.type == "cuda" else 2
             while not self._fits(replica, image.expand(rows, *image.shape)):
@@ -136,34 +139,29 @@ class HookedTarget:
                     raise UsageError(f"the target does not fit into {replica.device}", "Choose another --device.")
                 rows = self._rows = _whole(rows // 2)
                 torch.cuda.empty_cache()
-            self._check_shapes(rows)
         if self.device.type == "cpu":  # where a forward pass has its own size in any case
             self._rows = max(_STEP, min(self._rows, _MOST // (4 * sum(self.layer_sizes().values())) // _STEP * _STEP))
         self.batch_size = self._rows * len(self._replicas)
 
     def _fits(self, replica: Replica, batch: torch.Tensor) -> bool:
-        try:
-            replica.forward(batch, self._note_shape)
-        except torch.OutOfMemoryError:
-            return False
-        except RuntimeError as error:
-            if is_out_of_memory(error) or is_device_lost(error):
-                raise
-            raise UsageError(
-                f"the target cannot take what its preprocess gives, {tuple(batch.shape[1:])}: {reason_of(error)}",
-                "`module(preprocess(image)[None])` must work: try it in Python.",
-            ) from error
+        with in_words(replica, batch):
+            try:
+                replica.forward(batch, self._note_shape)
+            except torch.OutOfMemoryError:
+                return False
         return True
 
-    def _check_shapes(self, rows: int) -> None:
-        for name in self.layers:
-            if name not in self._shapes:
-                raise UsageError(f"layer {name} does not run in a forward pass", "Choose one that does.")
-            if self._shapes[name][0] != rows:
-                raise UsageError(
-                    f"layer {name} gives {self._shapes[name][0]} rows for {rows} images",
-                    "Choose a layer that keeps images apart: the block around it, say.",
-                )
+    def _made_up(self) -> torch.Tensor:
+        """The target's input for a made-up image."""
+        try:
+            return self.prepare(probe_image())
+        except DndError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"the target's preprocess fails for a made-up RGB image (160x120): {_told(error)}",
+                "It must take any RGB image: synthetic ones have nothing in `image.info`.",
+            ) from error
 
     def _note_shape(self, name: str, units: torch.Tensor) -> None:
         self._shapes[name] = tuple(units.shape)
@@ -202,7 +200,10 @@ class HookedTarget:
             what = (
                 f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             )
-            raise UsageError(f"the target's preprocess gives {what}", "It must give a float tensor (C, H, W).")
+            raise UsageError(
+                f"the target's preprocess gives {what}",
+                "It must give a float tensor (C, H, W). A video network needs a module around it that repeats images.",
+            )
         return tensor.detach().cpu()
 
     def observe(self, batch: torch.Tensor, wanted: Wanted) -> tuple[Pooled, Maps]:
@@ -272,6 +273,11 @@ class HookedTarget:
         }
 
 
+def _told(error: Exception) -> str:
+    """ "KeyError: 'bands' (my_models.py:12)"."""
+    return f"{reason_of(error)} ({place_of(error)})"
+
+
 def _copied(module: torch.nn.Module) -> torch.nn.Module:
     try:
         return copy.deepcopy(module)
@@ -288,16 +294,3 @@ def _whole(rows: int) -> int:
 def _padded(batch: torch.Tensor, rows: int) -> torch.Tensor:
     missing = rows - len(batch)
     return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])]) if missing else batch
-
-
-def _find(module: torch.nn.Module, layer: str) -> torch.nn.Module:
-    layers: dict[str, torch.nn.Module] = dict(module.named_modules())
-    if layer in layers:
-        return layers[layer]
-    close = difflib.get_close_matches(layer, layers, n=3, cutoff=0.5)
-    top = [name for name, _ in module.named_children()]
-    shown = ", ".join(top[:8]) + (", ..." if len(top) > 8 else "")
-    raise UsageError(
-        f"{type(module).__name__} has no layer {layer!r}",
-        (f"Did you mean {' or '.join(close)}? " if close else "") + f"Its top layers: {shown}.",
-    )

@@ -1,33 +1,30 @@
-"""Reading a layer's output: which axis holds the units, where the map is, and one number per image.
+"""How a layer's output is read: which axes hold images, units and places, and one number per image.
 
 | output | units | map |
 |---|---|---|
-| (B, C, H, W) | channels | the channel |
-| (B, H, W, C) | channels, where only axes 1-2 have the input's aspect (Swin), or where configured | the channel |
-| (B, N, C) | features | the patch tokens on their grid; class and register tokens, which come first, are left out |
-| (B, N, C), N fits no grid | features | none; all tokens are pooled |
-| (B, C, N) of a Conv1d or BatchNorm1d | channels | none; all places are pooled |
-| (B, T, N, C) of a Linear (windows, blocks) | features | only where T x N has the input's aspect |
+| (B, C, H, W) | channels | the channel, where H x W could tile the input |
+| (B, H, W, C) | channels, where the module says so or only axes 1-2 could tile the input (Swin) | the channel |
+| (B, N, C), (N, B, C) | features | the patch tokens on their grid; class and register tokens are left out |
+| (B, C, N) | channels, where the module says so or the places follow the image | as for tokens |
+| (B, T, N, C) of a Linear (windows, blocks) | features | only where T x N could tile the input |
 | (B, C) | features, logits | none |
 
-A module that says how wide its output is (`out_features`, `out_channels`, `num_features`, `normalized_shape`) says
-which axis holds the units; the shape decides only for modules that do not.
+What could be a map is one where changes of the input show at their places, see `dnd.target.locality`.
+`target.layout` in a run file says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from dnd.errors import UsageError
+from dnd.config.layout import Axes
 
 Pooling = Literal["mean", "max"]
 
-_EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)
-"""Class, distillation and register tokens in front of the patches: SigLIP 0, ViT 1, DeiT 2, DINOv3 5, ..."""
 _KEPT_BITS = 17
 """Of float32's 24 significant ones."""
 
@@ -40,78 +37,71 @@ def first_tensor(output: object) -> torch.Tensor | None:
     return next((found for part in parts if (found := first_tensor(part)) is not None), None)
 
 
-@lru_cache
-def token_grid(tokens: int, frame: tuple[int, int]) -> tuple[int, int, int] | None:
-    """(extra tokens, grid height, grid width) of a sequence over an input of (H, W); None if nothing fits.
-
-    First square patches that tile the input exactly, then any grid of its aspect; the fewest extra tokens win.
-    """
-    height, width = frame
-    fits = [
-        (extra, rows, (tokens - extra) // rows)
-        for extra in _EXTRA_TOKENS
-        for rows in range(1, tokens - extra + 1)
-        if (tokens - extra) % rows == 0 and _has_aspect(rows, (tokens - extra) // rows, frame)
-    ]
-    tiles = [g for g in fits if height % g[1] == 0 and width % g[2] == 0 and height * g[2] == width * g[1]]
-    return next(iter(tiles + fits), None)
+def units_second(output: torch.Tensor, axes: Axes, rows: int) -> torch.Tensor:
+    """A view (B, U, ...) of an output for `rows` images; the other axes in their order, but width last."""
+    words = [word for axis in axes for word in axis]
+    for place, axis in enumerate(axes):
+        if len(axis) == 2:  # one axis at most
+            folded = output.shape[place] // rows
+            sizes = (rows, folded) if axis[0] == "batch" else (folded, rows)
+            output = output.reshape(*output.shape[:place], *sizes, *output.shape[place + 1 :])
+    rest = [place for place, word in enumerate(words) if word not in ("batch", "units")]
+    rest.sort(key=lambda place: words[place] == "width")
+    return output.permute(words.index("batch"), words.index("units"), *rest)
 
 
-def _has_aspect(rows: int, columns: int, frame: tuple[int, int]) -> bool:
-    """Whether a grid could come from square steps over the frame, sides rounded."""
-    height, width = frame
-    return abs(columns * height - rows * width) < max(height, width)
+@dataclass(frozen=True)
+class Reading:
+    """How one layer's output becomes its units' activations."""
 
+    axes: Axes
+    """What the axes of the output hold."""
+    size: int
+    """Units."""
+    grid: tuple[int, int] | None = None
+    """Of the map (h, w); None where units have none."""
+    extra: tuple[int, int] = (0, 0)
+    """Where in the tokens those begin that are no patches, and how many they are."""
+    run: int = 0
+    """Which of its runs in a forward pass counts, from 0."""
+    runs: int = 1
+    note: str = ""
+    """Why units have no map, where they might have had one."""
 
-def unit_axis(module: torch.nn.Module, output: torch.Tensor) -> int | None:
-    """The axis of a module's output that is as wide as the module says; None where it says nothing, or something else.
+    def of(self, output: torch.Tensor, rows: int) -> torch.Tensor:
+        """The output for `rows` images, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without."""
+        units = units_second(output, self.axes, rows)
+        if self.grid is None:
+            return units.flatten(2) if units.ndim > 3 else units
+        return self.on_grid(units)
 
-    Channels come second in what convolves or normalizes channels, last in what works on features.
-    """
-    if output.ndim < 3:
-        return None
-    for attribute, axis in (("out_channels", 1), ("num_features", 1), ("num_channels", 1), ("out_features", -1)):
-        width = getattr(module, attribute, None)
-        if isinstance(width, int) and output.shape[axis] == width:
-            return axis % output.ndim
-    shape = getattr(module, "normalized_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 1:
-        return None
-    here = [axis for axis in (1, output.ndim - 1) if output.shape[axis] == shape[0]]
-    if len(here) < 2:
-        return here[0] if here else None
-    return 1 if type(module).__name__.endswith("2d") else output.ndim - 1  # norms of channels, as timm names them
+    def on_grid(self, units: torch.Tensor) -> torch.Tensor:
+        """(B, U, N) or (B, U, h, w) -> (B, U, h, w): tokens that are no patches are left out."""
+        assert self.grid is not None
+        start, count = self.extra
+        if count:
+            units = torch.cat([units[:, :, :start], units[:, :, start + count :]], 2)
+        return units.reshape(*units.shape[:2], *self.grid)
 
+    @property
+    def tokens(self) -> int:
+        """How many places a map is made of, those left out included."""
+        return self.grid[0] * self.grid[1] + self.extra[1] if self.grid else 0
 
-def by_unit(
-    output: torch.Tensor, frame: tuple[int, int], channels_last: bool = False, axis: int | None = None
-) -> torch.Tensor:
-    """A layer's output, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without. `axis` holds the units where
-    that is known, see `unit_axis`."""
-    if axis is not None and not channels_last:
-        if output.ndim == 3 and axis == 1:
-            return output
-        if output.ndim >= 4:
-            units = output.movedim(axis, 1)
-            maps = output.ndim == 4 and _has_aspect(units.shape[2], units.shape[3], frame)
-            return units if maps else units.flatten(2)
-    if output.ndim == 4:
-        _, a, b, c = output.shape
-        first, last = _has_aspect(b, c, frame), _has_aspect(a, b, frame)
-        return output.permute(0, 3, 1, 2) if channels_last or (last and not first) else output
-    if output.ndim == 3:
-        units = output.transpose(1, 2)  # (B, C, N)
-        grid = token_grid(units.shape[2], frame)
-        if grid is None:
-            return units
-        extra, rows, columns = grid
-        return units[:, :, extra:].reshape(*units.shape[:2], rows, columns)
-    if output.ndim == 2:
-        return output
-    raise UsageError(
-        f"its output has shape {tuple(output.shape)}; units need (B, C, H, W), (B, N, C) or (B, C)",
-        "Choose the layer before or after it.",
-    )
+    def __str__(self) -> str:
+        """In one sentence, for people."""
+        place = next(number for number, axis in enumerate(self.axes) if "units" in axis)
+        parts = [f"units = axis {place} ({self.size})"]
+        parts += [f"images = axis {n}" for n, axis in enumerate(self.axes) if "batch" in axis and (n or len(axis) > 1)]
+        parts.append(f"map {self.grid[0]}x{self.grid[1]}" if self.grid else "no map")
+        if self.note:
+            parts[-1] += f" ({self.note})"
+        if self.extra[1]:
+            kind = "class token" if self.extra[1] == 1 else "class and register tokens"
+            parts.append(f"{self.extra[1]} {kind} left out")
+        if self.runs > 1:
+            parts.append(f"run {self.run + 1} of {self.runs}")
+        return ", ".join(parts)
 
 
 def pool(units: torch.Tensor, pooling: Pooling) -> torch.Tensor:

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Self
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Self, cast
 
 import torch
 
 from dnd.errors import UsageError
-from dnd.target.layout import by_unit, first_tensor, unit_axis
+from dnd.target.layers import inner
+from dnd.target.layout import Reading, first_tensor
 
 Read = Callable[[str, torch.Tensor], None]
 """Gets a layer's name and its output, units second, during a forward pass."""
+See = Callable[[str, torch.nn.Module, torch.Tensor, bool], None]
+"""Gets a layer's name, the layer, the tensor it gave, and whether that is all it gave."""
+
+
+def _nothing(layer: str, part: torch.nn.Module, output: torch.Tensor, alone: bool) -> None:
+    """Between forward passes."""
 
 
 class Replica:
     """One forward pass at a time; several replicas may be at work at once."""
 
-    def __init__(
-        self, module: torch.nn.Module, device: torch.device, layers: Sequence[str], channels_last: Collection[str]
-    ) -> None:
-        self.module, self.device, self.layers, self.channels_last = module, device, layers, channels_last
-        self._read: Read = lambda layer, units: None
-        self._frame = (1, 1)
-        self._runs: dict[str, int] = {}
-        """How often each layer has run in this forward pass."""
-        self._last: dict[str, int] = {}
-        """How often in the one before: a module used in several places gives other shapes there; the last counts."""
+    def __init__(self, module: torch.nn.Module, device: torch.device, layers: Sequence[str]) -> None:
+        self.module, self.device, self.layers = module, device, layers
+        self.readings: Mapping[str, Reading] = {}
+        """Of the layers, before `forward` is called."""
+        self._see: See = _nothing
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -35,6 +39,7 @@ class Replica:
         with ExitStack() as undo:
             undo.enter_context(evaluating(self.module))
             undo.enter_context(_on_device(self.module, self.device))
+            undo.enter_context(_uncompiled())
             for name in self.layers:
                 undo.callback(modules[name].register_forward_hook(self._hook(name)).remove)
             self._undo = undo.pop_all()
@@ -45,33 +50,41 @@ class Replica:
 
     def _hook(self, name: str) -> Callable[[torch.nn.Module, object, object], None]:
         def hook(module: torch.nn.Module, inputs: object, output: object) -> None:
-            self._runs[name] = self._runs.get(name, 0) + 1
-            if self._runs[name] < self._last.get(name, 0):
-                return
             found = first_tensor(output)
             if found is None:
                 raise UsageError(f"layer {name} gives no tensor but {type(output).__name__}")
-            try:
-                axis = unit_axis(module, found) if found is output else None
-                units = by_unit(found, self._frame, name in self.channels_last, axis)
-            except UsageError as error:
-                raise UsageError(f"layer {name}: {error}", error.hint) from None
-            self._read(name, units)
+            self._see(name, module, found, found is output)
 
         return hook
 
-    def forward(self, batch: torch.Tensor, read: Read) -> None:
-        """Run (B, C, H, W); `read` is called in the layers' order of running, in the first pass for every run of a
-        layer, then for its last."""
-        self._runs = {}
-        self._read, self._frame = read, (batch.shape[-2], batch.shape[-1])
+    def watch(self, batch: torch.Tensor, see: See) -> None:
+        """Run (B, C, H, W); `see` is called for every run of every layer, in their order."""
+        self._see = see
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         on_cuda = self.device.type == "cuda"
         with torch.no_grad(), torch.cuda.device(self.device) if on_cuda else nullcontext():
-            self.module(batch.to(self.device, dtype, copy=True))  # which it may change in place
-        if any(self._last.get(name, runs) != runs for name, runs in self._runs.items()):
-            raise UsageError(f"layers run a different number of times for different images: {self._last}, {self._runs}")
-        self._last = self._runs
+            try:
+                inner(self.module)(batch.to(self.device, dtype, copy=True))  # which it may change in place
+            finally:
+                self._see = _nothing
+
+    def forward(self, batch: torch.Tensor, read: Read) -> None:
+        """Run (B, C, H, W); `read` is called once for each layer, with that of its runs which counts."""
+        runs: Counter[str] = Counter()
+
+        def see(name: str, part: torch.nn.Module, output: torch.Tensor, alone: bool) -> None:
+            reading = self.readings[name]
+            if runs[name] == reading.run:
+                read(name, reading.of(output, len(batch)))
+            runs[name] += 1
+
+        self.watch(batch, see)
+        for name, reading in self.readings.items():
+            if runs[name] != reading.runs:
+                raise UsageError(
+                    f"layer {name} runs {runs[name]} times for some images, {reading.runs} times for others",
+                    "Choose a layer that runs as often for each.",
+                )
 
 
 @contextmanager
@@ -84,6 +97,13 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """What torch.compile made runs as it was written, so that its layers can be seen."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return cast(AbstractContextManager[object], torch.compiler.set_stance("force_eager"))
 
 
 @contextmanager

@@ -209,7 +209,16 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
     monkeypatch.chdir(tmp_path)
     outcome = Outcome(capsys, "run", "--dry-run", "--units", "0-3", "--set", "images.n=3")
     assert (outcome.code, outcome.err) == (0, "")
-    for word in ("microworld", "concepts; units 0-3", "blip2", "microworld-sdxl", "images: 3", "captions", "scores"):
+    for word in (
+        "microworld",
+        "concepts; units 0-3",
+        "units = axis 1 (71), map 16x16",
+        "blip2",
+        "microworld-sdxl",
+        "images: 3",
+        "captions",
+        "scores",
+    ):
         assert word.replace("images: 3", "3 of each distinct candidate") in outcome.out
     assert execute == []
     assert list(tmp_path.iterdir()) == []

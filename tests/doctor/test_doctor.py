@@ -125,7 +125,7 @@ def test_the_default_run_is_well_and_nothing_is_left_behind(capsys: pytest.Captu
         "disk.store", "disk.out", "folder.out", "folder.store", "folder.cache", "folder.models", "run-folder",
     ]  # fmt: skip
     details = {row["id"]: row["detail"] for row in rows}
-    assert details["layer.concepts"] == "71 units, 71 of them wanted"
+    assert details["layer.concepts"] == "71 units, 71 of them wanted; units = axis 1 (71), map 16x16"
     assert details["probing"].startswith("microworld: 4,000 images, 8 of 8 tried open")
     assert list((tmp_path / "here").iterdir()) == []
 

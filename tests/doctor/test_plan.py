@@ -11,7 +11,7 @@ from dnd.api import Runtime
 from dnd.cli.plan import duration
 from dnd.config.read import read_run
 from dnd.config.run import Run
-from dnd.doctor.plan import StagePlan, count_units, plan_stages, stage_items
+from dnd.doctor.plan import StagePlan, count_units, plan_stages, read_target, stage_items
 from dnd.errors import UsageError
 from dnd.models.weights import Weights
 from dnd.pipeline.rates import Rate, record
@@ -31,7 +31,7 @@ def microworld(*settings: str, **options: object) -> Run:
 
 
 def units_of(run: Run) -> int | str:
-    return count_units(run, Registry.load(), Runtime("cpu", Weights.default().resolve))
+    return count_units(run, read_target(run, Registry.load(), Runtime("cpu", Weights.default().resolve)))
 
 
 def row_of(text: str, name: str) -> str:

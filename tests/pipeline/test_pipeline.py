@@ -196,6 +196,26 @@ def test_a_live_module_is_described_from_python(photos: Path, tmp_path: Path, mo
     )
     assert [(one.unit.index, one.labels[0][0]) for one in run.labels] == [(0, "red"), (2, "blue")]
     assert network.training
+    assert run.facts["layers"] == {"units": "units = axis 1 (4), map 8x8"}
+    console = Console(file=io.StringIO(), width=200)
+    rows = dnd.describe(
+        network,
+        layer="units",
+        images=photos,
+        preprocess=toys.preprocess,
+        units=[0],
+        layout="batch other units other",
+        call=0,
+        settings=settings,
+        out=tmp_path / "rows",
+        device="cpu",
+        console=console,
+        **toy,
+    )
+    assert rows.facts["layers"] == {"units": "units = axis 2 (8), no map"}
+    assert "units: units = axis 2 (8), no map\n" in console.file.getvalue()
+    assert (rows.settings["target"]["layout"], rows.settings["target"]["call"]) == ("batch other units other", 0)
+    assert rows.facts["target"] != run.facts["target"]
     with pytest.raises(UsageError, match="preprocess"):
         dnd.describe(network, layer="units", images=photos)
     with pytest.raises(UsageError, match="the model is a int"):

@@ -144,6 +144,7 @@ def _facts(facts: Mapping[str, Any]) -> list[list[Any]]:
     ]
     found = {
         "fingerprint of the target": facts.get("target"),
+        **{f"layer {layer}": reading for layer, reading in _mapping(facts.get("layers")).items()},
         "probing images": probing.get("images"),
         "unreadable images": len(_mapping(probing.get("unreadable"))) or None,
         "hardware": ", ".join(map(str, devices)) if hardware else None,
