@@ -32,6 +32,7 @@ lite = pytest.mark.skipif(
 )
 transformers = package("transformers", "-e '.[demo]'")
 pandas = package("pandas", "-e '.[pandas]'")
+ray = package("ray", "-e '.[ray]'")
 datasets = package("datasets", "datasets")
 num2words = package("num2words", "-e '.[vlm]'")
 bitsandbytes = package("bitsandbytes", "-e '.[quant]'")

@@ -26,6 +26,8 @@ _CHOICES = (
     ),
     click.option("--seed", metavar="N", type=int, help="Every random choice derives from it."),
     click.option("--device", metavar="D", help="cpu, cuda (every GPU), cuda:1, cuda:0,cuda:1 or auto."),
+    click.option("--executor", metavar="local|ray", help="Where backends run.  [default: local]"),
+    click.option("--address", metavar="HOST:PORT", help="Of the Ray cluster.  [default: the one on this machine]"),
     click.option("--fresh", is_flag=True, help="Ignore what is stored of earlier runs."),
 )
 _KEYS = {

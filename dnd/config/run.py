@@ -125,6 +125,10 @@ class General(Config):
     timeout: pydantic.PositiveFloat | None = None
     """Seconds a backend may take for a batch, if there is to be a limit; loading is not counted. With one, backends
     run in processes of their own, which can be killed: then only the items that took too long fail."""
+    executor: Literal["local", "ray"] = "local"
+    """Where backends run: on this machine, or on the nodes of a Ray cluster."""
+    address: str = "auto"
+    """Of the Ray cluster, host:port; auto is the one that runs on this machine."""
     batch_size: pydantic.PositiveInt = 64
     """Images in one forward pass of the target."""
     workers: pydantic.PositiveInt = 4

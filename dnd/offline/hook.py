@@ -52,6 +52,7 @@ class _State:
     active = False
     log = ""
     error: ClassVar[Callable[[str], Exception]] = NetworkRefused
+    allowed: ClassVar[set[str]] = set()
 
 
 def install(log: str, error: Callable[[str], Exception] = NetworkRefused) -> None:
@@ -66,6 +67,13 @@ def install(log: str, error: Callable[[str], Exception] = NetworkRefused) -> Non
 def release() -> None:
     """Refuse no longer."""
     _State.active = False
+    _State.allowed.clear()
+
+
+def allow(host: str) -> None:
+    """Let this process look up and connect to a host that the user named, by that name or number and no other."""
+    _State.allowed.add(host)
+    _State.allowed.update(str(one[4][0]) for one in socket.getaddrinfo(host, None))
 
 
 def active_log() -> str | None:
@@ -115,7 +123,7 @@ def _new(_sock: Any, family: int, _type: int, _protocol: int) -> None:
 
 def _connect(sock: Any, address: Any, what: str = "connect to") -> None:
     host = _host(sock, address)
-    if host is not None and not is_loopback(host):
+    if host is not None and not is_loopback(host) and host not in _State.allowed:
         _refuse(f"{what} {_place(address)}")
     if host is not None and _is_name_server((_pair(address) or (None, None))[1]):
         _refuse(f"{what} a name server, {_place(address)}")
@@ -158,7 +166,7 @@ def _listen(sock: Any, *_backlog: int) -> None:
 def _look_up(host: Any, port: Any = None, *_rest: Any) -> None:
     """A number needs no question to a name server; who connects to it is refused then."""
     name = _text(host)
-    if name and _packed(name) is None and not is_loopback(name):
+    if name and _packed(name) is None and not is_loopback(name) and name not in _State.allowed:
         _refuse(f"look up {name if port is None else _place((name, port))}")
 
 

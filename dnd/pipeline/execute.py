@@ -8,13 +8,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dnd.api import ProbingSet, Runtime, Unit, model_folders
+from dnd.api import Backend, ProbingSet, Runtime, Unit, model_folders
 from dnd.config.read import build_run
 from dnd.config.run import OWN_METHOD, Run
 from dnd.config.tables import flatten
@@ -35,6 +35,7 @@ from dnd.plugin.requirements import check_packages, refuse_unfit
 from dnd.results.run import RunFolder
 from dnd.results.unit import UnitResult
 from dnd.results.write import write_provenance, write_results
+from dnd.runtime.cluster import Cluster, check_nodes, connected
 from dnd.runtime.heartbeat import Heartbeat
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 
 _LOG = logging.getLogger(__name__)
+_HOW = ("device", "timeout", "workers", "executor", "address")
+"""Settings that may change when a run goes on."""
 _MOST_SHOWN = 3
 """Settings that a message names one by one."""
 
@@ -76,8 +79,8 @@ def execute(
     """
     console = console or Console(quiet=True)
     registry = registry or Registry.load()
-    with only_here(out), guarded("code of a plugin or of the target"):
-        result = _execute(run, Path(os.path.abspath(out)), registry, console, fresh, live, stopped)
+    with only_here(out), guarded("code of a plugin or of the target"), _cluster(run) as cluster:
+        result = _execute(run, Path(os.path.abspath(out)), registry, console, fresh, live, stopped, cluster)
     result.folder = out  # as it was given, for messages
     return result
 
@@ -90,12 +93,13 @@ def _execute(
     fresh: bool,
     live: tuple[torch.nn.Module, Preprocess] | None,
     stopped: Callable[[], bool],
+    cluster: Cluster | None,
 ) -> RunFolder:
     began = time.perf_counter()
     check_folder(out, run, registry, fresh)
     set_switches()
     weights = Weights.default()
-    builder = _builder(run, registry, weights)
+    builder = _builder(run, registry, weights, cluster)
     store = Store(results_folder(out))
     probing = builder.probing(run.probing, store.digests)
     module, preprocess = live or builder.module(run.target)
@@ -122,7 +126,7 @@ def _execute(
 
         def label(store: Store, fresh: bool) -> tuple[ExemplarResult, Iterator[UnitResult]]:
             all_stats.clear()
-            job = Job(run, builder, store, meter, weights.digest, fresh, all_stats)
+            job = Job(run, builder, store, meter, weights.digest, fresh, all_stats, cluster)
             return _stages(job, hooked, identity, probing, units)
 
         with meter:
@@ -150,12 +154,22 @@ def _execute(
     return RunFolder(out)
 
 
-def _builder(run: Run, registry: Registry, weights: Weights) -> Builder:
+def _cluster(run: Run) -> AbstractContextManager[Cluster | None]:
+    """The cluster that the run's backends work on, if not on this machine."""
+    return connected(run.general.address) if run.general.executor == "ray" else nullcontext()
+
+
+def _builder(run: Run, registry: Registry, weights: Weights, cluster: Cluster | None) -> Builder:
     """Builds the run's plugins, once their packages and models are known to be there and to fit the machine."""
     check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
     weights.check(list(run.models()))
-    builder = Builder(registry, Runtime(run.device, weights.resolve, run.devices))
-    refuse_unfit(builder.plugins(run))
+    devices = cluster.workers() if cluster else run.devices
+    builder = Builder(registry, Runtime(devices[0], weights.resolve, devices))
+    plugins = builder.plugins(run)
+    if cluster:
+        check_nodes([one for one in plugins if isinstance(one, Backend)], {n: weights.digest(n) for n in run.models()})
+    else:
+        refuse_unfit(plugins)
     return builder
 
 
@@ -224,4 +238,4 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 def _what(tables: Mapping[str, Any]) -> dict[str, Any]:
     """A run's settings without those of where and how it is computed: they may change when it goes on."""
-    return {key: value for key, value in tables.items() if key not in ("device", "timeout", "workers")}
+    return {key: value for key, value in tables.items() if key not in _HOW}

@@ -14,6 +14,7 @@ from dnd.config.run import Choice, Run
 from dnd.pipeline.build import Builder
 from dnd.pipeline.map import Rows, complete, leave
 from dnd.probing.sets import FolderSet
+from dnd.runtime.cluster import Cluster, RayWorker
 from dnd.runtime.log import log_stage
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.progress import Meter
@@ -58,6 +59,8 @@ class Job:
     digest_of_model: Callable[[str], str]
     fresh: bool = False
     all_stats: list[StageStats] = field(default_factory=list)
+    cluster: Cluster | None = None
+    """Where the backends work, if not here."""
     failed: dict[Unit, str] = field(default_factory=dict)
 
     _backends: dict[str, tuple[Any, str]] = field(default_factory=dict, init=False)
@@ -98,7 +101,9 @@ class Job:
         return {"code": source_digest(type(plugin)), **folders}
 
     def _housed(self, kind: str, backend: Backend) -> Backend:
-        """The backend as it is, or in worker processes where several devices or a time limit want it."""
+        """The backend as it is; in worker processes where several devices or a time limit want it; or on a cluster."""
+        if self.cluster:
+            return WorkerPool(backend, self.cluster.workers(), self.run.general.timeout, RayWorker)
         devices, timeout = self.run.devices if kind in SPREAD else self.run.devices[:1], self.run.general.timeout
         if len(devices) == 1 and timeout is None:
             return backend

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from dnd.api import is_device_lost, is_out_of_memory
-from dnd.errors import DeviceError, DndError, NoAnswerError, PluginError, StoreError
+from dnd.errors import DeviceError, DndError, NoAnswerError, OfflineError, PluginError, StoreError
 from dnd.offline.block import raise_if_tried
 from dnd.plugin.guard import guard
 from dnd.runtime.devices import free_memory, place_of, reason_of
@@ -148,7 +148,7 @@ def _answers(
         if len(outputs) != len(batch):
             raise PluginError(f"{len(outputs)} answers came back for {len(batch)} items")
         return [(key, item, output) for (key, item), output in zip(batch, outputs, strict=True)]
-    except (DeviceError, StoreError):  # not the items' fault
+    except (DeviceError, OfflineError, StoreError):  # not the items' fault
         raise
     except Exception as error:
         raise_if_tried()  # nor is this

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import Backend, Bound, Evidence, ImageRequest, SummaryRequest
-from dnd.errors import PluginError
-from dnd.runtime.worker import Worker, WorkerSpec
+from dnd.errors import DeviceError, PluginError
+from dnd.runtime.worker import NoRoomError, Worker, WorkerSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,31 +23,43 @@ class WorkerPool(Backend):
     many share the work.
     """
 
-    def __init__(self, backend: Backend, devices: Sequence[str], timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        devices: Sequence[str],
+        timeout: float | None = None,
+        worker: Callable[[WorkerSpec], Worker] = Worker,
+    ) -> None:
         """`backend` is never loaded, the workers' own are. `timeout`: seconds for what a single one gets at once."""
         super().__init__(backend.config, backend.runtime)
         self.name = backend.name  # type: ignore[misc]
         self._backend = backend
         alone = len(devices) == 1
         self._workers = [
-            Worker(
+            worker(
                 WorkerSpec(type(backend), backend.config, one, backend.runtime.devices if alone else (one,), timeout)
             )
             for one in devices
         ]
         self._part = 1
+        self._at_work = 0
+        self._counting = threading.Lock()
 
     def load(self) -> None:
         self.close()
         self._threads = ThreadPoolExecutor(len(self._workers))
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         try:
-            self._part = min(self._threads.map(Worker.load, self._workers))
+            sizes = list(self._threads.map(_load, self._workers))
+            at_work = [(worker, size) for worker, size in zip(self._workers, sizes, strict=True) if size is not None]
+            if not at_work:
+                raise DeviceError(f"there is no room for a worker with {self.name}", _NO_ROOM)
         except BaseException:
             self.close()
             raise
-        self.batch_size = self._part * len(self._workers)
-        for worker in self._workers:
+        self._part, self._at_work = min(size for _, size in at_work), len(at_work)
+        self.batch_size = self._part * len(at_work)
+        for worker, _ in at_work:
             self._idle.put(worker)
 
     def chosen(self) -> Mapping[str, Any]:
@@ -92,13 +105,39 @@ class WorkerPool(Backend):
     def _ask(self, method: str, items: Sequence[Any]) -> list[Any]:
         def answer(part: Sequence[Any]) -> list[Any]:
             worker = self._idle.get()
+            if worker is None:
+                self._idle.put(None)  # for the next who waits
+                raise DeviceError(f"every worker for {self.name} is lost", _NO_ROOM)
             try:
                 answers = worker.ask(method, part)
-            finally:
+            except NoRoomError:
+                self._dismiss()
+                return answer(part)
+            except BaseException:
                 self._idle.put(worker)
+                raise
+            self._idle.put(worker)
             if len(answers) != len(part):
                 raise PluginError(f"{len(answers)} answers came back for {len(part)} items")
             return answers
 
         parts = [items[start : start + self._part] for start in range(0, len(items), self._part)]
         return [one for answers in self._threads.map(answer, parts) for one in answers]
+
+    def _dismiss(self) -> None:
+        """Do without the worker that was just taken. After the last, whoever waits for one is told."""
+        with self._counting:
+            self._at_work -= 1
+            if not self._at_work:
+                self._idle.put(None)
+
+
+def _load(worker: Worker) -> int | None:
+    """Its batch size; None where there is no room for it."""
+    try:
+        return worker.load()
+    except NoRoomError:
+        return None
+
+
+_NO_ROOM = "What is computed is kept: the same command goes on from there once the cluster has room."

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,6 +30,10 @@ _LOSSES = 16
 """So many losses in a row mean that the device or the backend is at fault, not the items."""
 _PATIENCE = 60.0
 """Seconds that a backend may take to close."""
+
+
+class NoRoomError(NoAnswerError):
+    """Nowhere to start a worker, now or again; others may be at work."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,13 @@ class Worker:
         self._closed = False
         try:
             return self._start()
+        except NoRoomError:
+            raise
         except NoAnswerError as error:
             raise DeviceError(f"{self._name()} does not load: {error}", _KEPT) from None
 
     def _start(self) -> int:
+        """Start the process and load the backend there; its batch size."""
         try:
             pickle.dumps(self.spec)
         except Exception as error:
@@ -75,6 +83,12 @@ class Worker:
                 f"{self._name()} cannot run in a process of its own: {error}",
                 "Its class and settings must be importable by name. Choose one --device and no timeout.",
             ) from error
+        self._begin()
+        size: int = self._exchange(self.spec, None)
+        return size
+
+    def _begin(self) -> None:
+        """Start the process. NoAnswerError where it was closed meanwhile."""
         here, there = Pipe()
         path = [place for place in sys.path if isinstance(place, str)]
         code = f"import sys; sys.path[:] = {path!r}; from dnd.runtime.worker import serve; serve({there.fileno()})"
@@ -89,20 +103,18 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is ours to handle; and its own children are killed with it
             )
-        size: int = self._exchange(self.spec, None)
-        return size
 
     def ask(self, method: str, items: Sequence[Any]) -> list[Any]:
         """Answers to some items. Where the process dies a new one gets them once more, then NoAnswerError."""
         try:
             return self._ask(method, items)
-        except TooSlowError:
+        except (TooSlowError, NoRoomError):
             raise
         except NoAnswerError:
             return self._ask(method, items)
 
     def _ask(self, method: str, items: Sequence[Any]) -> list[Any]:
-        if self._process is None and not self._closed:
+        if not self._started() and not self._closed:
             self._start_again()
         try:
             answers: list[Any] = self._exchange((method, list(items)), self.spec.timeout)
@@ -115,9 +127,14 @@ class Worker:
         self._losses.clear()
         return answers
 
+    def _started(self) -> bool:
+        return self._process is not None
+
     def _start_again(self) -> None:
         try:
             self._start()
+        except NoRoomError:
+            raise
         except Exception as error:
             self.kill()
             why = f"{self._losses[-1]}; and it does not load again: {reason_of(error)}"
@@ -126,23 +143,27 @@ class Worker:
     def _exchange(self, message: object, timeout: float | None) -> Any:
         """Send, wait, receive. Raises NoAnswerError with what the process did instead."""
         with self._busy:
-            pipe, process = self._pipe, self._process
-            if pipe is None or process is None:
-                raise NoAnswerError("it was stopped")
-            try:
-                pipe.send(message)
-                if not pipe.poll(timeout):
-                    raise TooSlowError(f"no answer within {timeout:g} s")
-                kind, value = pipe.recv()
-            except (EOFError, OSError) as error:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(5)
-                raise NoAnswerError(f"its process {_how_it_ended(process.returncode)}") from error
+            kind, value = pickle.loads(self._pass(message, timeout))
         if kind == "lost":
             raise NoAnswerError(f"the device is gone: {value}")
         if kind == "error":
             raise value
         return value
+
+    def _pass(self, message: object, timeout: float | None) -> bytes:
+        """A message to the other end, and its reply. TooSlowError, or NoAnswerError where there is none."""
+        pipe, process = self._pipe, self._process
+        if pipe is None or process is None:
+            raise NoAnswerError("it was stopped")
+        try:
+            pipe.send(message)
+            if not pipe.poll(timeout):
+                raise TooSlowError(f"no answer within {timeout:g} s")
+            return pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            raise NoAnswerError(f"its process {_how_it_ended(process.returncode)}") from error
 
     def _name(self) -> str:
         return f"{self.spec.cls.name} on {self.spec.device}"
@@ -151,13 +172,18 @@ class Worker:
         """End the process: by its backend's `close`, or by force where it is at work or takes too long to close."""
         self._closed = True
         try:
-            if self._process is not None and not self._busy.locked():
+            if self._started() and not self._busy.locked():
                 self.chosen = self._exchange(None, _PATIENCE)
-                self._process.wait(_PATIENCE)
+                self._wait()
         except (NoAnswerError, subprocess.TimeoutExpired):
             pass
         finally:
             self.kill()
+
+    def _wait(self) -> None:
+        """Until the process, which has closed its backend, has ended."""
+        if self._process is not None:
+            self._process.wait(_PATIENCE)
 
     def kill(self) -> None:
         """End the process and its children now."""
@@ -189,36 +215,48 @@ def _how_it_ended(code: int | None) -> str:
 # --- the child's end ---------------------------------------------------------------------------------
 
 
+class Server:
+    """Answers messages with a backend: a WorkerSpec loads it, None closes it, (method, items) asks it."""
+
+    def __init__(self) -> None:
+        self._backend: Backend | None = None
+        self.closed = False
+
+    def answer(self, read: Callable[[], Any]) -> bytes:
+        """Pickled: ("ok", answer), ("error", exception) or ("lost", reason of a device that is gone). `read` gives the
+        message."""
+        full = False
+        try:
+            reply = pickle.dumps(("ok", self._answer(read())))
+        except BaseException as error:
+            reply, full = _failure(error), is_out_of_memory(error)
+        if full:  # past the handler, as in dnd.pipeline.map
+            free_memory()
+        return reply
+
+    def _answer(self, message: Any) -> Any:
+        if isinstance(message, WorkerSpec):
+            self._backend = _load(message)
+            return self._backend.batch_size
+        if message is None:
+            self.closed = True
+            if self._backend is None:
+                return {}
+            self._backend.close()
+            return dict(self._backend.chosen())
+        method, items = message
+        return getattr(self._backend, method)(items)
+
+
 def serve(descriptor: int) -> None:
     """Answer until a stop is requested. Runs in the worker process."""
     pipe = Connection(descriptor)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
-    backend: Backend | None = None
-    while True:
-        message: Any = ...
-        full = False
-        try:
-            message = pickle.loads(inbox.get())
-            if isinstance(message, WorkerSpec):
-                backend = _load(message)
-                answer: Any = backend.batch_size
-            elif message is None:
-                answer = {}
-                if backend is not None:
-                    backend.close()
-                    answer = dict(backend.chosen())
-            else:
-                method, items = message
-                answer = getattr(backend, method)(items)
-            reply = pickle.dumps(("ok", answer))
-        except BaseException as error:
-            reply, full = _failure(error), is_out_of_memory(error)
-        if full:  # past the handler, as in dnd.pipeline.map
-            free_memory()
-        pipe.send_bytes(reply)
-        if message is None:
-            return
+    server = Server()
+    while not server.closed:
+        request = inbox.get()
+        pipe.send_bytes(server.answer(partial(pickle.loads, request)))
 
 
 def _listen(pipe: Connection, inbox: queue.SimpleQueue[bytes]) -> None:

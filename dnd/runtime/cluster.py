@@ -1,0 +1,268 @@
+"""Workers on the nodes of a Ray cluster: the extra `ray`.
+
+This process owns the store; the actors get batches and give answers. Each node has its own copy of dnd, of the plugins
+and of the models, and is asked to prove it before any work starts.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnd.api import Backend, Config, Evidence, Picture, Runtime, SummaryRequest
+from dnd.errors import DeviceError, DndError, NoAnswerError, TooSlowError, UsageError
+from dnd.offline.block import forbid_network, raise_if_tried
+from dnd.offline.hook import allow
+from dnd.plugin.requirements import faults_of
+from dnd.runtime.devices import reason_of
+from dnd.runtime.worker import NoRoomError, Server, Worker, WorkerSpec
+from dnd.store.source import source_digest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_KNOCK = 10.0
+"""Seconds in which the cluster's port answers."""
+_PAUSE = 1.0
+"""Seconds before a node that turned out to be lost is not chosen again."""
+_PATIENCE = 60.0
+"""Seconds in which a cluster finds room for an actor and starts it."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One that this process is connected to."""
+
+    device: str
+    """What every worker has: "cuda" where the cluster has GPUs, else "cpu"."""
+    size: int
+    """Workers that have room at a time: its GPUs, or its CPUs."""
+
+    def workers(self) -> tuple[str, ...]:
+        """The device of each worker."""
+        return (self.device,) * self.size
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Cluster]:
+    """The cluster at "host:port", or for "auto" the one that runs on this machine. UsageError where there is none."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("Ray is not installed", "pip install 'dnd-describe[ray]', on every node.") from error
+    ours = not ray.is_initialized()
+    try:
+        if ours:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        resources = ray.cluster_resources()
+    except Exception as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r}: {reason_of(error)}",
+            "Start one with `ray start --head --include-dashboard=false`, and name it: --address HOST:6379.",
+        ) from error
+    try:
+        device, size = ("cuda", resources.get("GPU", 0)) if resources.get("GPU") else ("cpu", resources.get("CPU", 0))
+        yield Cluster(device, max(1, int(size)))
+    finally:
+        _sent.cache_clear()
+        if ours:
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody listens at "host:port": Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "//" not in host:
+        allow(host)
+        socket.create_connection((host, int(port)), _KNOCK).close()
+
+
+def check_nodes(backends: Sequence[Backend], models: Mapping[str, str]) -> None:
+    """UsageError, naming the node, where one has other code or other models. `models` are digests by name."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    codes = [(type(backend), backend.config, source_digest(type(backend))) for backend in backends]
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            remote = ray.remote(num_cpus=0, scheduling_strategy=there, max_retries=0)(_faults)
+            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            asked[name] = remote.remote(_path(), pickle.dumps((codes, dict(models))))
+    wrong = []
+    for node, answer in asked.items():
+        try:
+            found = ray.get(answer)
+        except Exception as error:
+            found = [reason_of(error)]
+        wrong += [f"{node}: {one}" for one in found]
+    if wrong:
+        raise UsageError(
+            f"the cluster is not ready: {'; '.join(wrong)}",
+            "Every node needs the same dnd and plugins, and the models that the run uses: `dnd doctor` there tells.",
+        )
+
+
+def _path() -> list[str]:
+    """Where modules are found here."""
+    return [place for place in sys.path if isinstance(place, str) and Path(place).is_absolute()]
+
+
+def _look_there_too(path: Sequence[str]) -> None:
+    """Find modules where the driver does, if there is such a folder here."""
+    sys.path += [place for place in path if place not in sys.path and Path(place).exists()]
+
+
+def _faults(path: Sequence[str], asked: bytes) -> list[str]:
+    """What this node lacks. Runs there."""
+    from dnd.models.weights import Weights
+
+    _look_there_too(path)
+    codes: Sequence[tuple[type[Backend], Config, str]]
+    models: Mapping[str, str]
+    codes, models = pickle.loads(asked)
+    weights, found = Weights.default(), []
+    for name, digest in models.items():
+        try:
+            if weights.digest(name) != digest:
+                found.append(f"the model {name!r} is another there")
+            weights.resolve(name)
+        except DndError as error:
+            found.append(str(error))
+    for cls, config, digest in codes:
+        if source_digest(cls) != digest:
+            found.append(f"the code of {cls.name!r} is another there")
+        found += [str(fault) for fault in faults_of(cls(config, Runtime("cpu", weights.resolve)))]
+    return found
+
+
+class _Actor:
+    """A worker's end on a node."""
+
+    def __init__(self, path: Sequence[str]) -> None:
+        _look_there_too(path)
+        forbid_network()
+        self._server = Server()
+
+    def ready(self) -> None:
+        """Answers once the actor is there."""
+
+    def answer(self, message: Any) -> bytes:
+        reply = self._server.answer(lambda: message)
+        if self._server.closed:
+            return reply
+        try:
+            raise_if_tried()
+        except DndError as error:
+            return pickle.dumps(("error", error))
+        return reply
+
+
+class RayWorker(Worker):
+    """A worker whose other end is an actor. Where one is lost, or its node, another takes its place if it has room."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        super().__init__(spec)
+        self._actor: Any = None
+
+    def _begin(self) -> None:
+        end = time.monotonic() + _PATIENCE
+        while not self._place(end):  # on a node that is dying, as the cluster does not know yet
+            time.sleep(_PAUSE)
+
+    def _place(self, end: float) -> bool:
+        """Start an actor; whether it did. NoRoomError where that takes until `end`, in seconds of `time.monotonic`."""
+        import ray
+
+        need = {"num_gpus": 1} if self.spec.device == "cuda" else {"num_cpus": 1}
+        actor = ray.remote(_Actor).options(**need, scheduling_strategy="SPREAD").remote(_path())
+        with self._changing:
+            if self._closed:  # by another thread meanwhile
+                ray.kill(actor)
+                raise NoAnswerError("it was stopped")
+            self._actor = actor
+        try:
+            ray.get(actor.ready.remote(), timeout=max(0.0, end - time.monotonic()))
+            return True
+        except ray.exceptions.GetTimeoutError as error:
+            self.kill()
+            raise NoRoomError("the cluster has no room for it") from error
+        except ray.exceptions.RayError as error:
+            self.kill()
+            if getattr(error, "actor_init_failed", True):
+                raise DeviceError(f"{self._name()} cannot be started on a node: {reason_of(error)}") from error
+            return False
+
+    def _started(self) -> bool:
+        return self._actor is not None
+
+    def ask(self, method: str, items: Sequence[Any]) -> list[Any]:
+        return super().ask(method, [_carried(item) for item in items])
+
+    def _pass(self, message: object, timeout: float | None) -> bytes:
+        import ray
+
+        actor = self._actor
+        if actor is None:
+            raise NoAnswerError("it was stopped")
+        try:
+            reply: bytes = ray.get(actor.answer.remote(message), timeout=timeout)
+        except ray.exceptions.GetTimeoutError as error:
+            raise TooSlowError(f"no answer within {timeout:g} s") from error
+        except ray.exceptions.RayError as error:
+            raise NoAnswerError(f"its actor is gone: {reason_of(error)}") from error
+        return reply
+
+    def _wait(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        import ray
+
+        with self._changing:
+            actor, self._actor = self._actor, None
+        if actor is not None:
+            with suppress(Exception):  # the cluster may be gone
+                ray.kill(actor)
+
+
+def _carried(item: Any) -> Any:
+    """The item with its pictures, which are files of this machine, as objects of the cluster."""
+    if isinstance(item, SummaryRequest):
+        return replace(item, images=tuple(map(_sent, item.images)))
+    if isinstance(item, Evidence):
+        images = tuple(tuple(map(_sent, some)) for some in item.images)
+        exemplars, sample = tuple(map(_sent, item.exemplars)), tuple(map(_sent, item.sample))
+        return replace(item, exemplars=exemplars, images=images, sample=sample)
+    return item
+
+
+@lru_cache(maxsize=4096)
+def _sent(picture: Picture) -> Picture:
+    """Sent to the cluster once, however many units it belongs to."""
+    import ray
+
+    return Picture(picture.digest, _Sent(ray.put(picture.open())))
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Fetches an image from the cluster."""
+
+    reference: Any
+
+    def __call__(self) -> Image:
+        import ray
+
+        found: Image = ray.get(self.reference)
+        return found
