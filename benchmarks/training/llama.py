@@ -181,6 +181,7 @@ def simplify_row(task: _Task, simulator: Simulator, rng: random.Random) -> tuple
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     model.to(torch.float16).save_pretrained(folder)  # type: ignore[arg-type]
     tokenizer.save_pretrained(folder)
+    (folder / "summarizer.json").write_text('{"names": "one"}\n')
     model.to(torch.float32)  # type: ignore[arg-type]
 
 

@@ -40,6 +40,7 @@ from dnd.api.records import (
 )
 from dnd.api.settings import Config, ModelFolder, ModelName, ProbingFolder, model_folders, model_names, probing_folders
 from dnd.api.truth import Truth, read_truth
+from dnd.api.words import base_form
 from dnd.errors import DeviceError, DndError, ItemError, ModelError, PluginError, UsageError
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "Unit",
     "UsageError",
     "auc",
+    "base_form",
     "derive_seed",
     "file_digest",
     "hookimpl",

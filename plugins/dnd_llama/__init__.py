@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import ModelName, Runtime, Summarizer, hookimpl
@@ -35,6 +36,8 @@ class LlamaConfig(WeightsConfig, AskingConfig):
 class LlamaSummarizer(Fitted, AskingSummarizer):
     """A local Llama, or any chat model, on transformers.
 
+    Any folder with a causal language model and a chat template serves: Llama, Qwen, SmolLM2, Gemma, Mistral.
+
     With float32 a request's answer is the same in every batch; in half precision padding moves the last
     bits, and so does 8-bit packing, and a near tie between two words may fall the other way."""
 
@@ -48,6 +51,9 @@ class LlamaSummarizer(Fitted, AskingSummarizer):
         self.batch_size = self._batches.size if config.batch_size != "auto" else AUTO["cpu"]  # units of one call
         self._chat: ChatModel | None = None
         self._tokens = 0
+
+    def checkpoint(self) -> Path:
+        return self.runtime.weights(self.config.model)
 
     def used(self) -> Mapping[str, int]:
         return {"tokens": self._tokens}

@@ -11,10 +11,13 @@ import unicodedata
 
 MAX_WORDS = 5
 MAX_LETTERS = 80
+MAX_NAMES = 3
 
 CONCEPT_PATTERN = r"[^\s,;|/]{1,24}( [^\s,;|/]{1,24}){0,9}"
 """Regular expression for servers that can hold a model to one: every concept that `parse_concept` reads, with room for
 more words than it allows. A tighter bound would not shorten an answer but glue its words together."""
+NAMES_PATTERN = "\n".join(f"{breadth}: {CONCEPT_PATTERN}" for breadth in ("Plain", "Narrow", "Broad"))
+"""The same for `parse_names`."""
 
 
 class BadAnswer(Exception):
@@ -64,6 +67,7 @@ _NO_SHARED = re.compile(
     r"|(?:various|mixed|miscellaneous|random|different|diverse|unrelated|several|multiple|many)"
     r" (?:things|items|images|pictures|photos|concepts|scenes|captions|subjects|objects|topics)"
 )
+_BREADTH = re.compile(r"\W*(?:plain|narrow|broad)\b\W*?[:=\u2013\u2014-]\W*", re.IGNORECASE)
 _META = frozenset({"caption", "captions"})
 
 
@@ -89,6 +93,25 @@ def parse_concept(answer: str) -> str:
     if len(set(read)) > 2:
         raise ListAnswer("a list")
     return read[0]
+
+
+def parse_names(answer: str) -> list[str]:
+    """The names in an answer of up to three, one a line or between commas, each as `parse_concept` reads it; in their
+    order, without those that cannot be read. Raises BadAnswer where there is none."""
+    parts = [line for line in _lines(answer) if line]
+    parts = [_BREADTH.sub("", line, count=1) for line in parts if _BREADTH.match(line)] or parts
+    if len(parts) == 1:
+        parts = re.split(r"[,;|/]", _bare(parts[0]))
+    names: list[str] = []
+    wrong = BadAnswer("nothing is said")
+    for part in parts:
+        try:
+            names.append(_concept(part))
+        except BadAnswer as error:
+            wrong = error
+    if not names:
+        raise wrong
+    return names[:MAX_NAMES]
 
 
 def _lines(answer: str) -> list[str]:

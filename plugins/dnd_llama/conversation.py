@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import random
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
-from dnd.api import Config, ItemError, Runtime, Summarizer, SummaryRequest
-from dnd_llama.answers import CONCEPT_PATTERN, BadAnswer, ListAnswer, parse_concept, parse_simplified
+from dnd.api import Config, ItemError, ModelError, Runtime, Summarizer, SummaryRequest
+from dnd_llama.answers import (
+    CONCEPT_PATTERN,
+    MAX_NAMES,
+    NAMES_PATTERN,
+    BadAnswer,
+    ListAnswer,
+    parse_concept,
+    parse_names,
+    parse_simplified,
+)
 from dnd_llama.domains import Name
 from dnd_llama.names import Names, accounts_for
-from dnd_llama.prompts import Message, again_messages, choose_messages, concept_messages, simplify_messages
+from dnd_llama.prompts import (
+    Message,
+    again_messages,
+    breadth_messages,
+    choose_messages,
+    concept_messages,
+    simplify_messages,
+)
 
 _REMEMBERED = 65_536
 
@@ -71,10 +91,13 @@ class AskingConfig(Config):
     """Have the model rewrite every caption first, without unnecessary detail."""
     renamed: ClassVar[Mapping[str, str]] = {"asks": "n_samples", "second_asks": "n_extra_samples"}
     n_samples: int = pydantic.Field(10, ge=1, le=100)
-    """Answers sampled per unit at most, until it has enough distinct candidates; those that cannot be read count."""
+    """Names sampled per unit at most, until it has enough distinct candidates; those that cannot be read count."""
     n_extra_samples: int = pydantic.Field(8, ge=0, le=100)
-    """Further samples on just the captions that the commonest answer does not account for, word by word: a unit may
-    respond to two unrelated things."""
+    """Further names sampled for just the captions that the commonest one does not account for, word by word: a unit
+    may respond to two unrelated things."""
+    names: Literal["auto", "one", "three"] = "auto"
+    """Names in an answer: "three" are the plain, a narrow and a broad one, for the scorer to choose from. "auto" is
+    three, unless the checkpoint was trained to give one and says so in its file summarizer.json."""
     domain: Name = "general"
     """What the images are of: "land cover" asks for a land-cover class beside the concept."""
     max_new_tokens: int = pydantic.Field(48, ge=8, le=512)
@@ -121,14 +144,33 @@ class AskingSummarizer(Summarizer):
         self._ask_again(units)
         return [unit.candidates() for unit in units]
 
+    def checkpoint(self) -> Path | None:
+        """The folder of its model, where there is one. Raises ModelError where it is missing."""
+        return None
+
+    @cached_property
+    def _three(self) -> bool:
+        """Whether an answer is three names. Raises ModelError where the checkpoint does not say it in a known way."""
+        names = self.config.names
+        if names == "auto":
+            folder = self.checkpoint()
+            names = trained_names(folder) if folder else "three"
+        return bool(names == "three" and self.config.domain == "general")
+
+    def _answers(self, n_names: int) -> int:
+        """How many answers it takes for so many names."""
+        return math.ceil(n_names / (MAX_NAMES if self._three else 1))
+
     def _missing(self, unit: _Unit) -> int:
         n_samples: int = self.config.n_samples
-        return max(0, min(unit.request.n_concepts - len(unit.found), n_samples - unit.asked))
+        names = unit.request.n_concepts - len(unit.found)
+        return max(0, min(self._answers(names), self._answers(n_samples) - unit.asked))
 
     def _ask_again(self, units: Sequence[_Unit]) -> None:
         """A last wave for units with captions that their commonest concept does not account for."""
         rests = [_Unit(unit.request, unit.rest(), asked=unit.asked) for unit in units]
-        self._ask([rest for rest in rests if rest.captions], [self.config.n_extra_samples for r in rests if r.captions])
+        some = [rest for rest in rests if rest.captions]
+        self._ask(some, [self._answers(self.config.n_extra_samples)] * len(some))
         for unit, rest in zip(units, rests, strict=True):
             unit.second = rest.found
 
@@ -140,8 +182,7 @@ class AskingSummarizer(Summarizer):
                 seed = _derive(unit.request.seed, "concept", unit.asked)
                 captions = list(unit.captions)
                 random.Random(seed).shuffle(captions)
-                messages = concept_messages(captions, self.config.domain)
-                asks.append((unit, Ask(messages, seed, self.config.temperature, CONCEPT_PATTERN)))
+                asks.append((unit, self._question(captions, seed)))
                 unit.asked += 1
         lists: list[tuple[_Unit, Ask]] = []
         answers = self.answer([ask for _, ask in asks]) if asks else []
@@ -153,6 +194,11 @@ class AskingSummarizer(Summarizer):
             for (unit, ask), text in zip(lists, self.answer([ask for _, ask in lists]), strict=True):
                 self._read(unit, ask, text)
 
+    def _question(self, captions: Sequence[str], seed: int) -> Ask:
+        if self._three:
+            return Ask(breadth_messages(captions), seed, self.config.temperature, NAMES_PATTERN)
+        return Ask(concept_messages(captions, self.config.domain), seed, self.config.temperature, CONCEPT_PATTERN)
+
     def _correct(self, units: Sequence[_Unit]) -> None:
         """Units none of whose answers could be read: the last one is fed back once, with what was wrong with it."""
         asks = [(unit, unit.last_ask) for unit in units if unit.last_ask is not None]
@@ -161,7 +207,7 @@ class AskingSummarizer(Summarizer):
                 again_messages(ask.messages, unit.last, unit.wrong),
                 _derive(ask.seed, "again"),
                 ask.temperature,
-                ask.pattern,
+                CONCEPT_PATTERN,
             )
             for unit, ask in asks
         ]
@@ -170,10 +216,11 @@ class AskingSummarizer(Summarizer):
             unit.asked += 1
 
     def _read(self, unit: _Unit, ask: Ask, text: str) -> bool:
-        """Keep the concept in an answer. True where it is a list, to be fed back."""
+        """Keep the names in an answer. True where it is a list and should not be: to be fed back."""
         unit.last, unit.last_ask = text, ask
         try:
-            unit.found.add(parse_concept(text))
+            for name in parse_names(text) if self._three else [parse_concept(text)]:
+                unit.found.add(name)
         except BadAnswer as error:
             unit.wrong = str(error)
             return isinstance(error, ListAnswer)
@@ -192,6 +239,24 @@ class AskingSummarizer(Summarizer):
                 self._simplified[caption] = caption
         while len(self._simplified) > max(_REMEMBERED, len(captions)):
             self._simplified.popitem(last=False)
+
+
+def trained_names(folder: Path) -> str:
+    """What a checkpoint was trained to answer with, "one" name or "three": what its summarizer.json says, if it has
+    one. Raises ModelError where that cannot be read."""
+    file = folder / "summarizer.json"
+    if not file.exists():
+        return "three"
+    try:
+        names = json.loads(file.read_text("utf-8"))["names"]
+    except (OSError, ValueError, TypeError, KeyError):
+        names = None
+    if names not in ("one", "three"):
+        raise ModelError(
+            f"{file} does not say how many names an answer has",
+            'write {"names": "one"} or {"names": "three"}, or set the summarizer\'s names',
+        )
+    return str(names)
 
 
 def _derive(seed: int, *parts: object) -> int:

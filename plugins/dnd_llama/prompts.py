@@ -42,6 +42,45 @@ _CONCEPT_SHOTS = (
         "snowy mountain",
     ),
 )
+_BREADTHS = (
+    "Below are captions of photographs that have something in common: an object, a part, a material, a pattern, a "
+    "colour, a scene, an action or a style. Find what most of the captions share, not necessarily all, and name it "
+    "three times, with 1 to 5 words each. Plain: the usual name for it. Narrow: a more specific name that still fits "
+    "most of the captions. Broad: the kind of thing that it is. Answer with these three lines only."
+)
+_BREADTHS_SHOTS = (
+    (
+        (
+            "a steam train crossing a stone bridge",
+            "people waiting on a platform next to a blue train",
+            "a toy train on a wooden track",
+            "a plate with a slice of cheesecake",
+            "the inside of a subway car",
+        ),
+        ("train", "passenger train", "rail transport"),
+    ),
+    (
+        (
+            "an old door with peeling brown boards",
+            "a bowl carved from olive wood",
+            "a log cabin in a forest",
+            "a woman sanding a table top",
+            "a fence made of planks",
+        ),
+        ("wood", "brown wooden boards", "natural material"),
+    ),
+    (
+        (
+            "a cat curled up on a pillow",
+            "a man with closed eyes on a bus seat",
+            "a baby asleep in her father's arms",
+            "a lion lying in the shade",
+            "a bus stop at night",
+        ),
+        ("sleeping", "sleeping indoors", "resting"),
+    ),
+)
+"""Captions, and the plain, the narrow and the broad name."""
 _CHOOSE = "That is a list. Choose the one concept that covers most captions: 1 to 5 words, no comma."
 
 
@@ -50,8 +89,14 @@ def simplify_messages(caption: str) -> list[Message]:
     return _chat(_SIMPLIFY, turns, f"Caption: {_one_line(caption)}")
 
 
+def breadth_messages(captions: Sequence[str]) -> list[Message]:
+    """Asks for three names: see `dnd_llama.answers.parse_names`."""
+    turns = [(_listing(shot), "Plain: {}\nNarrow: {}\nBroad: {}".format(*names)) for shot, names in _BREADTHS_SHOTS]
+    return _chat(_BREADTHS, turns, _listing(captions))
+
+
 def concept_messages(captions: Sequence[str], domain: str = "general") -> list[Message]:
-    """`domain` is a name in `dnd_llama.domains`, or "general"."""
+    """Asks for one name. `domain` is a name in `dnd_llama.domains`, or "general"."""
     question, shots = DOMAINS.get(domain, (_CONCEPT, _CONCEPT_SHOTS))
     turns = [(_listing(shot), answer) for shot, answer in shots]
     return _chat(question, turns, _listing(captions))

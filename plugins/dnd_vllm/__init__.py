@@ -80,6 +80,9 @@ class VllmSummarizer(AskingSummarizer):
         folder = self.runtime.weights(self.config.model)
         return launch.memory(self.config, self.runtime, folder)
 
+    def checkpoint(self) -> Path | None:
+        return None if self.config.url is not None else self.runtime.weights(self.config.model)
+
     def load(self) -> None:
         """PluginError tells why vLLM did not start, with its last lines."""
         if self._client is not None:

@@ -16,14 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest
+from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest, base_form
 from dnd_hf import loading
 from dnd_hf.batches import Batches
 from dnd_llama import LlamaConfig, LlamaSummarizer
-from dnd_llama.answers import CONCEPT_PATTERN, BadAnswer, ListAnswer, parse_concept, parse_simplified
-from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer
-from dnd_llama.names import accounts_for, base_form
-from dnd_llama.prompts import concept_messages, simplify_messages
+from dnd_llama.answers import (
+    CONCEPT_PATTERN,
+    NAMES_PATTERN,
+    BadAnswer,
+    ListAnswer,
+    parse_concept,
+    parse_names,
+    parse_simplified,
+)
+from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer, trained_names
+from dnd_llama.names import accounts_for
+from dnd_llama.prompts import breadth_messages, concept_messages, simplify_messages
 
 WEIGHTS = Path(__file__).parents[2] / "plugins/dnd_microworld/weights/microworld-llama"
 RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
@@ -124,6 +132,39 @@ def test_a_list_is_recognised(answer: str) -> None:
         parse_concept(answer)
 
 
+THREE = ["dog", "golden retriever", "animal"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "names"),
+    [
+        ("Plain: dog\nNarrow: golden retriever\nBroad: animal", THREE),
+        ("**Plain:** A dog.\n- **Narrow**: Golden Retriever\n* Broad = animal", THREE),
+        ("Here are the names:\nPlain: dog\nNarrow: golden retriever\nBroad: animal\nThey fit.", THREE),
+        ("1. dog\n2. golden retriever\n3. animal\n4. mammal", THREE),
+        ("dog, golden retriever, animal", THREE),
+        ("Plain: dog\nNarrow: a dog that is lying on the grass\nBroad: animal", ["dog", "animal"]),
+        ("Plain: dog\nNarrow: golden retr", ["dog", "golden retr"]),  # cut off
+        ("plain fabric", ["plain fabric"]),
+        ("A dog", ["dog"]),
+    ],
+)
+def test_the_names_in_an_answer_are_read(answer: str, names: list[str]) -> None:
+    assert parse_names(answer) == names
+
+
+def test_an_answer_without_a_name_is_refused() -> None:
+    for answer in ("", "Plain: none\nNarrow: none\nBroad: none", "The captions show dogs.", "I cannot, sorry"):
+        with pytest.raises(BadAnswer):
+            parse_names(answer)
+
+
+def test_a_server_held_to_the_pattern_can_answer_as_the_examples_do() -> None:
+    for turn in breadth_messages(["a dog"])[1::2]:
+        assert re.fullmatch(NAMES_PATTERN, turn["content"])
+        assert len(parse_names(turn["content"])) == 3
+
+
 @given(st.text() | st.text(alphabet="aé b-'\".,\n1_İ*:&", max_size=30))
 def test_the_parser_gives_one_to_five_plain_words_or_its_own_error(answer: str) -> None:
     try:
@@ -173,7 +214,9 @@ class Scripted(AskingSummarizer):
     name = "scripted"
 
     def __init__(self, *answers: str, **settings: object) -> None:
-        super().__init__(AskingConfig(**({"simplify": False} | settings)), Runtime("cpu", lambda name: Path()))
+        super().__init__(
+            AskingConfig(**({"simplify": False, "names": "one"} | settings)), Runtime("cpu", lambda name: Path())
+        )
         self.answers = list(answers)
         self.asked: list[Ask] = []
 
@@ -290,6 +333,29 @@ def test_where_a_concept_accounts_for_no_caption_nothing_more_is_asked() -> None
     summarizer = Scripted("animal", n_samples=1)
     assert summarizer.summarize([SummaryRequest(("a dog", "a cat"), 1, 1)]) == [["animal"]]
     assert len(summarizer.asked) == 1
+
+
+def test_three_names_are_asked_for_at_a_time() -> None:
+    answers = ["Plain: dog\nNarrow: puppy\nBroad: animal", "Plain: dogs\nNarrow: brown dog\nBroad: pet"]
+    summarizer = Scripted(*answers, names="three")
+    request = SummaryRequest(("a brown dog", "a dog"), 5, 1)
+    assert summarizer.summarize([request]) == [["dog", "puppy", "animal", "brown dog", "pet"]]
+    assert [ask.pattern for ask in summarizer.asked] == [NAMES_PATTERN] * 2
+    assert "Narrow" in summarizer.asked[0].messages[0]["content"]
+
+
+def test_samples_count_names() -> None:
+    summarizer = Scripted(*["dog", "cat"] * 2, "bird", names="three", n_samples=12, n_extra_samples=3)
+    assert summarizer.summarize([SummaryRequest(("a dog", "a cat"), 9, 1)]) == [["dog", "cat", "bird"]]
+    assert len(summarizer.asked) == 5
+
+
+def test_a_checkpoint_says_how_many_names_it_was_trained_to_give(tmp_path: Path) -> None:
+    assert trained_names(tmp_path) == "three"
+    assert trained_names(WEIGHTS) == "one"
+    (tmp_path / "summarizer.json").write_text('["one"]')
+    with pytest.raises(ModelError, match=r"summarizer\.json does not say how many names"):
+        trained_names(tmp_path)
 
 
 def test_seeds_are_of_the_request_and_of_each_ask() -> None:

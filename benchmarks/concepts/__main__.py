@@ -1,0 +1,124 @@
+"""What a language model makes of sets of photograph captions whose concept a person has named.
+
+    python -m benchmarks.concepts MODEL --folder FOLDER [--sets dev] [--out FILE.json]
+
+MODEL is the folder of a chat model. Each row of the grid is the summarizer `llama` with other settings. Answers are
+kept in --folder, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.concepts.chats import KeptSummarizer
+from benchmarks.concepts.sets import CaptionSet, plain, read_sets
+from dnd.api import ItemError, SummaryRequest, derive_seed
+from dnd_llama import LlamaConfig
+
+N_CONCEPTS = 5
+"""The default of `concepts.n`."""
+_TOGETHER = 5
+"""Sets in one call."""
+
+
+def candidates_of(summarizer: KeptSummarizer, sets: Sequence[CaptionSet]) -> dict[str, list[str]]:
+    """By the set's name; empty where no answer could be read."""
+    requests = [SummaryRequest(one.captions, N_CONCEPTS, derive_seed("concepts", one.name)) for one in sets]
+    found: dict[str, list[str]] = {}
+    for start in range(0, len(sets), _TOGETHER):
+        names, some = [one.name for one in sets[start : start + _TOGETHER]], requests[start : start + _TOGETHER]
+        asked, read = summarizer.asked, summarizer.read
+        try:
+            found.update(zip(names, summarizer.summarize(some), strict=True))
+        except ItemError:  # of one of them: the others' answers are kept
+            summarizer.asked, summarizer.read = asked, read
+            found.update((name, _alone(summarizer, request)) for name, request in zip(names, some, strict=True))
+    return found
+
+
+def _alone(summarizer: KeptSummarizer, request: SummaryRequest) -> list[str]:
+    try:
+        return summarizer.summarize([request])[0]
+    except ItemError:
+        return []
+
+
+def figures(sets: Sequence[CaptionSet], found: dict[str, list[str]]) -> dict[str, float]:
+    """Means over the sets that have something in common; `distinct` over all."""
+    named = [one for one in sets if one.answers]
+    return {
+        "distinct": statistics.mean(len(set(map(plain, found[one.name]))) for one in sets),
+        "candidates": statistics.mean(len(found[one.name]) for one in sets),
+        "first": statistics.mean(min(1.0, one.hits(found[one.name][:1]) * len(one.answers)) for one in named),
+        "among": statistics.mean(one.hits(found[one.name]) for one in named),
+        "first_near": statistics.mean(one.is_near(found[one.name][:1]) for one in named),
+        "among_near": statistics.mean(one.is_near(found[one.name]) for one in named),
+    }
+
+
+def measure(
+    model: Path, folder: Path, sets: Sequence[CaptionSet], grid: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    rows = []
+    for settings in grid:
+        temperatures = sorted({one["temperature"] for one in grid})
+        config = LlamaConfig(model=model.name, dtype="bfloat16", batch_size=32, **settings)
+        with KeptSummarizer(config, model, folder / f"{model.name}.jsonl", temperatures) as summarizer:
+            found = candidates_of(summarizer, sets)
+            row = {
+                **settings,
+                "answers_per_set": round(summarizer.asked / len(sets), 1),
+                "read": round(summarizer.read / summarizer.asked, 3),
+                **{name: round(value, 3) for name, value in figures(sets, found).items()},
+            }
+        print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
+        rows.append({**row, "found": found})
+    return rows
+
+
+def grid_of(
+    names: str, temperatures: Sequence[float], samples: Sequence[int], simplify: Sequence[bool], extra: int
+) -> list[dict[str, Any]]:
+    return [
+        {"names": names, "simplify": simple, "temperature": temperature, "n_samples": n, "n_extra_samples": extra}
+        for simple, n, temperature in itertools.product(simplify, samples, temperatures)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--folder", type=Path, required=True, help="where answers are kept")
+    parser.add_argument(
+        "--sets", choices=("all", "dev", "test"), default="all", help="all, every third one, or the others"
+    )
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.3, 0.7, 1.0])
+    parser.add_argument("--samples", type=int, nargs="+", default=[3, 6, 10])
+    parser.add_argument("--names", choices=("one", "three"), default="three", help="names in an answer")
+    parser.add_argument("--extra", type=int, default=0, help="samples on the captions that the first name leaves over")
+    parser.add_argument("--simplify", choices=("both", "yes", "no"), default="both")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    sets = read_sets()
+    sets = {"all": sets, "dev": sets[::3], "test": [one for place, one in enumerate(sets) if place % 3]}[options.sets]
+    simplify = {"both": [False, True], "yes": [True], "no": [False]}[options.simplify]
+    grid = grid_of(options.names, options.temperatures, options.samples, simplify, options.extra)
+    rows = measure(options.model, options.folder, sets, grid)
+    if options.out:
+        options.out.write_text(
+            json.dumps({"model": options.model.name, "sets": len(sets), "rows": rows}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
