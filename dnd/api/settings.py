@@ -16,6 +16,9 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespac
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     """Settings that change no answer, only where and how fast it is found: left out of the stage's key."""
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Setting of type `ModelName` -> what models.lock may say that the model is for, where that is not the plugin's own
+    kind: a scorer's or an encoder's CLIP in a captioner."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Former name of a setting -> its name: run files with the former one are read, with a note."""
     removed: ClassVar[Mapping[str, str]] = {}
@@ -64,8 +67,13 @@ results by the content of its files."""
 
 def model_names(config: pydantic.BaseModel) -> list[str]:
     """The models that a plugin's settings name: values of type `dnd.api.ModelName`, optional or not."""
-    found = [getattr(config, key) for key in _marked(type(config), "model")]
+    found = [getattr(config, key) for key in model_settings(type(config))]
     return [value for value in found if isinstance(value, str)]
+
+
+def model_settings(config: type[pydantic.BaseModel]) -> list[str]:
+    """The settings of type `dnd.api.ModelName`, optional or not."""
+    return _marked(config, "model")
 
 
 def model_folders(config: pydantic.BaseModel) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnd.cli.console import make_console, print_table
+from dnd.models import ROLES
 
 if TYPE_CHECKING:
     from dnd.models.fetch import Fetched
@@ -164,16 +165,24 @@ def _tell(fetched: Fetched, folder: str) -> None:
 @models.command("lock")
 @click.argument("name")
 @click.argument("place", metavar="FOLDER|REPO@REV")
-@click.option("--role", help="What it is for: captioner, summarizer, generator, scorer, target or encoder.")
-@click.option("--licence", help="SPDX name.  [default: the repository's, Apache-2.0 of a folder]")
-@click.option("--include", metavar="PATTERN", multiple=True, help="Only these files of REPO: 'encoder/*'.")
-@click.option("--exclude", metavar="PATTERN", multiple=True, help="Not these files of REPO: '*.fp16.safetensors'.")
+@click.option("--role", type=click.Choice(ROLES), help="What it is for.  [default: anything]")
+@click.option("--licence", help="SPDX name.  [default: the repository's; Apache-2.0 of package data; else unknown]")
+@click.option("--include", metavar="PATTERN", multiple=True, help="Only these files: 'encoder/*'.")
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Not these files: '*.fp16.safetensors'.")
+@click.option("--link", is_flag=True, help="Link the files of FOLDER into the store instead of copying them.")
 def models_lock(
-    name: str, place: str, role: str | None, licence: str | None, include: tuple[str, ...], exclude: tuple[str, ...]
+    name: str,
+    place: str,
+    role: str | None,
+    licence: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    link: bool,
 ) -> None:
     """Pin files as the model NAME.
 
-    FOLDER is package data, or a copy of a hub's model some of whose digests models.lock does not know.
+    FOLDER is a model of your own: its safetensors and small files are copied into the store, and pinned. Or it is
+    package data, or a copy of a hub's model some of whose digests models.lock does not know.
 
     REPO@REV is a repository of the hub at a commit, branch or tag: its safetensors and small files are fetched
     into the store, and pinned.
@@ -182,7 +191,7 @@ def models_lock(
     from pathlib import Path
 
     from dnd.errors import UsageError
-    from dnd.models.lock import lock_folder, lock_repository
+    from dnd.models.lock import lock_folder, lock_own, lock_repository, package_source
     from dnd.models.weights import Weights
     from dnd.store.folders import store_folder
 
@@ -196,6 +205,22 @@ def models_lock(
         return
     if not Path(place).is_dir():
         raise UsageError(f"{place} is no folder, and not of the form owner/name@revision", "For example openai/x@main.")
+    old = weights.by_name.get(name)
+    if old.local if old else package_source(Path(place)) is None:
+        with _kept():
+            done = lock_own(
+                weights,
+                name,
+                Path(place),
+                make_console(),
+                role=role,
+                licence=licence,
+                include=include,
+                exclude=exclude,
+                link=link,
+            )
+        _tell(done, str(store_folder() / name))
+        return
     model = lock_folder(weights, name, Path(place), role=role, licence=licence)
     click.echo(f"{model.name}: {len(model.files)} files, {model.size / 1e6:.1f} MB, {model.source} in {weights.lock}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from dnd.api import Config, model_names
+from dnd.api.settings import model_settings
 from dnd.config.calibration import Calibration, CalibrationFile, absolute
 from dnd.config.layout import parse_layout
 from dnd.errors import UsageError
+from dnd.models import ROLES
 from dnd.runtime.devices import PATTERN, find_devices
 
 BACKENDS = ("captioner", "summarizer", "generator", "scorer")
@@ -213,6 +215,16 @@ class Run:
             for name in model_names(choice.config) if choice is not None else ():
                 users.setdefault(name, []).append(section)
         return users
+
+    def model_uses(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """(model, setting that names it, roles that it may have) of each; no roles where any will do."""
+        for section, choice in self.choices().items():
+            if choice is None:
+                continue
+            for key in model_settings(type(choice.config)):
+                own = (choice.kind,) if choice.kind in ROLES else ()
+                if isinstance(name := getattr(choice.config, key), str):
+                    yield name, f"{section}.{key}", choice.config.roles.get(key, own)
 
     def to_dict(self) -> dict[str, Any]:
         """The tables of a run file, every default written out; what is None is left out."""

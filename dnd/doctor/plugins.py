@@ -39,7 +39,12 @@ def check_backends(context: Context) -> Iterator[Check]:
 
 def check_models(context: Context) -> Iterator[Check]:
     """Every model that the run names: in the lock, pinned, here, and what its digests say."""
+    faults = dict(_roles(context))
     for name, sections in context.run.models().items():
+        if name in faults:
+            context.bad_models.add(name)
+            yield Check.of(f"model.{name}", faults[name])
+            continue
         try:
             if context.quick:
                 looked = _compare_sizes(context.weights, name)
@@ -51,6 +56,15 @@ def check_models(context: Context) -> Iterator[Check]:
         except ModelError as error:
             context.bad_models.add(name)
             yield Check.of(f"model.{name}", error)
+
+
+def _roles(context: Context) -> Iterator[tuple[str, ModelError]]:
+    """Models that a setting names for what they are not."""
+    for name, setting, roles in context.run.model_uses():
+        try:
+            context.weights.check_role(name, setting, roles)
+        except ModelError as error:
+            yield name, error
 
 
 def _compare_sizes(weights: Weights, name: str) -> str:

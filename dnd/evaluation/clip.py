@@ -28,7 +28,7 @@ class Clip:
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         self.name, self._device = name, device
-        self._folder, digest = find_model(name, "scorer")
+        self._folder, digest = find_model(name, "scorer", "--clip")
         self.digest = digest or str(self._folder.resolve())
 
     @cached_property

@@ -34,10 +34,11 @@ class Encoded:
     """(n,): where each text's tokens begin."""
 
 
-def find_model(name: str, role: str) -> tuple[Path, str]:
+def find_model(name: str, role: str, option: str) -> tuple[Path, str]:
     """The folder of a model by its name in models.lock, verified, or of any local folder; and what names it."""
     weights = Weights.default()
     if name in weights.by_name:
+        weights.check_role(name, option, (role,))
         return weights.resolve(name), weights.digest(name)
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
@@ -54,7 +55,7 @@ class Encoder:
         from transformers import AutoModel, AutoTokenizer
 
         self.name = name
-        folder, self.digest = find_model(name, "encoder")
+        folder, self.digest = find_model(name, "encoder", "--encoder")
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **local)

@@ -50,8 +50,9 @@ def fetch(
     With `exactly` no small file is added to the list.
     """
     model = weights.find(name)
-    if model.packaged:
-        raise ModelError(f"the model {name!r} is no hub's, it is part of a package", how_to_get(model))
+    if model.packaged or (model.local and origin is None):
+        where = "part of a package" if model.packaged else "of your own"
+        raise ModelError(f"the model {name!r} is no hub's, it is {where}", how_to_get(model))
     with store_lock(f"fetching-{name}"):
         if not exactly and not all(file.pinned for file in model.own):
             origin = origin or HubOrigin()

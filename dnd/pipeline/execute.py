@@ -162,6 +162,8 @@ def _cluster(run: Run) -> AbstractContextManager[Cluster | None]:
 def _builder(run: Run, registry: Registry, weights: Weights, cluster: Cluster | None) -> Builder:
     """Builds the run's plugins, once their packages and models are known to be there and to fit the machine."""
     check_packages(registry.find(c.kind, c.name) for c in run.choices().values() if c.kind in KINDS)
+    for use in run.model_uses():
+        weights.check_role(*use)
     weights.check(list(run.models()))
     devices = cluster.workers() if cluster else run.devices
     builder = Builder(registry, Runtime(devices[0], weights.resolve, devices))

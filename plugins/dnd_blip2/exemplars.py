@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ _CUT = re.compile(
 
 
 class ExemplarsConfig(Blip2Config):
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("captioner",)}
     max_new_tokens: int = Field(24, ge=1)
     temperature: float = Field(1.0, gt=0, le=5)
     """Of the texts after the first."""

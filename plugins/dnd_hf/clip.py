@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ KINDS = ("clip", "siglip", "siglip2", "metaclip_2")
 class ClipConfig(api.Config):
     """Settings of everything that looks through CLIP."""
 
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("scorer", "encoder")}
     model: api.ModelName = "clip-vit-large-patch14"
     """CLIP, MetaCLIP, SigLIP or SigLIP 2 with its processor, in the format of transformers, which OpenCLIP's models
     have too."""

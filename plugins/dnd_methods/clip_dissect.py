@@ -69,7 +69,7 @@ class ClipDissect(api.Method):
         import numpy as np
 
         clip = ClipEncoder(self.config, self.runtime)
-        key = {"model": study.digest_of_model(self.config.model)}
+        key = {"model": study.digest_of_model(self.config.model), "dtype": self.config.dtype}
 
         def see(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
             return clip.encode([study.probing.open(index) for index in indices])

@@ -34,10 +34,9 @@ def weights_file(config: FileConfig, runtime: Runtime) -> Path:
         return Path(config.weights).expanduser()
     folder = runtime.weights(config.model or "")
     files = [file for pattern in ("*.safetensors", "*.pth", "*.pt") for file in sorted(folder.glob(pattern))]
-    if not files:
-        raise ModelError(
-            f"the model {config.model!r} has no file of tensors in {folder}", "It needs a .safetensors file."
-        )
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files[:3]) if files else "no file of tensors"
+        raise ModelError(f"the model {config.model!r} has {found} in {folder}", "It needs one .safetensors file.")
     return files[0]
 
 

@@ -30,6 +30,7 @@ class VllmConfig(AskingConfig):
         "concurrency",
         "answer_seconds",
     }
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("summarizer", "captioner")}
     model: ModelName | None = None
     """Left out: llama-3.1-8b-instruct, or with `url` what `served_model` names there."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"

@@ -300,6 +300,18 @@ def test_models_are_hashed_or_with_quick_only_measured(monkeypatch: pytest.Monke
     assert (quick.state, f"has {len(whole) - 1} bytes" in quick.detail) == ("fault", True)
 
 
+def test_a_model_for_something_else_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    add_model(monkeypatch, tmp_path, "painter", role="generator")
+    mine = context(tmp_path, "captioner.model=painter")
+    mine.weights = Weights.default()
+    found = by_id(parts.check_models(mine))["model.painter"]
+    assert (found.state, found.detail) == (
+        "fault",
+        "the model 'painter' is for a generator, and captioner.model wants one for a captioner",
+    )
+    assert "microworld-blip2" in found.remedy
+
+
 # --- what is studied ---------------------------------------------------------------------------------
 
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from rich.console import Console
 
+from dnd.cli.main import cli
+from dnd.config.read import examine_run, read_run
 from dnd.errors import ModelError
-from dnd.models.lock import lock_folder
+from dnd.models.fetch import fetch
+from dnd.models.lock import lock_folder, lock_own
 from dnd.models.lockfile import LockedFile, LockedModel, write_lock
+from dnd.models.origins import FolderOrigin
+from dnd.models.pack import pack, unpack
 from dnd.models.weights import Weights
+from dnd.plugin.registry import Registry
 from dnd.store import digests
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -283,3 +294,154 @@ def test_dnd_lock_names_the_only_lock_file(weights: Weights, monkeypatch: pytest
     monkeypatch.setenv("DND_LOCK", str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match=r"cannot read .*nowhere: No such file"):
         Weights.default()
+
+
+# --- models of one's own -----------------------------------------------------------------------------
+
+CONSOLE = Console(quiet=True)
+FINETUNED = {
+    **FILES,
+    "training_args.bin": b"a pickle",
+    "sub/optimizer.pt": b"a pickle",
+    "modeling.py": b"code",
+    "README.md": b"hi",
+    ".git/config.json": b"{}",
+    "odd:name.json": b"{}",
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    return fill(tmp_path / "mine", FINETUNED)
+
+
+def test_a_folder_of_ones_own_is_locked_under_a_name(weights: Weights, mine: Path, tmp_path: Path) -> None:
+    done = lock_own(weights, "private", mine, CONSOLE, role="generator", licence="cc-by-4.0")
+    assert (done.brought, sorted(file.path for file in done.model.files)) == (2, sorted(FILES))
+    again = Weights.read(weights.lock)
+    entry = again.find("private")
+    assert (entry.source, entry.role, entry.licence) == ("local", "generator", "cc-by-4.0")
+    folder = tmp_path / "models" / "private"
+    assert again.resolve("private") == folder
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {"config.json", "model.safetensors"}
+    (mine / "config.json").write_bytes(b"[]")
+    assert again.resolve("private", again=True) == folder, "a copy"
+    (folder / "config.json").write_bytes(b"[]")
+    text = refusal(again, "private")
+    assert "config.json has the sha256" in text
+    assert "dnd models fetch private --from FOLDER" in text
+
+
+def test_a_model_of_ones_own_comes_back_from_its_folder_alone(weights: Weights, mine: Path, tmp_path: Path) -> None:
+    lock_own(weights, "private", mine, CONSOLE)
+    shutil.rmtree(tmp_path / "models" / "private")
+    with pytest.raises(ModelError, match="is no hub's, it is of your own"):
+        fetch(weights, "private", CONSOLE)
+    assert fetch(weights, "private", CONSOLE, FolderOrigin(mine)).brought == 2
+    assert weights.resolve("private").is_dir()
+    shutil.rmtree(tmp_path / "models" / "private")
+    (mine / "config.json").write_bytes(b"[]")
+    with pytest.raises(ModelError, match=r"sha256|is not"):
+        fetch(weights, "private", CONSOLE, FolderOrigin(mine))
+    assert weights.state("private") != "here"
+
+
+def test_a_model_of_ones_own_can_be_linked(weights: Weights, mine: Path, tmp_path: Path) -> None:
+    lock_own(weights, "private", mine, CONSOLE, link=True, exclude=["config.json"])
+    file = tmp_path / "models/private/sub/model.safetensors"
+    assert file.samefile(mine / "sub/model.safetensors")
+    assert [one.path for one in weights.find("private").files] == ["sub/model.safetensors"]
+
+
+def test_a_lock_of_ones_own_is_repeated_but_never_replaced(weights: Weights, mine: Path, tmp_path: Path) -> None:
+    lock_own(weights, "private", mine, CONSOLE, role="scorer")
+    assert lock_own(weights, "private", mine, CONSOLE).model.role == "scorer"
+    (mine / "config.json").write_bytes(b"[]")
+    with pytest.raises(ModelError, match="'private' is locked already, with other files"):
+        lock_own(weights, "private", mine, CONSOLE)
+    with pytest.raises(ModelError, match="'tiny' is locked already, with other files"):
+        lock_own(weights, "tiny", mine, CONSOLE)
+    assert Weights.read(weights.lock).resolve("private") == tmp_path / "models" / "private"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"pytorch_model.bin": b"x", "config.json": b"{}"}, "no safetensors among its files"),
+        ({}, "no safetensors among its files"),
+    ],
+)
+def test_only_safetensors_are_locked(weights: Weights, tmp_path: Path, files: dict[str, bytes], words: str) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ModelError, match=words):
+        lock_own(weights, "private", fill(tmp_path / "other", files), CONSOLE)
+    assert "private" not in Weights.read(weights.lock).by_name
+
+
+def test_a_name_that_no_lock_takes_is_refused_before_anything_is_copied(
+    weights: Weights, mine: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="cannot lock this: name"):
+        lock_own(weights, "../up", mine, CONSOLE)
+    assert not (tmp_path / "up").exists()
+
+
+def test_a_model_of_ones_own_is_packed_and_unpacked(
+    weights: Weights, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_own(weights, "private", mine, CONSOLE, role="captioner", licence="mit")
+    pack(weights, ["private"], tmp_path / "x.tar", CONSOLE)
+    monkeypatch.setenv("DND_MODELS", str(tmp_path / "there"))
+    write_lock(tmp_path / "there.lock", {})
+    there = Weights.read(tmp_path / "there.lock")
+    with pytest.raises(ModelError, match="does not know these models"):
+        unpack(there, tmp_path / "x.tar", CONSOLE)
+    unpack(there, tmp_path / "x.tar", CONSOLE, add=True)
+    found = Weights.read(tmp_path / "there.lock")
+    assert found.resolve("private") == tmp_path / "there" / "private"
+    assert found.digest("private") == weights.digest("private")
+    assert (found.find("private").role, found.find("private").licence) == ("captioner", "mit")
+
+
+def test_the_command_locks_lists_and_verifies_it(mine: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DND_LOCK", str(weights.lock))
+    done = CliRunner().invoke(cli, ["models", "lock", "private", str(mine), "--role", "target", "--licence", "mit"])
+    assert (done.exit_code, "private: whole, 2 of 2 files fetched" in done.output) == (0, True), done.output
+    listed = json.loads(CliRunner().invoke(cli, ["models", "list", "--json"]).output)
+    row = next(row for row in listed if row["name"] == "private")
+    assert (row["role"], row["state"], row["sources"], row["licence"]) == ("target", "here", ["local"], "mit")
+    assert CliRunner().invoke(cli, ["models", "verify", "private"]).output.startswith("private: ok")
+    wrong = CliRunner().invoke(cli, ["models", "lock", "other", str(mine), "--role", "painter"])
+    assert wrong.exit_code == 2
+
+
+# --- roles -------------------------------------------------------------------------------------------
+
+
+def test_a_model_for_something_else_is_refused_with_those_that_fit(weights: Weights, mine: Path) -> None:
+    lock_own(weights, "painter", mine, CONSOLE, role="generator")
+    lock_own(weights, "anything", mine, CONSOLE)
+    weights.check_role("painter", "generator.model", ("generator",))
+    weights.check_role("anything", "captioner.model", ("captioner",))
+    weights.check_role("painter", "method.model", ())
+    with pytest.raises(
+        ModelError, match=r"'painter' is for a generator, and captioner\.model wants .* captioner"
+    ) as no:
+        weights.check_role("painter", "captioner.model", ("captioner",))
+    assert no.value.hint == "There are: tiny."
+
+
+def test_settings_know_what_their_models_may_be_for() -> None:
+    run = read_run("default", Registry.load(), settings=["captioner.backend=concept-set", "captioner.model=x"])
+    uses = {setting: (name, roles) for name, setting, roles in run.model_uses()}
+    assert uses["captioner.model"] == ("x", ("scorer", "encoder"))
+    assert uses["summarizer.model"] == ("microworld-llama", ("summarizer",))
+    assert uses["target.model"][1] == ("target",)
+
+
+@pytest.mark.parametrize("runfile", sorted(point.name for point in entry_points(group="dnd.runfiles")))
+def test_every_run_file_names_models_of_the_right_role(runfile: str) -> None:
+    run, _ = examine_run(runfile, Registry.load(), options={}, settings=[])
+    found = Weights.read(Path(__file__).parents[2] / "models.lock")
+    for use in run.model_uses():
+        found.check_role(*use)
