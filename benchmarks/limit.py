@@ -1,0 +1,139 @@
+"""How much of a run's CPU time is spent inside the models.
+
+    python benchmarks/limit.py [--units 0-70]
+
+The default run in this process, one thread, an empty store. Time inside the outermost call of a model (a forward pass,
+a `generate`, a pipeline) is what the bare models cost on the same inputs; beside it stands the CPU time of the
+whole process, start-up included. Inputs are counted, and how many of them are distinct: what a model is given twice is
+waste that no share shows. Writes benchmarks/results/limit.json.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import argparse
+import hashlib
+import json
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "limit.json"
+GOAL = 0.85
+
+
+@dataclass
+class Model:
+    calls: int = 0
+    inputs: int = 0
+    cpu_seconds: float = 0.0
+    digests: set[bytes] = field(default_factory=set)
+
+
+class Watch:
+    """Times outermost calls, each on the thread that makes it."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, Model] = {}
+        self.own_seconds = 0.0
+        """Of the watch itself."""
+        self._inside = threading.local()
+
+    def wrap(self, cls: Any, name: str) -> None:
+        plain: Callable[..., Any] = getattr(cls, name)
+
+        def timed(model: Any, *args: Any, **kwargs: Any) -> Any:
+            if getattr(self._inside, "here", False):
+                return plain(model, *args, **kwargs)
+            began = time.thread_time()
+            found = self.models.setdefault(type(model).__name__, Model())
+            self._count(found, [*args, *kwargs.values()])
+            self._inside.here, start = True, time.thread_time()
+            self.own_seconds += start - began
+            try:
+                return plain(model, *args, **kwargs)
+            finally:
+                self._inside.here = False
+                found.cpu_seconds += time.thread_time() - start
+
+        setattr(cls, name, timed)
+
+    def _count(self, found: Model, values: list[Any]) -> None:
+        """The rows of the largest tensor."""
+        import torch
+
+        found.calls += 1
+        tensors = [value for value in values if isinstance(value, torch.Tensor) and value.ndim]
+        if tensors:
+            rows = max(tensors, key=torch.Tensor.numel).detach().float().numpy()
+            found.inputs += len(rows)
+            found.digests |= {hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in rows}
+
+
+def measure(units: str, folder: Path) -> dict[str, Any]:
+    import torch
+    from diffusers import StableDiffusionXLPipeline
+    from transformers import GenerationMixin
+
+    from dnd.config.read import read_run
+    from dnd.offline.block import offline
+    from dnd.pipeline.execute import execute
+    from dnd.plugin.registry import Registry
+
+    watch = Watch()
+    for cls, name in (
+        (torch.nn.Module, "__call__"),
+        (GenerationMixin, "generate"),
+        (StableDiffusionXLPipeline, "__call__"),
+    ):
+        watch.wrap(cls, name)
+    with offline():
+        registry = Registry.load()
+        run = read_run("default", registry, options={"target.units": units, "device": "cpu"})
+        result = execute(run, folder / "run", registry=registry)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    whole = sum(one.ru_utime + one.ru_stime for one in used) - watch.own_seconds
+    inside = sum(model.cpu_seconds for model in watch.models.values())
+    return {
+        "units": len(result.labels),
+        "cpu_seconds": round(whole, 1),
+        "inside_models": round(inside, 1),
+        "share": round(inside / whole, 3),
+        "goal": GOAL,
+        "models": {
+            name: {
+                "calls": model.calls,
+                "inputs": model.inputs,
+                "distinct": len(model.digests),
+                "cpu_seconds": round(model.cpu_seconds, 1),
+            }
+            for name, model in sorted(watch.models.items(), key=lambda pair: -pair[1].cpu_seconds)
+        },
+        "stages": {
+            name: {key: stage[key] for key in ("items", "seconds", "backend_seconds")}
+            for name, stage in json.loads((folder / "run" / "run.json").read_text())["stages"].items()
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--units", default="0-70")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DND_STORE"] = str(Path(folder) / "store")
+        figures = measure(options.units, Path(folder))
+    RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
