@@ -80,6 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     large[7] |= {"labels": [{"concept": "needle", "score": 0.123}]}
     again = one["candidates"][0]["images"]
     large[9] |= {"candidates": [{**one["candidates"][0], "images": [again[0], *again, again[0]]}]}
+    large[6] |= {"candidates": [*one["candidates"], {"concept": "cone", "bound": 0.125, "images": []}]}
     large[8] |= {"candidates": [], "sample": None, "exemplars": [{**e, "caption": None} for e in one["exemplars"]]}
     reports.make_run(folder / "large", large)
     reports.small_run(folder / "small")
@@ -388,6 +389,14 @@ def test_the_histograms_of_activations_as_large_as_floats_are_have_their_bars(vi
     drawn = [one.get_attribute(name) for name in ("x", "width") for one in page.locator("figure.chart rect").all()]
     assert len(drawn) > 10
     assert all(0 <= float(value) <= 300 for value in drawn)
+
+
+def test_a_candidate_whose_images_were_stopped_shows_its_bound(visit: Open) -> None:
+    page = visit("large", "#a/6")
+    fold = page.locator("details", has_text="could no longer become a label")
+    expect(fold.locator("summary")).to_have_text("1 candidate that could no longer become a label")
+    fold.locator("summary").click()
+    assert fold.locator(".candidate").all_inner_texts() == ["cone\nscore at best\n0.13"]
 
 
 def test_a_unit_of_another_method_shows_what_it_has(visit: Open) -> None:

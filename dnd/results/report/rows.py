@@ -112,6 +112,7 @@ def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:
     return {
         "concept": shown(candidate.concept),
         "score": number(candidate.score),
+        "bound": number(candidate.bound),
         "auc": number(candidate.auc),
         "images": [
             [pictures.get(image.digest), number(image.activation)] for image in sorted(candidate.images, key=strength)

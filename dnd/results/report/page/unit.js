@@ -68,7 +68,7 @@
 
   const candidate = (one, evidence, confidence, level) => dnd.el("li", { class: "candidate" },
     dnd.el("div", { class: "heading" }, dnd.el(level, { class: "concept" }, one.concept),
-      dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("AUC", one.auc, one.auc ?? 0), metric("confidence", confidence))),
+      dnd.el("div", { class: "metrics" }, metric("score", one.score), metric("score at best", one.bound), metric("AUC", one.auc, one.auc ?? 0), metric("confidence", confidence))),
     one.images.length ? dnd.el("div", { class: "tested" }, dnd.strip(activations(one), evidence.sample, dnd.span(evidence), one.concept), grid(one)) : null);
 
   // The candidates beside the one shown above, and labels that were none; those with a score of 0 folded away.
@@ -80,11 +80,14 @@
     const all = [...others, ...rest];
     const sure = (one) => evidence.confidences[run.labels.findIndex(([concept]) => concept === one.concept)];
     const list = (some) => dnd.el("ol", null, some.map((one) => candidate(one, evidence, sure(one), level === "h2" ? "h3" : "h4")));
-    const [good, none] = [all.filter((one) => one.score !== 0), all.filter((one) => one.score === 0)];
+    const stopped = all.filter((one) => typeof one.bound === "number");
+    const [good, none] = [all.filter((one) => one.score !== 0 && !stopped.includes(one)), all.filter((one) => one.score === 0)];
     if (!all.length && !evidence.dropped.length) return null;
     return dnd.el("section", { class: "candidates" }, dnd.el(level, { class: "title" }, run.status === "labelled" ? "Alternatives" : "What else was considered"),
       good.length ? list(good) : dnd.el("p", { class: "note" }, "None with a score above 0."),
       none.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(none.length, "candidate")} with a score of 0`), list(none)) : null,
+      stopped.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(stopped.length, "candidate")} that could no longer become a label`),
+        dnd.el("p", { class: "note" }, "No more images of them were made once it was sure."), list(stopped)) : null,
       evidence.dropped.length ? dnd.el("details", null, dnd.el("summary", null, `${dnd.several(evidence.dropped.length, "candidate")} could not be judged`),
         dnd.el("ul", null, evidence.dropped.map(([concept, reason]) => dnd.el("li", null, dnd.el("b", null, concept), ": ", reason)))) : null);
   };
