@@ -40,6 +40,10 @@ class StoppedError(DndError):
     """Somebody asked the run to stop; what is finished is kept."""
 
 
+class NotYetError(DndError):
+    """A share of a run is done, and what comes next needs the shares of others."""
+
+
 class DeviceError(DndError):
     """A device that is gone, or has too little memory: no fault of the items at hand."""
 

@@ -10,7 +10,7 @@ import click
 
 from dnd.cli.console import make_console, make_progress_console
 from dnd.cli.options import chosen_options, run_options
-from dnd.errors import DndError, StoppedError
+from dnd.errors import DndError, NotYetError, StoppedError, UsageError
 from dnd.text import plain
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Print the plan, with times where earlier runs measured them, and touch nothing.",
 )
+@click.option("--shard", metavar="I/N", help="Do the I-th of N shares of the run; they share a store.")
 @click.option("--log", metavar="FILE", help="Append what happens to FILE, a line each, with the time.")
 @click.option("--no-report", is_flag=True, help="Build no report.  [default: report, in the run folder]")
 @click.option("--verbose", is_flag=True, help="Show the held-out figures of the models, too.")
@@ -39,6 +40,7 @@ def run(
     out: str | None,
     fresh: bool,
     dry_run: bool,
+    shard: str | None,
     log: str | None,
     no_report: bool,
     verbose: bool,
@@ -64,16 +66,28 @@ def run(
         return 0
     from dnd.cli.labels_table import show_next, show_result
     from dnd.pipeline.execute import execute
+    from dnd.pipeline.exemplars.shard import Shard
     from dnd.runtime.log import log_to
     from dnd.runtime.signals import stop_on_signals
     from dnd.store.locks import run_folder
 
     silent = quiet or as_json
+    share = Shard.read(shard) if shard else None
+    if share and (fresh or not out):
+        raise UsageError(
+            "--shard needs --out, the same for all, and goes without --fresh", "Choose a folder with --out."
+        )
     folder, console, progress = run_folder(out), make_console(quiet=silent), make_progress_console(quiet=silent)
+    folder = share.folder(folder) if share else folder
     try:
         with log_to(log), stop_on_signals() as stopped, redirect_stdout(sys.stderr) if as_json else nullcontext():
-            result = execute(wanted, folder, fresh=fresh, console=progress, registry=registry, stopped=stopped)
+            result = execute(
+                wanted, folder, fresh=fresh, console=progress, registry=registry, stopped=stopped, shard=share
+            )
             page = None if no_report else _report(result, progress, stopped)
+    except NotYetError as error:
+        click.echo(plain(f"{error}. {error.hint}"), err=True)
+        return 0
     except StoppedError:
         click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
         return 1

@@ -24,6 +24,7 @@ from dnd.models.weights import Weights
 from dnd.offline.environment import set_switches
 from dnd.pipeline.build import Builder, chosen_units, identify
 from dnd.pipeline.exemplars.find import ExemplarResult
+from dnd.pipeline.exemplars.shard import Shard
 from dnd.pipeline.exemplars.stage import exemplar_stage
 from dnd.pipeline.job import Job
 from dnd.pipeline.label import label_units
@@ -69,18 +70,20 @@ def execute(
     registry: Registry | None = None,
     live: tuple[torch.nn.Module, Preprocess] | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    shard: Shard | None = None,
 ) -> RunFolder:
     """Label the units; resumes what an earlier, unfinished or similar run left in the store.
 
     The store is the folder `.dnd-store` beside `out` (or $DND_STORE), shared by all runs in that folder.
     `live` is a target at hand, (module, preprocess), in place of the one the run names. Once `stopped` is true,
-    the run ends with StoppedError after the batch it is at. `console` shows how each layer is read and the
+    the run ends with StoppedError after the batch it is at. A `shard` sees its share of the images, NotYetError while
+    others have not seen theirs, and labels its share of the units. `console` shows how each layer is read and the
     progress; nothing else is printed.
     """
     console = console or Console(quiet=True)
     registry = registry or Registry.load()
     with only_here(out), guarded("code of a plugin or of the target"), _cluster(run) as cluster:
-        result = _execute(run, Path(os.path.abspath(out)), registry, console, fresh, live, stopped, cluster)
+        result = _execute(run, Path(os.path.abspath(out)), registry, console, fresh, live, stopped, cluster, shard)
     result.folder = out  # as it was given, for messages
     return result
 
@@ -94,6 +97,7 @@ def _execute(
     live: tuple[torch.nn.Module, Preprocess] | None,
     stopped: Callable[[], bool],
     cluster: Cluster | None,
+    shard: Shard | None,
 ) -> RunFolder:
     began = time.perf_counter()
     check_folder(out, run, registry, fresh)
@@ -114,6 +118,7 @@ def _execute(
     with hooked:
         target = None if live else builder.target(run.target)
         units = chosen_units(run, hooked.layer_sizes(), target, probing)
+        units = units[shard.number - 1 :: shard.count] if shard else units
     identity, hooks = identify(target, module, preprocess, hooked.readings), foreign_hooks(module)
     write_atomic(out / "run.toml", run.to_toml().encode())
     _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
@@ -126,7 +131,7 @@ def _execute(
 
         def label(store: Store, fresh: bool) -> tuple[ExemplarResult, Iterator[UnitResult]]:
             all_stats.clear()
-            job = Job(run, builder, store, meter, weights.digest, fresh, all_stats, cluster)
+            job = Job(run, builder, store, meter, weights.digest, fresh, all_stats, cluster, shard)
             return _stages(job, hooked, identity, probing, units)
 
         with meter:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from dnd.api import Backend, Plugin, Unit, model_folders, model_names, probing_folders
 from dnd.config.run import Choice, Run
 from dnd.pipeline.build import Builder
+from dnd.pipeline.exemplars.shard import Shard
 from dnd.pipeline.map import Rows, complete, leave
 from dnd.probing.sets import FolderSet
 from dnd.runtime.cluster import Cluster, RayWorker
@@ -61,6 +62,8 @@ class Job:
     all_stats: list[StageStats] = field(default_factory=list)
     cluster: Cluster | None = None
     """Where the backends work, if not here."""
+    shard: Shard | None = None
+    """Which share of the run this is, if not all."""
     failed: dict[Unit, str] = field(default_factory=dict)
 
     _backends: dict[str, tuple[Any, str]] = field(default_factory=dict, init=False)

@@ -20,7 +20,8 @@ from dnd.pipeline.exemplars.crop import REGIONS, Cropper, Region, Stage, regions
 from dnd.pipeline.exemplars.keep import EXEMPLARS, KeptExemplars, exemplar_row, images_named, keep_images
 from dnd.pipeline.exemplars.sample import SampleActivations, projection
 from dnd.pipeline.exemplars.select import choose
-from dnd.pipeline.exemplars.topk import TopKPass, run_pass
+from dnd.pipeline.exemplars.shard import Shard, ShardFiles, ShardPass
+from dnd.pipeline.exemplars.topk import TopKPass, check_readable, run_pass
 from dnd.probing.prefetch import open_again
 from dnd.probing.remember import RememberedSet
 from dnd.results.unit import Baseline, baseline
@@ -124,13 +125,15 @@ def find_exemplars(
     pool: int = 0,
     fresh: bool = False,
     stage: Stage = unseen,
+    shard: Shard | None = None,
 ) -> ExemplarResult:
     """Exemplars of some units of the hooked layers, in the store under `key`.
 
     `key` stands for the target, the probing set, settings and `pool`, not for the choice of layers and units:
     what is in the store of earlier choices is reused. `progress` is called with the number of images newly seen.
     With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`; crops are taken of
-    the k strongest images in either case. `stage` shows how far what follows the pass is: `Meter.stage`.
+    the k strongest images in either case. A `shard` sees its part of the images, and goes on once all parts are there:
+    else NotYetError. `stage` shows how far what follows the pass is: `Meter.stage`.
     """
     probing = RememberedSet(probing)
     hooked.use_batches_of(batch_size)
@@ -140,7 +143,7 @@ def find_exemplars(
     if fresh:
         _clear((table, crops, sample), folder)
     began = hooked.seconds
-    passes = _passes(hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress)
+    passes = _passes(hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, shard)
     pictures = _keep_sample(store, sample, probing, next(iter(passes.values())).sample_images(), workers)
     activations = SampleActivations(passes)
     names = {str(unit): unit for unit in units}
@@ -228,6 +231,7 @@ def _passes(
     seed: int,
     workers: int,
     progress: Callable[[int], None],
+    shard: Shard | None,
 ) -> dict[str, TopKPass]:
     """A finished pass of each layer, from the store or from one pass for all that are missing."""
     sizes = hooked.layer_sizes()
@@ -235,6 +239,10 @@ def _passes(
 
     def pass_over(layers: Iterable[str]) -> TopKPass:
         return TopKPass({layer: sizes[layer] for layer in layers}, len(probing), keep, sample, seed)
+
+    def part_of(layers: Sequence[str]) -> Callable[[range], ShardPass]:
+        own = {layer: sizes[layer] for layer in layers}
+        return lambda images: ShardPass(own, len(probing), keep, sample, seed, images)
 
     def agree() -> bool:
         """Whether the layers have the same sample: an image may have become readable between their passes."""
@@ -246,9 +254,15 @@ def _passes(
         progress(len(probing))
     while len(found) < len(sizes) or not agree():
         missing = [layer for layer in sizes if layer not in found] or list(sizes)
-        partial = folder / f"partial-{digest_of(missing)[:16]}.npz"
-        shared = pass_over(missing).restore(partial)
-        run_pass(shared, hooked, probing, partial, workers, progress)
+        tag = digest_of(missing)[:16]
+        partial, shared = folder / f"partial-{tag}.npz", pass_over(missing)
+        shards = ShardFiles(folder, tag, part_of(missing), len(probing))
+        if shard:
+            shards.run(shard, hooked, probing, workers, progress)
+            shards.check(shard)
+        if not shards.merge(shared):
+            run_pass(shared.restore(partial), hooked, probing, partial, workers, progress)
+        check_readable(shared)
         for layer in missing:
             shared.save(files[layer], [layer])
             found[layer] = shared

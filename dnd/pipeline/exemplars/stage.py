@@ -31,7 +31,8 @@ def exemplar_stage(
         },
     )
     stats = job.stats("exemplars", key)
-    with stats.running(), job.meter.stage(stats.name, len(probing)) as advance, hooked:
+    images = job.shard.images(len(probing)) if job.shard else range(len(probing))
+    with stats.running(), job.meter.stage(stats.name, len(images)) as advance, hooked:
         passed = Passed(advance)
         result = find_exemplars(
             hooked,
@@ -47,6 +48,7 @@ def exemplar_stage(
             pool=settings.shortlist,
             fresh=job.fresh,
             stage=job.meter.stage,
+            shard=job.shard,
         )
     stats.items, stats.computed, stats.backend_seconds = len(units), result.computed, result.target_seconds
     stats.passed = passed.items, passed.seconds

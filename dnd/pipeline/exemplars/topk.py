@@ -30,6 +30,7 @@ _LEAST_SECONDS = 1.0
 """Between two saves."""
 _UNITS_AT_ONCE = 8192
 _LOG = logging.getLogger(__name__)
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 class LayerTop:
@@ -97,6 +98,8 @@ class TopKPass:
         self.n_images = n_images
         self.position = 0
         """Images before this one are in."""
+        self.stop = n_images
+        """Where it ends."""
         self.unreadable: dict[str, str] = {}
         self.duplicates = 0
         self._seen = Seen()
@@ -107,7 +110,7 @@ class TopKPass:
 
     @property
     def done(self) -> bool:
-        return self.position == self.n_images
+        return self.position == self.stop
 
     def sample_order(self) -> npt.NDArray[np.int64]:
         """Rows of `sample` in a random order, without empty ones."""
@@ -131,16 +134,24 @@ class TopKPass:
         for layer, top in self.layers.items():
             top.add(indices, pooled[layer])
         for row, index in enumerate(indices):
-            slot = int(self._sample_lots.argmax())
-            if self._lots[index] < self._sample_lots[slot]:
-                self._sample_lots[slot], self._sample_images[slot] = self._lots[index], index
-                for layer, sample in self.sample.items():
-                    sample[slot] = pooled[layer][row].numpy()
+            self.draw(index, {layer: pooled[layer][row].numpy() for layer in self.layers})
+
+    def draw(self, index: int, activations: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Take an image into the sample, with each layer's activations on it, (U,), if its lot is low enough."""
+        slot = int(self._sample_lots.argmax())
+        if self._lots[index] < self._sample_lots[slot]:
+            self._sample_lots[slot], self._sample_images[slot] = self._lots[index], index
+            for layer, sample in self.sample.items():
+                sample[slot] = activations[layer]
 
     def save(self, file: Path, layers: Collection[str]) -> None:
         """As numpy's .npz."""
+        arrays = self._arrays(layers)
+        write_atomic(file, lambda opened: np.savez(opened, **cast(Any, arrays)))
+
+    def _arrays(self, layers: Collection[str]) -> Arrays:
         facts = {"position": self.position, "unreadable": self.unreadable, "duplicates": self.duplicates}
-        arrays: dict[str, npt.NDArray[Any]] = {
+        arrays: Arrays = {
             "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
             "seen": self._seen.array() if not self.done else np.zeros(0, np.uint64),
             "lots": self._sample_lots,
@@ -149,31 +160,34 @@ class TopKPass:
         for layer in layers:
             arrays |= {f"{name}:{layer}": tensor.numpy() for name, tensor in self.layers[layer].arrays().items()}
             arrays[f"sample:{layer}"] = self.sample[layer]
-        write_atomic(file, lambda opened: np.savez(opened, **cast(Any, arrays)))
+        return arrays
 
     def restore(self, file: Path) -> Self:
         """Go on from a file of `save`, if it is there and whole."""
         try:
             with np.load(file) as arrays:
-                facts = json.loads(arrays["facts"].tobytes())
-                found = {
-                    layer: {name: torch.from_numpy(arrays[f"{name}:{layer}"]) for name in top.arrays()}
-                    for layer, top in self.layers.items()
-                }
-                seen, lots, images = (arrays[name] for name in ("seen", "lots", "images"))
-                samples = {layer: arrays[f"sample:{layer}"] for layer in self.sample}
-            if any(one.shape != self.sample[layer].shape for layer, one in samples.items()):
-                raise ValueError("a sample of another size")
+                self._restore(arrays)
         except Exception:  # damaged bytes make the reader raise anything
             if file.exists():
                 _LOG.warning("%s is damaged: what it held is computed again", file)
-            return self
+        return self
+
+    def _restore(self, arrays: Arrays) -> None:
+        """All or, where something is missing, nothing."""
+        facts = json.loads(arrays["facts"].tobytes())
+        found = {
+            layer: {name: torch.from_numpy(arrays[f"{name}:{layer}"]) for name in top.arrays()}
+            for layer, top in self.layers.items()
+        }
+        seen, lots, images = (arrays[name] for name in ("seen", "lots", "images"))
+        samples = {layer: arrays[f"sample:{layer}"] for layer in self.sample}
+        if any(one.shape != self.sample[layer].shape for layer, one in samples.items()):
+            raise ValueError("a sample of another size")
         for layer, tensors in found.items():
             vars(self.layers[layer]).update(tensors)
         self.sample = samples
         self.position, self.unreadable, self.duplicates = facts["position"], facts["unreadable"], facts["duplicates"]
         self._seen, self._sample_lots, self._sample_images = Seen(seen), lots, images
-        return self
 
 
 def run_pass(
@@ -188,10 +202,10 @@ def run_pass(
     saved, cost = time.monotonic(), 0.0
     progress(topk.position)
     batch: list[Loaded] = []
-    for loaded in load_ahead(probing, hooked, range(topk.position, len(probing)), workers):
+    for loaded in load_ahead(probing, hooked, range(topk.position, topk.stop), workers):
         if topk.is_new(loaded, probing.image_name(loaded.index)):
             batch.append(loaded)
-        last = loaded.index + 1 == len(probing)
+        last = loaded.index + 1 == topk.stop
         if not last and len(batch) < hooked.batch_size:
             continue
         if batch:
@@ -209,10 +223,14 @@ def run_pass(
             topk.save(file, topk.layers)
             saved = time.monotonic()
             cost = saved - began
+
+
+def check_readable(topk: TopKPass) -> None:
+    """UsageError where a finished pass has seen no image."""
     if not topk.sample_images():
         name, reason = next(iter(topk.unreadable.items()))
         raise UsageError(
-            f"none of the {len(probing)} probing images can be read; the first, {name}: {reason}",
+            f"none of the {topk.n_images} probing images can be read; the first, {name}: {reason}",
             "Give --probe a folder of images that open.",
         )
 
