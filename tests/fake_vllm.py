@@ -1,6 +1,6 @@
 """Stands in for `vllm.entrypoints.openai.api_server`: the same command line and HTTP, no model. Run by test_vllm.py.
 
-$FAKE_VLLM is a folder: `orders.json` says how to behave; what happens is left there for the test to read.
+$VLLM_FAKE is a folder: `orders.json` says how to behave; what happens is left there for the test to read.
 Like vLLM it has processes of its own that a careless end would leave behind.
 """
 
@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
 
-HERE = Path(os.environ["FAKE_VLLM"])
+HERE = Path(os.environ["VLLM_FAKE"])
 ORDERS = json.loads((HERE / "orders.json").read_text())
 LOCK = threading.Lock()
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
@@ -113,9 +113,14 @@ def main() -> None:
     options = vars(parser.parse_args())
     starts = HERE / "starts.jsonl"
     start_number = len(starts.read_text().splitlines()) + 1 if starts.exists() else 1
-    switches = {key: value for key, value in os.environ.items() if "VLLM" in key or "OFFLINE" in key or "CUDA" in key}
     with starts.open("a") as file:
-        record = {"argv": sys.argv, "options": options, "env": switches, "cwd": str(Path.cwd()), "pid": os.getpid()}
+        record = {
+            "argv": sys.argv,
+            "options": options,
+            "env": dict(os.environ),
+            "cwd": str(Path.cwd()),
+            "pid": os.getpid(),
+        }
         file.write(json.dumps(record) + "\n")
     print("(APIServer pid=1) INFO 11-23 10:00:00 [api_server.py:1] starting", flush=True)
     last_words = ORDERS.get("last_words", [])

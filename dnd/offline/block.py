@@ -49,7 +49,7 @@ def offline() -> Iterator[None]:
             hook.install(outer, OfflineError)
         else:
             hook.release()
-        for name in (hook.LOG, "PYTHONPATH", *_spellings()):
+        for name in (hook.LOG, hook.GUARD, "PYTHONPATH", *_spellings()):
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]
@@ -84,7 +84,7 @@ def _error(tried: list[dict[str, str | int]]) -> OfflineError:
 
 def _prepare_children(log: Path) -> None:
     """Let every Python child begin with `dnd/offline/children/sitecustomize.py`, and let none go through a proxy."""
-    os.environ[hook.LOG] = str(log)
+    os.environ[hook.LOG], os.environ[hook.GUARD] = str(log), hook.CHILDREN
     path = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != hook.CHILDREN]
     os.environ["PYTHONPATH"] = os.pathsep.join([hook.CHILDREN, *path])
     for name in _spellings():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LOG = "DND_OFFLINE_LOG"
 """Names the file to which this process and its children append what they tried, a line of JSON each."""
+GUARD = "DND_OFFLINE_GUARD"
+"""Names `CHILDREN`, for children that get an environment of their own: their PYTHONPATH has to have it."""
 CHILDREN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "children")  # noqa: PTH118, PTH120
 """The folder that children begin with."""
 

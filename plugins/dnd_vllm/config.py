@@ -24,6 +24,7 @@ class VllmConfig(AskingConfig):
         "gpu_memory_fraction",
         "context_length",
         "tensor_parallel",
+        "data_parallel",
         "eager",
         "startup_seconds",
         "api_key_env",
@@ -51,6 +52,9 @@ class VllmConfig(AskingConfig):
     """Tokens of prompt and answer; left out: 4096, or as many as the model can. The prompts need a few hundred."""
     tensor_parallel: int | None = pydantic.Field(None, ge=1)
     """So many of the run's GPUs share the model; left out: as many as divide its attention heads."""
+    data_parallel: int | None = pydantic.Field(None, ge=1)
+    """So many copies of the model answer beside each other, each on `tensor_parallel` GPUs: faster than sharing where
+    one GPU holds the model."""
     eager: bool = False
     """Do not compile the model: ready sooner, slower afterwards."""
     startup_seconds: float = pydantic.Field(1200, gt=0)
@@ -104,7 +108,7 @@ class VllmConfig(AskingConfig):
             raise ValueError("url needs served_model, the server's name for the model")
         ours = ("model", "dtype", "quantization", "python", "gpu_memory_fraction", "context_length")
         fields = type(self).model_fields
-        for name in (*ours, "tensor_parallel", "eager"):
+        for name in (*ours, "tensor_parallel", "data_parallel", "eager"):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name} is for a server that dnd starts: leave it out with url")
         return self

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnd.api import PluginError
+from dnd_vllm.environment import server_environment
 
 MODULE = "vllm.entrypoints.openai.api_server"
 """`vllm serve` is missing in vLLM's builds for CPUs; this module is in all of them."""
@@ -66,7 +67,13 @@ def find(python: str | None) -> Interpreter:
     path = _path(python)
     try:
         done = subprocess.run(
-            [path, "-c", _PROBE], capture_output=True, text=True, timeout=60, cwd="/", stdin=subprocess.DEVNULL
+            [path, "-c", _PROBE],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            env=server_environment(),
         )
         facts = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired) as error:

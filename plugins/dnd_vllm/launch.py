@@ -12,6 +12,7 @@ from typing import Any
 from dnd.api import ModelError, Runtime, UsageError
 from dnd_hf.sizes import weight_bytes, work_beside
 from dnd_vllm.config import VllmConfig
+from dnd_vllm.environment import server_environment
 from dnd_vllm.interpreter import MODULE, Interpreter
 
 SERVED = "dnd"
@@ -29,7 +30,14 @@ class Plan:
 
     context: int
     gpus: tuple[int, ...]
-    """Torch's numbers of those that share the model; none on a CPU."""
+    """Torch's numbers of those that the server uses; none on a CPU."""
+    replicas: int = 1
+    """Copies of the model beside each other, each on its share of the GPUs."""
+
+    @property
+    def shared_by(self) -> int:
+        """GPUs that share one copy of the model."""
+        return max(1, len(self.gpus) // self.replicas)
 
 
 def make_plan(config: VllmConfig, runtime: Runtime, folder: Path) -> Plan:
@@ -37,21 +45,24 @@ def make_plan(config: VllmConfig, runtime: Runtime, folder: Path) -> Plan:
     shape = _shape(config, folder)
     heads, reach = shape.get("num_attention_heads"), shape.get("max_position_embeddings")
     numbers = _gpus(runtime)
-    wanted = config.tensor_parallel
-    if wanted is not None and wanted > max(1, len(numbers)):
+    replicas, wanted = config.data_parallel or 1, config.tensor_parallel
+    given = {"tensor_parallel": config.tensor_parallel, "data_parallel": config.data_parallel}
+    if (wanted or 1) * replicas > max(1, len(numbers)):
+        named = " and ".join(f"summarizer.{name} = {value}" for name, value in given.items() if value)
         raise UsageError(
-            f"summarizer.tensor_parallel = {wanted}, and this run has {len(numbers) or 'no'} GPUs",
+            f"{named} want{'' if ' and ' in named else 's'} {(wanted or 1) * replicas} GPUs,"
+            f" and this run has {len(numbers) or 'none'}",
             "Lower it, or give the run more: --device cuda:0,cuda:1",
         )
     if wanted is not None and isinstance(heads, int) and heads % wanted:
         raise UsageError(f"summarizer.tensor_parallel = {wanted} does not divide {config.model}'s {heads} heads")
     if wanted is None:
-        divides = [n for n in range(1, len(numbers) + 1) if isinstance(heads, int) and not heads % n]
+        divides = [n for n in range(1, len(numbers) // replicas + 1) if isinstance(heads, int) and not heads % n]
         wanted = max(divides, default=1)
     if isinstance(reach, int) and (config.context_length or 0) > reach:
         raise UsageError(f"summarizer.context_length = {config.context_length}, and {config.model} reaches {reach}")
     context = config.context_length or min(_CONTEXT, reach if isinstance(reach, int) else _CONTEXT)
-    return Plan(context, tuple(numbers[:wanted]))
+    return Plan(context, tuple(numbers[: wanted * replicas]), replicas)
 
 
 _PACKED = {"fp8": "8bit", "bitsandbytes": "4bit"}
@@ -60,7 +71,7 @@ _PACKED = {"fp8": "8bit", "bitsandbytes": "4bit"}
 
 def memory(config: VllmConfig, runtime: Runtime, folder: Path) -> int:
     """Bytes on each device for one chat at a time: an estimate. UsageError as in `make_plan`."""
-    shared_by = max(1, len(make_plan(config, runtime, folder).gpus))
+    shared_by = make_plan(config, runtime, folder).shared_by
     dtype = None if config.dtype == "auto" else config.dtype
     weights = weight_bytes(folder.glob("*.safetensors"), dtype, _PACKED.get(config.quantization or "", "none"))
     return weights // shared_by + work_beside(weights // shared_by, runtime.device)
@@ -90,12 +101,14 @@ def command(config: VllmConfig, plan: Plan, python: Interpreter, folder: Path, s
         "load-format": "safetensors",
         "dtype": config.dtype,
         "max-model-len": plan.context,
-        "tensor-parallel-size": len(plan.gpus) or 1,
+        "tensor-parallel-size": plan.shared_by,
         "generation-config": "vllm",
         "chat-template-content-format": "string",
         "seed": 0,
         "uvicorn-log-level": "warning",
     }
+    if plan.replicas > 1:
+        options["data-parallel-size"] = plan.replicas
     if config.quantization:
         options["quantization"] = config.quantization
     fraction = config.gpu_memory_fraction or _free_share(plan.gpus)
@@ -120,8 +133,8 @@ def _free_share(gpus: Sequence[int]) -> float | None:
 
 
 def environment(config: VllmConfig, plan: Plan, ours: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Ours, with only the GPUs that the server is to use."""
-    env = dict(ours)
+    """What the server gets of ours, with only the GPUs that it is to use."""
+    env = server_environment(ours)
     env["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(plan.gpus, ours.get("CUDA_VISIBLE_DEVICES")))
     if not plan.gpus and config.gpu_memory_fraction is None:
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GB)

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,6 @@ class Server:
         self.key = secrets.token_urlsafe(32)
         self._command = command
         self._env = {**env, **_QUIET, "VLLM_API_KEY": self.key}
-        self._env.pop("PYTHONHOME", None)
         self._folder = _private_folder()
         self.socket = self._folder / "s"
         self._process: subprocess.Popen[bytes] | None = None
@@ -157,9 +157,22 @@ class Server:
 
 
 def _private_folder() -> Path:
-    """Of this user alone (mode 0700), and near enough to the root for a socket's path."""
-    folder = Path(tempfile.mkdtemp(prefix="dnd-vllm-"))
-    if len(os.fsencode(folder)) > _LONGEST:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="dnd-vllm-", dir="/tmp"))
-    return folder
+    """Of this user alone (mode 0700), where nobody else can put another in its place, and near enough to the root for
+    a socket's path."""
+    for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
+        if len(os.fsencode(parent)) + len("/dnd-vllm-12345678/s") <= _LONGEST and _is_safe(parent.resolve()):
+            return Path(tempfile.mkdtemp(prefix="dnd-vllm-", dir=parent))
+    raise PluginError(
+        f"other users may rename folders in {tempfile.gettempdir()}: a socket in it could be theirs",
+        "Set TMPDIR to a folder that only you may write to, with a short path.",
+    )
+
+
+def _is_safe(folder: Path) -> bool:
+    """Whether no other user than root may rename what is in a folder, or the folder itself."""
+    for place in (folder, *folder.parents):
+        state = place.stat()
+        others_write = state.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not state.st_mode & stat.S_ISVTX
+        if state.st_uid not in (0, os.getuid()) or others_write:
+            return False
+    return True

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable
@@ -22,15 +24,21 @@ import psutil
 import pydantic
 import pytest
 
-from dnd.api import DeviceError, ItemError, PluginError, Runtime, SummaryRequest
+from dnd.api import DeviceError, ItemError, PluginError, Runtime, SummaryRequest, UsageError
+from dnd.offline import hook
+from dnd.offline.block import offline
 from dnd_vllm import VllmSummarizer
 from dnd_vllm.config import DEFAULT_MODEL, VllmConfig
+from dnd_vllm.environment import server_environment
 from dnd_vllm.failures import explain, last_words
-from dnd_vllm.launch import environment, make_plan
+from dnd_vllm.interpreter import Interpreter
+from dnd_vllm.launch import command, environment, make_plan
+from dnd_vllm.server import _private_folder
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "plugins/dnd_microworld/weights/microworld-llama"
 RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
+PYTHON = Interpreter(Path(sys.executable), "0.32.0", "2")
 REQUESTS = [SummaryRequest(("a red star", "a blue star", f"a {colour} star"), 3, 7) for colour in ("white", "green")]
 
 
@@ -69,7 +77,7 @@ class Fake:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("FAKE_VLLM") == str(self.folder) and process.pid != os.getpid():
+                if process.environ().get("VLLM_FAKE") == str(self.folder) and process.pid != os.getpid():
                     found.append(process)
             except psutil.Error:
                 pass
@@ -82,7 +90,7 @@ class Fake:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    monkeypatch.setenv("FAKE_VLLM", str(tmp_path))
+    monkeypatch.setenv("VLLM_FAKE", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("dnd_vllm.server.Server.grace", 0.3)
@@ -155,6 +163,75 @@ def test_every_request_says_how_to_sample(fake: Fake) -> None:
         assert (line["top_p"], line["repetition_penalty"], line["max_tokens"]) == (1.0, 1.0, 48)
         assert line["chat_template_kwargs"] == {"date_string": "26 Jul 2024", "enable_thinking": False}
         assert line["structured_outputs"]["regex"].startswith(r"[^\s,;|/]")
+
+
+UNWANTED = {
+    "PYTHONPATH": "site",
+    "PYTHONHOME": "/nowhere",
+    "PYTHONSTARTUP": "start.py",
+    "PYTHONWARNINGS": "error",
+    "PYTHONINSPECT": "1",
+    "PYTHONUSERBASE": "base",
+    "PYTHONPLATLIBDIR": "x",
+    "LD_PRELOAD": "",
+    "LD_AUDIT": "",
+    "BASH_ENV": "x.sh",
+    "ENV": "x.sh",
+    "HF_TOKEN": "secret",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+}
+
+
+def test_nothing_of_our_environment_reaches_the_server_but_the_guard(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's PYTHONPATH would put other modules before vLLM's own, in the look at its Python as well."""
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    (ours / "vllm.py").write_text("raise SystemExit('not this one')\n")
+    (ours / "sitecustomize.py").write_text(f"open({str(tmp_path / 'seen')!r}, 'a').write('x')\n")
+    fake.python.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{fake.folder / "site"}" exec {sys.executable} "$@"\n')
+    with offline():
+        for name, value in UNWANTED.items():
+            if name not in ("PYTHONHOME", "LD_PRELOAD", "LD_AUDIT"):
+                monkeypatch.setenv(name, str(tmp_path / value) if name.endswith(("TUP", "BASE")) else value)
+        monkeypatch.setenv("PYTHONPATH", f"{hook.CHILDREN}:{ours}")
+        with fake.summarizer() as summarizer:
+            summarizer.summarize(REQUESTS)
+    env = fake.lines("starts")[0]["env"]
+    assert env["PYTHONPATH"].split(":") == [hook.CHILDREN, str(fake.folder / "site")]
+    assert env["DND_OFFLINE_LOG"]
+    assert not (UNWANTED.keys() - {"PYTHONPATH"}) & env.keys()
+    assert not (tmp_path / "seen").exists()
+
+
+def test_what_loads_code_or_is_a_secret_is_no_part_of_a_servers_environment() -> None:
+    ours = {
+        **UNWANTED,
+        "LD_PRELOAD": "x.so",
+        "PATH": "/bin",
+        "CUDA_HOME": "/cuda",
+        "LC_ALL": "C",
+        "OMP_NUM_THREADS": "1",
+    }
+    assert server_environment(ours) == {"PATH": "/bin", "CUDA_HOME": "/cuda", "LC_ALL": "C", "OMP_NUM_THREADS": "1"}
+    assert server_environment({**ours, "DND_OFFLINE_GUARD": "/guard"})["PYTHONPATH"] == "/guard"
+
+
+@pytest.mark.parametrize(
+    ("mode", "safe"), [(0o700, True), (0o755, True), (0o1777, True), (0o777, False), (0o775, False)]
+)
+def test_the_socket_lies_where_no_other_user_can_replace_it(
+    monkeypatch: pytest.MonkeyPatch, mode: int, safe: bool
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:  # a socket's path is short
+        Path(parent).chmod(mode)
+        monkeypatch.setattr("tempfile.tempdir", parent)
+        folder = _private_folder()
+        assert (folder.parent == Path(parent)) == safe
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.rmdir()
 
 
 def test_a_proxy_of_the_environment_gets_nothing(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +439,7 @@ def test_check_is_content_where_all_is_well(fake: Fake) -> None:
 def test_what_the_model_or_the_machine_cannot_do_is_said_early(fake: Fake) -> None:
     for settings, message in (
         ({"context_length": 9999}, "reaches 2048"),
-        ({"tensor_parallel": 2}, "this run has no GPUs"),
+        ({"tensor_parallel": 2}, "wants 2 GPUs, and this run has none"),
     ):
         faults = fake.summarizer(**settings).check()
         assert [message in str(fault) for fault in faults] == [True]
@@ -376,7 +453,14 @@ def test_what_the_model_or_the_machine_cannot_do_is_said_early(fake: Fake) -> No
 
 def test_a_running_server_is_used_and_left_alone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     def attached(**settings: Any) -> VllmSummarizer:
-        given = {"url": f"{url}/v1/", "served_model": "dnd", "api_key_env": "THE_KEY", "n_samples": 4, **settings}
+        given = {
+            "url": f"{url}/v1/",
+            "served_model": "dnd",
+            "api_key_env": "THE_KEY",
+            "n_samples": 4,
+            "names": "one",
+            **settings,
+        }
         return VllmSummarizer(VllmConfig(**given), RUNTIME)
 
     port = free_port()
@@ -431,7 +515,7 @@ def test_settings_survive_a_run_file() -> None:
 def test_only_what_changes_answers_is_in_the_key() -> None:
     kept = VllmConfig.model_fields.keys() - VllmConfig.unkeyed
     own = {"model", "dtype", "quantization", "structured", "url", "served_model"}
-    asking = {"temperature", "n_samples", "n_extra_samples", "simplify", "max_new_tokens", "domain"}
+    asking = {"names", "temperature", "n_samples", "n_extra_samples", "simplify", "max_new_tokens", "domain"}
     assert kept == own | asking
 
 
@@ -454,6 +538,46 @@ def test_the_gpus_of_the_run_share_the_model(
     plan = make_plan(config, Runtime(devices[0], lambda name: WEIGHTS, devices), WEIGHTS)
     ours = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert environment(config, plan, ours)["CUDA_VISIBLE_DEVICES"] == gpus
+
+
+@pytest.mark.parametrize(
+    ("devices", "tensor", "copies", "gpus", "options"),
+    [
+        (4, None, 4, 4, ["--tensor-parallel-size=1", "--data-parallel-size=4"]),
+        (4, None, 2, 4, ["--tensor-parallel-size=2", "--data-parallel-size=2"]),
+        (3, 1, 2, 2, ["--tensor-parallel-size=1", "--data-parallel-size=2"]),
+        (3, None, 2, 2, ["--tensor-parallel-size=1", "--data-parallel-size=2"]),
+        (4, 4, 1, 4, ["--tensor-parallel-size=4"]),
+        (0, None, 1, 0, ["--tensor-parallel-size=1"]),
+    ],
+)
+def test_copies_of_the_model_have_gpus_of_their_own(
+    devices: int, tensor: int | None, copies: int, gpus: int, options: list[str]
+) -> None:
+    config = VllmConfig(model="microworld-llama", tensor_parallel=tensor, data_parallel=copies)
+    named = tuple(f"cuda:{n}" for n in range(devices)) or ("cpu",)
+    plan = make_plan(config, Runtime(named[0], lambda name: WEIGHTS, named), WEIGHTS)
+    assert plan.gpus == tuple(range(gpus))
+    given = command(config.model_copy(update={"gpu_memory_fraction": 0.5}), plan, PYTHON, WEIGHTS, Path("/s"))
+    assert [one for one in given if "-parallel-size" in one] == options
+
+
+@pytest.mark.parametrize(
+    ("devices", "settings", "words"),
+    [
+        (("cuda:0",), {"data_parallel": 2}, "summarizer.data_parallel = 2 wants 2 GPUs, and this run has 1"),
+        (("cpu",), {"data_parallel": 2}, "data_parallel = 2 wants 2 GPUs, and this run has none"),
+        (
+            ("cuda:0", "cuda:1"),
+            {"data_parallel": 2, "tensor_parallel": 2},
+            "tensor_parallel = 2 and summarizer.data_parallel = 2 want 4 GPUs, and this run has 2",
+        ),
+    ],
+)
+def test_more_copies_than_gpus_are_refused(devices: tuple[str, ...], settings: dict[str, int], words: str) -> None:
+    config = VllmConfig(model="microworld-llama", **settings)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        make_plan(config, Runtime(devices[0], lambda name: WEIGHTS, devices), WEIGHTS)
 
 
 def test_the_root_of_a_failure_is_shown_before_the_last_lines() -> None:

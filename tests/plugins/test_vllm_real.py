@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from dnd_llama.conversation import Ask
 from dnd_llama.prompts import concept_messages, simplify_messages
 from dnd_vllm import VllmSummarizer
 from dnd_vllm.config import VllmConfig
+from dnd_vllm.environment import server_environment
+from dnd_vllm.interpreter import MODULE, find
+from dnd_vllm.launch import Plan, command
 
 WEIGHTS = Path(__file__).parents[2] / "plugins/dnd_microworld/weights/microworld-llama"
 RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
@@ -45,6 +49,29 @@ def vllm() -> Iterator[VllmSummarizer]:
         tree = [*reaper.children(recursive=True), reaper] if reaper else []
     assert len(tree) >= 3
     assert not [process for process in tree if process.is_running()]
+
+
+def test_every_flag_is_one_of_this_release() -> None:
+    """As its own help says: a flag that a later release drops ends the server at once."""
+    config = VllmConfig(model="x", quantization="fp8", eager=True, gpu_memory_fraction=0.5)
+    python = find(needs.VLLM_PYTHON)
+    told = ""
+    for word in ("--help=all", "--help"):
+        done = subprocess.run(
+            [python.path, "-m", MODULE, word], capture_output=True, text=True, cwd="/", env=server_environment()
+        )
+        told += done.stdout + done.stderr
+    known = set(re.findall(r"--[a-z][a-z0-9-]+", told))
+    assert {"--model", "--max-model-len"} <= known, told[-2000:]
+    plans = [Plan(2048, ()), Plan(2048, (0, 1, 2, 3), 2)]
+    given = {
+        one.partition("=")[0]
+        for plan in plans
+        for one in command(config, plan, python, WEIGHTS, Path("/s"))
+        if one.startswith("--")
+    }
+    assert "--data-parallel-size" in given
+    assert given - known == set()
 
 
 def test_it_names_what_the_captions_share(vllm: VllmSummarizer) -> None:
