@@ -22,7 +22,7 @@ from PIL import Image
 from dnd.api import Runtime
 from dnd.cli.main import cli
 from dnd.config.read import build_run, read_run
-from dnd.config.run import Concepts, Exemplars, General, Images, Labels
+from dnd.config.run import Concepts, Exemplars, General, Images, Labels, LayerSettings
 from dnd.plugin.registry import KINDS, Registry
 from dnd.results.unit import Candidate, Exemplar, ScoredConcept, UnitResult
 
@@ -31,6 +31,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), ROOT / "benchmarks" / "RESULTS.md"])
 WRITTEN = [page for page in PAGES if page.name != "reference.md"]
 CORE: dict[str, type[pydantic.BaseModel]] = {
+    "target": LayerSettings,
     "exemplars": Exemplars,
     "concepts": Concepts,
     "images": Images,

@@ -34,6 +34,13 @@ def without(
     unknown = [layer for layer in units if layer not in layers]
     if unknown:
         raise UsageError(f"{type(module).__name__} has no layer {unknown[0]!r}", "Is it the network of this run?")
+    for layer, reading in readings.items():
+        settings = reading.settings
+        if layer in units and (settings.at == "input" or settings.heads or settings.output is not None):
+            raise UsageError(
+                f"the units of layer {layer} cannot be set to zero: {reading}",
+                "Only features of a module's own output can.",
+            )
     now = Pass()
     with ExitStack() as undo:
         undo.callback(module.register_forward_pre_hook(now.begin).remove)

@@ -42,6 +42,17 @@ class LayerSettings(Config):
     call: int = -1
     """Which of its runs in a forward pass counts for a module that is used several times: 0 the first, -1 the last."""
 
+    at: Literal["output", "input"] = "output"
+    """Whether a module's output is read, or what it is given: heads before their projection, say."""
+    output: int | str | None = None
+    """Which tensor where it gives (or gets) several: its place among them, from 0, or its name in a dict."""
+    tokens: Literal["patches", "class", "all"] | int = "patches"
+    """Of a sequence: the patches, with their map; the class token; all of them, pooled; or the one at that place."""
+    heads: pydantic.NonNegativeInt = 0
+    """With so many attention heads side by side on the axis of the units: each is a unit, its activation the norm."""
+    sign: Literal["positive", "negative", "absolute"] = "positive"
+    """What counts as activation: high values, low values (what suppresses a unit), or both."""
+
     @pydantic.field_validator("layout")
     @classmethod
     def _spelled(cls, layout: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -63,8 +74,9 @@ class Exemplars(Config):
 
     k: pydantic.PositiveInt = 10
     """Exemplars of a unit."""
-    pooling: Literal["mean", "max"] = "mean"
-    """From an activation map to one number per image."""
+    pooling: Literal["mean", "max", "top", "centre"] = "mean"
+    """From an activation map to one number per image; top is the mean of the highest tenth of its cells, centre the
+    cell in the middle."""
     crops: bool = True
     """Add attention crops of the strongest images."""
     max_crops: pydantic.NonNegativeInt = 4

@@ -30,8 +30,13 @@ def describe(
     images: str | os.PathLike[str] | Sequence[str],
     preprocess: Callable[[Image], torch.Tensor] | None = None,
     units: str | Iterable[int] = "all",
-    layout: str | Sequence[str] = "",
+    layout: str | Sequence[str] | None = None,
     call: int | None = None,
+    at: str | None = None,
+    output: int | str | None = None,
+    tokens: str | int | None = None,
+    heads: int | None = None,
+    sign: str | None = None,
     captioner: str | None = None,
     summarizer: str | None = None,
     generator: str | None = None,
@@ -47,8 +52,8 @@ def describe(
     """Say in plain words what units of `model` respond to.
 
     `model` is a live module, with `preprocess` from an RGB image to its input (C, H, W), or a target's name.
-    `layer` is one or several dotted names; `layout` and `call` say how they are read where that does not show (see
-    [target] in the reference); `images` one or several folders or named probing sets. What is
+    `layer` is one or several dotted names; `layout`, `call`, `at`, `output`, `tokens`, `heads` and `sign` say how they
+    are read (see [target] in the reference); `images` one or several folders or named probing sets. What is
     not given comes from `runfile`; `settings` are its dotted keys ({"captioner.num_beams": 5}). Results are
     kept in `out` (default runs/<time>) and reused as the command line does. Raises DndError for what its
     caller can mend; a unit that fails is in the result with its reason.
@@ -63,10 +68,9 @@ def describe(
         "seed": seed,
         "device": device,
     }
-    if layout:
-        options["target.layout"] = layout if isinstance(layout, str) else list(layout)
-    if call is not None:
-        options["target.call"] = call
+    axes = layout if layout is None or isinstance(layout, str) else list(layout)
+    reads = {"layout": axes, "call": call, "at": at, "output": output, "tokens": tokens, "heads": heads, "sign": sign}
+    options |= {f"target.{name}": value for name, value in reads.items() if value is not None}
     chosen = {"captioner": captioner, "summarizer": summarizer, "generator": generator, "scorer": scorer}
     options |= {f"{kind}.backend": name for kind, name in chosen.items() if name is not None}
     tables = read_tables(runfile)

@@ -42,13 +42,15 @@ class Kind:
     """Keys of a run file's table that are not the plugin's: its Config must not have them."""
 
 
+_OF_LAYERS = ("layout", "call", "at", "output", "tokens", "heads", "sign")
+"""Settings of the core, see `dnd.config.run.LayerSettings`."""
 KINDS = {
     "captioner": Kind("register_captioners", api.Captioner, frozenset({"backend"})),
     "summarizer": Kind("register_summarizers", api.Summarizer, frozenset({"backend"})),
     "generator": Kind("register_generators", api.Generator, frozenset({"backend"})),
     "scorer": Kind("register_scorers", api.Scorer, frozenset({"backend"})),
     "encoder": Kind("register_encoders", api.Encoder, frozenset({"backend"})),
-    "target": Kind("register_targets", api.Target, frozenset({"name", "layers", "units", "layout", "call"})),
+    "target": Kind("register_targets", api.Target, frozenset({"name", "layers", "units", *_OF_LAYERS})),
     "probing-set": Kind("register_probing_sets", api.ProbingSet, frozenset({"set", "sets"})),
     "method": Kind("register_methods", api.Method, frozenset({"name"})),
 }

@@ -34,7 +34,7 @@ def behaviour(module: torch.nn.Module, preprocess: Preprocess, readings: Mapping
     batch = torch.cat([image[None], noise.to(image.dtype)])
     first = next(module.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
-    with Replica(module, device, list(readings)) as replica:
+    with Replica(module, device, {layer: one.settings for layer, one in readings.items()}) as replica:
         replica.readings = readings
         once, again = _outputs(replica, batch), _outputs(replica, batch)
     for layer, values in once.items():

@@ -99,9 +99,10 @@ class HookedTarget:
                 undo.enter_context(
                     torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
                 )
+            settings = {layer: self.reads.of(number) for number, layer in enumerate(self.layers)}
             copies = [_copied(self.module) for _ in self.devices[1:]]
             self._replicas = [
-                undo.enter_context(Replica(module, device, tuple(self.layers)))
+                undo.enter_context(Replica(module, device, settings))
                 for module, device in zip([self.module, *copies], self.devices, strict=True)
             ]
             undo.callback(self._replicas.clear)
@@ -109,10 +110,11 @@ class HookedTarget:
             for replica in self._replicas:
                 self._idle.put(replica)
             self._threads = undo.enter_context(ThreadPoolExecutor(len(self._replicas)))
-            self.readings = self.readings or read_layers(self._replicas[0], self._made_up(), self.reads)
+            self.readings = self.readings or read_layers(self._replicas[0], self._made_up())
             for replica in self._replicas:
                 replica.readings = self.readings
             self.use_batches_of(self._rows)
+            self._check_pooling()
             self._undo = undo.pop_all()
         return self
 
@@ -142,6 +144,14 @@ class HookedTarget:
         if self.device.type == "cpu":  # where a forward pass has its own size in any case
             self._rows = max(_STEP, min(self._rows, _MOST // (4 * sum(self.layer_sizes().values())) // _STEP * _STEP))
         self.batch_size = self._rows * len(self._replicas)
+
+    def _check_pooling(self) -> None:
+        flat = [layer for layer, shape in self._shapes.items() if len(shape) == 3]
+        if self.pooling == "centre" and flat:
+            raise UsageError(
+                f"exemplars.pooling = centre needs a map, and layer {flat[0]} has none: {self.readings[flat[0]]}",
+                "Choose mean, max or top.",
+            )
 
     def _fits(self, replica: Replica, batch: torch.Tensor) -> bool:
         with in_words(replica, batch):

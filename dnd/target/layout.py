@@ -15,26 +15,42 @@ What could be a map is one where changes of the input show at their places, see 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import torch
 
 from dnd.config.layout import Axes
+from dnd.config.run import LayerSettings
 
-Pooling = Literal["mean", "max"]
+Pooling = Literal["mean", "max", "top", "centre"]
+_TOP = 0.1
+"""Share of the cells that `top` takes the mean of."""
 
 _KEPT_BITS = 17
 """Of float32's 24 significant ones."""
 
 
-def first_tensor(output: object) -> torch.Tensor | None:
-    """The tensor that a module gave, or the first in its tuple or ModelOutput."""
-    if isinstance(output, torch.Tensor):
-        return output
-    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
-    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
+def tensors_of(value: object) -> Iterator[torch.Tensor]:
+    """The tensors in what a module gave: itself, or those in its tuple, dict or ModelOutput."""
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    for part in parts:
+        yield from tensors_of(part)
+
+
+def first_tensor(value: object, which: int | str | None = None) -> torch.Tensor | None:
+    """The first tensor in what a module gave, or the one at a place or under a name; None where there is none."""
+    if isinstance(which, str):
+        if isinstance(value, Mapping):
+            return first_tensor(value.get(which))
+        return first_tensor(getattr(value, which, None)) if hasattr(value, "_fields") else None
+    return next(islice(tensors_of(value), which or 0, None), None)
 
 
 def units_second(output: torch.Tensor, axes: Axes, rows: int) -> torch.Tensor:
@@ -67,10 +83,24 @@ class Reading:
     runs: int = 1
     note: str = ""
     """Why units have no map, where they might have had one."""
+    n_tokens: int = 0
+    """Length of the sequence where the layer gives one."""
+    settings: LayerSettings = field(default_factory=LayerSettings)
 
     def of(self, output: torch.Tensor, rows: int) -> torch.Tensor:
         """The output for `rows` images, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without."""
-        units = units_second(output, self.axes, rows)
+        units = self._places(units_second(output, self.axes, rows))
+        if self.settings.heads:
+            units = units.unflatten(1, (self.size, -1)).float().norm(dim=2)  # type: ignore[no-untyped-call]
+        if self.settings.sign == "positive":
+            return units
+        return -units if self.settings.sign == "negative" else units.abs()
+
+    def _places(self, units: torch.Tensor) -> torch.Tensor:
+        """(B, U, ...) with the places that count."""
+        which = self.settings.tokens
+        if self.n_tokens and which != "patches":
+            return units if which == "all" else units[:, :, self.extra[0] if which == "class" else which]
         if self.grid is None:
             return units.flatten(2) if units.ndim > 3 else units
         return self.on_grid(units)
@@ -83,33 +113,58 @@ class Reading:
             units = torch.cat([units[:, :, :start], units[:, :, start + count :]], 2)
         return units.reshape(*units.shape[:2], *self.grid)
 
-    @property
-    def tokens(self) -> int:
-        """How many places a map is made of, those left out included."""
-        return self.grid[0] * self.grid[1] + self.extra[1] if self.grid else 0
-
     def __str__(self) -> str:
         """In one sentence, for people."""
         place = next(number for number, axis in enumerate(self.axes) if "units" in axis)
-        parts = [f"units = axis {place} ({self.size})"]
+        what = f"{self.size} heads" if self.settings.heads else str(self.size)
+        parts = [f"units = axis {place} ({what})"]
         parts += [f"images = axis {n}" for n, axis in enumerate(self.axes) if "batch" in axis and (n or len(axis) > 1)]
-        parts.append(f"map {self.grid[0]}x{self.grid[1]}" if self.grid else "no map")
-        if self.note:
-            parts[-1] += f" ({self.note})"
-        if self.extra[1]:
-            kind = "class token" if self.extra[1] == 1 else "class and register tokens"
-            parts.append(f"{self.extra[1]} {kind} left out")
+        parts.append(self._places_in_words())
         if self.runs > 1:
             parts.append(f"run {self.run + 1} of {self.runs}")
+        if self.settings.at == "input":
+            parts.append("of the module's input")
+        if self.settings.output is not None:
+            parts.append(f"tensor {self.settings.output}")
+        if self.settings.sign != "positive":
+            parts.append("negated" if self.settings.sign == "negative" else "absolute values")
         return ", ".join(parts)
+
+    def _places_in_words(self) -> str:
+        which = self.settings.tokens
+        if self.n_tokens and which != "patches":
+            named = {
+                "class": f"the class token alone, token {self.extra[0]}",
+                "all": f"all {self.n_tokens} tokens pooled",
+            }
+            return named.get(str(which), f"token {which} of {self.n_tokens} alone")
+        words = f"map {self.grid[0]}x{self.grid[1]}" if self.grid else "no map"
+        if self.note:
+            words += f" ({self.note})"
+        if self.extra[1]:
+            kind = "class token" if self.extra[1] == 1 else "class and register tokens"
+            words += f", {self.extra[1]} {kind} left out"
+        return words
 
 
 def pool(units: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     """(B, U, ...) -> float32 (B, U), a new tensor on the CPU."""
     if units.ndim > 2:
-        flat = units.flatten(2)
-        units = flat.mean(2, dtype=torch.float32) if pooling == "mean" else flat.amax(2)
+        units = _one_number(units, pooling)
     return rounded(units.detach().float()).cpu()
+
+
+def _one_number(units: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    flat = units.flatten(2)
+    match pooling:
+        case "mean":
+            return flat.mean(2, dtype=torch.float32)
+        case "max":
+            return flat.amax(2)
+        case "top":
+            return flat.topk(math.ceil(_TOP * flat.shape[2]), 2).values.mean(2, dtype=torch.float32)
+        case "centre":
+            return units[:, :, units.shape[2] // 2, units.shape[3] // 2]
 
 
 def rounded(values: torch.Tensor) -> torch.Tensor:

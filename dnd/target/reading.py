@@ -41,7 +41,7 @@ class _Runs:
     more: list[Shape] = field(default_factory=list)
 
 
-def read_layers(replica: Replica, image: torch.Tensor, settings: LayerSettings) -> dict[str, Reading]:
+def read_layers(replica: Replica, image: torch.Tensor) -> dict[str, Reading]:
     """The reading of each layer, found on a made-up image (C, H, W). UsageError where one cannot be read."""
     frame = (image.shape[-2], image.shape[-1])
     seen: dict[str, _Runs] = {}
@@ -53,14 +53,29 @@ def read_layers(replica: Replica, image: torch.Tensor, settings: LayerSettings) 
 
         first_pass(replica, image.expand(count, *image.shape), see)
     found = {}
-    for number, name in enumerate(replica.layers):
+    for name, settings in replica.layers.items():
         if name not in seen:
             raise UsageError(f"layer {name} does not run in a forward pass", "Choose one that does.")
         try:
-            found[name] = list(_candidates(seen[name], frame, settings.of(number)))
+            found[name] = list(_candidates(seen[name], frame, settings))
         except UsageError as error:
             raise UsageError(f"layer {name}: {error}", error.hint) from None
-    return _chosen(replica, image, found)
+    return {name: _settled(name, reading) for name, reading in _chosen(replica, image, found).items()}
+
+
+def _settled(name: str, reading: Reading) -> Reading:
+    """The reading with its units counted. UsageError where it has not what its settings ask for."""
+    heads, which, count = reading.settings.heads, reading.settings.tokens, reading.n_tokens
+    if heads and reading.size % heads:
+        raise UsageError(f"layer {name}: {reading.size} features do not divide into {heads} heads")
+    if which != "patches" and not count:
+        raise UsageError(f"layer {name} has no tokens: {reading}", "Set target.tokens for layers of a transformer.")
+    if which == "class" and not reading.extra[1]:
+        hint = "Give its place: target.tokens = 0 for the first."
+        raise UsageError(f"layer {name}: no class token was found among its {count} tokens", hint)
+    if isinstance(which, int) and not -count <= which < count:
+        raise UsageError(f"layer {name} has no token {which}: its {count} are 0 to {count - 1}")
+    return replace(reading, size=heads) if heads else reading
 
 
 def first_pass(replica: Replica, batch: torch.Tensor, see: See) -> None:
@@ -96,12 +111,14 @@ def _candidates(seen: _Runs, frame: Frame, settings: LayerSettings) -> Iterator[
     if not 0 <= run < runs or len(seen.more) != runs:
         raise UsageError(f"it runs {runs} times, and there is no run {call}", f"target.call is {-runs} to {runs - 1}.")
     few, more = seen.few[run], seen.more[run]
-    options = [parse_layout(layout)] if layout else _axes(seen, few, _batch_axis(few, more), frame)
+    options = [parse_layout(layout)] if layout else _axes(seen, few, _batch_axis(few, more), frame, settings.at)
     first: Reading | None = None
     for axes in options:
         sizes = _sizes(axes, few, more)
         pooled = any("other" in words for words in axes)
-        plain = Reading(axes, sizes["units"], run=run, runs=runs, note="" if pooled else _note(sizes))
+        plain = Reading(axes, sizes["units"], run=run, runs=runs, settings=settings)
+        tokens = sizes.get("tokens", 0)
+        plain = replace(plain, note="" if pooled else _note(sizes), n_tokens=tokens)
         first = first or plain
         if pooled:
             continue
@@ -148,7 +165,7 @@ def _batch_axis(few: Shape, more: Shape) -> int:
     )
 
 
-def _axes(seen: _Runs, shape: Shape, batch: int, frame: Frame) -> list[Axes]:
+def _axes(seen: _Runs, shape: Shape, batch: int, frame: Frame, at: str = "output") -> list[Axes]:
     """What the axes may hold, the likeliest first."""
     rest = [axis for axis in range(len(shape)) if axis != batch]
     if not rest:
@@ -156,7 +173,7 @@ def _axes(seen: _Runs, shape: Shape, batch: int, frame: Frame) -> list[Axes]:
             f"its output has shape {shape}; units need (B, C, H, W), (B, N, C) or (B, C)",
             "Choose the layer before or after it.",
         )
-    stated = stated_axis(seen.part, shape, batch) if seen.alone else None
+    stated = stated_axis(seen.part, shape, batch, at) if seen.alone else None
     if stated is None and len(shape) > 4:
         words = ["other"] * len(shape)
         words[batch], words[rest[0]] = "batch", "units"
@@ -169,15 +186,17 @@ def _axes(seen: _Runs, shape: Shape, batch: int, frame: Frame) -> list[Axes]:
     return options
 
 
-def stated_axis(part: torch.nn.Module, shape: Shape, batch: int = 0) -> int | None:
-    """The axis of an output that is as wide as its module says; None where it says nothing, or something else.
+def stated_axis(part: torch.nn.Module, shape: Shape, batch: int = 0, at: str = "output") -> int | None:
+    """The axis of an output, or input, that is as wide as its module says; None where it says nothing of it.
 
     Channels come second in what convolves or normalizes channels, last in what works on features.
     """
     last = len(shape) - 1
     if last < 2:
         return None
-    for attribute, axis in (("out_channels", 1), ("num_features", 1), ("num_channels", 1), ("out_features", last)):
+    side = "in" if at == "input" else "out"
+    widths = (f"{side}_channels", 1), ("num_features", 1), ("num_channels", 1), (f"{side}_features", last)
+    for attribute, axis in widths:
         if axis != batch and getattr(part, attribute, None) == shape[axis]:
             return axis
     normalized = getattr(part, "normalized_shape", None)
@@ -290,11 +309,11 @@ def _undecided(replica: Replica, image: torch.Tensor, name: str, likely: Reading
             continue
         around = name[:at]
         try:
-            with Replica(replica.module, replica.device, [around]) as outer:
-                found = read_layers(outer, image, LayerSettings())[around]
+            with Replica(replica.module, replica.device, {around: LayerSettings()}) as outer:
+                found = read_layers(outer, image)[around]
         except UsageError:
             continue
-        if found.grid and found.tokens == likely.tokens:
+        if found.grid and found.n_tokens == likely.n_tokens:
             return replace(likely, grid=found.grid, extra=found.extra)
     return without
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
+from dnd.config.run import LayerSettings
 from dnd.errors import UsageError
 from dnd.target.layers import inner
-from dnd.target.layout import Reading, first_tensor
+from dnd.target.layout import Reading, first_tensor, tensors_of
 
 Read = Callable[[str, torch.Tensor], None]
 """Gets a layer's name and its output, units second, during a forward pass."""
@@ -27,7 +29,7 @@ def _nothing(layer: str, part: torch.nn.Module, output: torch.Tensor, alone: boo
 class Replica:
     """One forward pass at a time; several replicas may be at work at once."""
 
-    def __init__(self, module: torch.nn.Module, device: torch.device, layers: Sequence[str]) -> None:
+    def __init__(self, module: torch.nn.Module, device: torch.device, layers: Mapping[str, LayerSettings]) -> None:
         self.module, self.device, self.layers = module, device, layers
         self.readings: Mapping[str, Reading] = {}
         """Of the layers, before `forward` is called."""
@@ -40,22 +42,31 @@ class Replica:
             undo.enter_context(evaluating(self.module))
             undo.enter_context(_on_device(self.module, self.device))
             undo.enter_context(_uncompiled())
-            for name in self.layers:
-                undo.callback(modules[name].register_forward_hook(self._hook(name)).remove)
+            for name, settings in self.layers.items():
+                undo.callback(self._watched(name, modules[name], settings).remove)
             self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._undo.close()
 
-    def _hook(self, name: str) -> Callable[[torch.nn.Module, object, object], None]:
-        def hook(module: torch.nn.Module, inputs: object, output: object) -> None:
-            found = first_tensor(output)
+    def _watched(self, name: str, module: torch.nn.Module, settings: LayerSettings) -> RemovableHandle:
+        def take(value: object) -> None:
+            found = first_tensor(value, settings.output)
             if found is None:
-                raise UsageError(f"layer {name} gives no tensor but {type(output).__name__}")
-            self._see(name, module, found, found is output)
+                raise UsageError(*_missing(name, value, settings))
+            self._see(name, module, found, found is value)
 
-        return hook
+        def before(module: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            value = {**{str(n): one for n, one in enumerate(inputs)}, **named}
+            take(next(iter(value.values())) if len(value) == 1 and settings.output is None else value)
+
+        def after(module: torch.nn.Module, inputs: object, output: object) -> None:
+            take(output)
+
+        if settings.at == "input":
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after)
 
     def watch(self, batch: torch.Tensor, see: See) -> None:
         """Run (B, C, H, W); `see` is called for every run of every layer, in their order."""
@@ -85,6 +96,17 @@ class Replica:
                     f"layer {name} runs {runs[name]} times for some images, {reading.runs} times for others",
                     "Choose a layer that runs as often for each.",
                 )
+
+
+def _missing(name: str, value: object, settings: LayerSettings) -> tuple[str, str]:
+    """What is wrong with a layer that gives no such tensor, and a hint."""
+    verb = "gets" if settings.at == "input" else "gives"
+    count = sum(1 for _ in tensors_of(value))
+    if settings.output is None or not count:
+        return f"layer {name} {verb} no tensor but {type(value).__name__}", "Choose the layer before or after it."
+    names = list(value) if isinstance(value, Mapping) else list(getattr(value, "_fields", ()))
+    known = f"By name: {', '.join(map(str, names))}." if names else ""
+    return f"layer {name} {verb} no tensor {settings.output!r}", f"Its {count} tensors are 0 to {count - 1}. {known}"
 
 
 @contextmanager

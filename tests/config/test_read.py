@@ -164,7 +164,7 @@ def test_folders_become_absolute_and_names_win_over_folders(monkeypatch: pytest.
         ({"seed": "x"}, ["seed: 'x' does not fit; wanted: a valid integer"]),
         ({"device": "gpu"}, ["device: 'gpu' does not fit", "wanted: auto, cpu, cuda"]),
         ({"exemplars": {"k": 0}}, ["exemplars.k: 0 does not fit"]),
-        ({"exemplars": {"pooling": "median"}}, ["exemplars.pooling", "'mean' or 'max'"]),
+        ({"exemplars": {"pooling": "median"}}, ["exemplars.pooling", "'mean', 'max', 'top' or 'centre'"]),
         ({"labels": {"min_auc": float("nan")}}, ["labels.min_auc"]),
         ({"target": {"name": "net", "layers": []}}, ["target.layers: name at least one", "`dnd doctor`"]),
         ({"target": {"layers": ["a"]}}, ["target.name: none chosen", "net"]),
