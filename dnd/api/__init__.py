@@ -7,7 +7,7 @@ other items one by one, so that only that item fails. Nothing here imports torch
 
 from __future__ import annotations
 
-from dnd.api.functions import auc, derive_seed, is_device_lost, is_out_of_memory
+from dnd.api.functions import auc, derive_seed, is_device_lost, is_out_of_memory, ranked
 from dnd.api.images import ImageFolder, file_digest, read_image
 from dnd.api.method import Method, Study
 from dnd.api.plugins import (
@@ -91,6 +91,7 @@ __all__ = [
     "model_folders",
     "model_names",
     "probing_folders",
+    "ranked",
     "read_image",
     "read_truth",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,11 @@ def auc(positives: npt.NDArray[np.float32], negatives: npt.NDArray[np.float32]) 
     ordered = np.sort(negatives)
     below = np.searchsorted(ordered, positives, "left") + np.searchsorted(ordered, positives, "right")
     return float(below.mean() / (2 * ordered.size))
+
+
+def ranked(scores: Sequence[float]) -> list[int]:
+    """Places of candidates by their scores, best first; of equal ones the earlier."""
+    return sorted(range(len(scores)), key=lambda place: (-scores[place], place))
 
 
 def derive_seed(*parts: object) -> int:

@@ -15,7 +15,7 @@ from itertools import chain
 
 import numpy as np
 
-from dnd.api import N_LABELS, Bound, Scorer, Unit
+from dnd.api import N_LABELS, Bound, Scorer, Unit, ranked
 from dnd.pipeline.activations import activation_stage
 from dnd.pipeline.images import image_stage
 from dnd.pipeline.known import Known
@@ -47,11 +47,6 @@ def make_images(known: Known, hooked: HookedTarget, identity: str, left: Callabl
 def steps(scorer: Scorer, n: int) -> list[int]:
     """Numbers of images at which candidates are looked at again, the last all n."""
     return sorted({min(max(1, math.ceil(share * n - 1e-9)), n) for share in (*scorer.rounds, 1.0)})
-
-
-def ranked(scores: Sequence[float]) -> list[int]:
-    """Places of the candidates, best first; of equal ones the earlier."""
-    return sorted(range(len(scores)), key=lambda place: (-scores[place], place))
 
 
 @dataclass(frozen=True)

@@ -368,7 +368,7 @@ class ScorerContract(BackendContract):
         ways = np.random.default_rng(len(made)).choice([-9, 9], (6, len(made), 1)).astype(np.float32)
         for way in (whole.activations, *ways):
             (scores,) = backend.score([replace(whole, activations=np.where(to_come, way, whole.activations))])
-            first, best = (ranked([float(one) for one in some]) for some in ([one.score for one in bounds], scores))
+            first, best = (api.ranked([float(one) for one in some]) for some in ([one.score for one in bounds], scores))
             for place in range(min(api.N_LABELS, len(scores))):
                 if bounds[first[place]].open:
                     break
@@ -378,11 +378,6 @@ class ScorerContract(BackendContract):
                     f"images of {made.tolist()} were made: candidate {one} was to come in place {place + 1} with"
                     f" {bounds[one].score:.4g} whatever the others show, but the scores became {_short(scores)}",
                 )
-
-
-def ranked(scores: Sequence[float]) -> list[int]:
-    """Places of the candidates, best first; of equal ones the earlier."""
-    return sorted(range(len(scores)), key=lambda place: (-scores[place], place))
 
 
 class EncoderContract(BackendContract):

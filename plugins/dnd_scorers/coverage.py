@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pydantic
 
 from dnd import api
@@ -56,12 +57,7 @@ class Coverage(ClipScorer):
         answers = []
         for one in evidence:
             most, least = self._weights(one, math.inf), self._weights(one, -math.inf)
-            scores = self._score(one, most)
-            first = np.sort(scores[scores > 0])[::-1][: api.N_LABELS + 1]
-            tied = len(np.unique(first)) < len(first)  # cut to the score before: who is next may hang on the images
-            docked = (least < most) & (scores > 0)
-            best = np.where(docked & tied, math.inf, scores)
-            answers.append([api.Bound(float(score), bool(some)) for score, some in zip(best, docked, strict=True)])
+            answers.append(bounds(self._score(one, most), least < most))
         return answers
 
     def _weights(self, one: api.Evidence, to_come: float = math.nan) -> Floats:
@@ -80,6 +76,16 @@ class Coverage(ClipScorer):
             activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
             scores[order] = coverage(likeness(texts @ points.T, len(one.sample)), activations, weights[order])
         return scores
+
+
+def bounds(scores: Floats, may_sink: npt.NDArray[np.bool_]) -> list[api.Bound]:
+    """From the scores (n_concepts,) with the greatest weights, and whose weight may be less."""
+    is_open = may_sink & (scores > 0)
+    # Of equal ones, cut to the score before them, each may take another's place once its weight is less.
+    values, counts = np.unique(scores, return_counts=True)
+    tied = np.isin(scores, values[(counts > 1) & (values >= np.sort(scores)[-api.N_LABELS :].min(initial=1))])
+    best = np.where(is_open & tied, math.inf, scores)
+    return [api.Bound(float(score), bool(some)) for score, some in zip(best, is_open, strict=True)]
 
 
 def likeness(cosines: Floats, n_sample: int) -> Floats:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from dnd.api import Evidence, Picture, Runtime, Unit
+from dnd.api import Evidence, Picture, Runtime, Unit, ranked
 from dnd_hf.clip import ClipMemory
 from dnd_microworld import world
 from dnd_scorers.clip import ClipRank, ClipScorerConfig, ImageProduct, combine
-from dnd_scorers.coverage import Coverage, CoverageConfig, coverage, likeness
+from dnd_scorers.coverage import Coverage, CoverageConfig, bounds, coverage, likeness
 from dnd_scorers.ranks import MeanActivation, TopKConfig, TopKSquared, topk_squared
 
 WEIGHTS = Path(__file__).parents[2] / "plugins/dnd_microworld/weights/microworld-clip"
@@ -302,3 +302,26 @@ def test_mean_knows_activations_as_large_as_floats_are():
     top = np.finfo(np.float32).max
     given = evidence(np.array([[top, top], [-top, -top]], np.float32), sample_activations=np.array([-top, top]))
     assert MeanActivation(MeanActivation.Config(), RUNTIME).score([given]) == [[pytest.approx(1), pytest.approx(-1)]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32))
+def test_whoever_comes_first_by_coverages_bound_and_is_not_open_comes_first(seed: int) -> None:
+    """Weights become known one by one; ties, which the cut to the score before makes too, among them."""
+    chance = np.random.default_rng(seed)
+    n, points, whole = chance.integers(1, 7), chance.integers(4, 9), seed % 2 == 0
+    likenesses = chance.integers(0, 3, (n, points)).astype(float) if whole else np.exp(chance.normal(size=(n, points)))
+    activations = chance.integers(0, 4, points).astype(float) if whole else chance.normal(size=points)
+    weights = chance.integers(1, 5, n) / 4 if seed % 3 else chance.random(n)
+    scores = coverage(likenesses, activations, weights)
+    known = np.zeros(n, bool)
+    while True:
+        found = bounds(coverage(likenesses, activations, np.where(known, weights, 1.0)), ~known & (weights < 1))
+        first, best = ranked([one.score for one in found])[:3], ranked(scores)
+        unsettled = [place for place in first if found[place].open]
+        settled = first[: first.index(unsettled[0])] if unsettled else first
+        assert best[: len(settled)] == settled
+        assert [found[place].score for place in settled] == [scores[place] for place in settled]
+        if not unsettled:
+            break
+        known[unsettled[0]] = True
