@@ -162,7 +162,7 @@ def browse(page_url: str) -> dict[str, Any]:
         for _ in range(OPEN):
             page = browser.new_page()
             page.goto(page_url)
-            page.wait_for_selector("#main h1")
+            page.wait_for_selector("#head h1")
             page.wait_for_selector("#list li")
             opened.append(page.evaluate(OPENED))
             began = time.perf_counter()

@@ -102,7 +102,7 @@ def _from_rows(table: UnitTable) -> tuple[dict[Unit, Truth], str]:
     for _, unit, cells in table.units():
         if cells[columns[0]]:
             texts.setdefault(unit, []).append(cells[columns[0]])
-    if not texts:
+    if not texts and "mark" not in table.columns:
         raise UsageError(f"{table.file}: no unit has a text in the column {columns[0]!r}", _KNOWN)
     return {unit: Truth((tuple(those),)) for unit, those in texts.items()}, table.reading(f"texts from {columns[0]!r}")
 

@@ -13,13 +13,22 @@ from dnd.text import json_text
 
 @click.command()
 @run_options
-def config(runfile: str | None, out: str | None, fresh: bool, **given: Any) -> None:
+@click.option("--schema", is_flag=True, help="Print instead the JSON schema of run files, for editors.")
+def config(runfile: str | None, out: str | None, fresh: bool, schema: bool, **given: Any) -> None:
     """Print the resolved run file; run nothing.
 
     Every default is written out. Takes the arguments of `dnd run`: `dnd config photos --probe FOLDER > mine.toml`.
     """
     from dnd.config.read import read_run
     from dnd.plugin.registry import Registry
+
+    if schema:
+        import json
+
+        from dnd.config.schema import run_schema
+
+        click.echo(json.dumps(run_schema(Registry.load()), indent=1, ensure_ascii=False))
+        return
 
     settings = given.pop("settings")
     run = read_run(runfile, Registry.load(), options=chosen_options(given), settings=settings)

@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     "--images",
     metavar="N",
     type=click.IntRange(0),
-    default=20,
-    show_default=True,
-    help="Images generated for each label of a run; 0 leaves out all that needs images.",
+    default=0,
+    help="Measure on images, too: so many are generated of each label of a run, which takes its time.",
 )
 @click.option(
     "--generator", metavar="RUNFILE", help="Draw them with the generator of this run file.  [default: the run's own]"
@@ -51,9 +50,9 @@ if TYPE_CHECKING:
 def evaluate(source: str | None, truth: str | None, sanity: bool, as_json: bool, **given: object) -> None:
     """Measure labels against a truth, and on images.
 
-    RUN is a run's folder, TABLE a label table of dnd or of another tool. Every figure comes with a 95 % interval
-    and two controls: labels shuffled between units, and the best label that could be given to all of them. A run's
-    figures are also kept in its folder, as evaluation.json.
+    RUN is a run's folder, TABLE a label table of dnd or of another tool. FILE may be the marks that a report saved.
+    Every figure comes with a 95 % interval and two controls: labels shuffled between units, and the best label that
+    could be given to all of them. A run's figures are also kept in its folder, as evaluation.json.
     """
     from pathlib import Path
     from typing import Any, cast

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnd.cli import complete
 from dnd.cli.console import make_console, print_table
 from dnd.models import ROLES
 
@@ -25,9 +26,10 @@ def models() -> None:
 
 
 @models.command("list")
+@click.option("--long", "is_long", is_flag=True, help="How many of its files are pinned, and its source, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def models_list(as_json: bool) -> None:
-    """List them: role, size, licence, pinned or not, here or not.
+def models_list(is_long: bool, as_json: bool) -> None:
+    """List them: role, size, here or not, licence.
 
     A size with a + leaves out files whose size models.lock does not know yet.
     """
@@ -45,14 +47,13 @@ def models_list(as_json: bool) -> None:
             row["name"],
             row["role"],
             weights.find(row["name"]).megabytes,
-            f"{row['licence']}{' (gated)' if row['gated'] else ''}",
-            f"{row['pinned']}/{row['files']}",
             row["state"],
-            " + ".join(row["sources"]),
+            f"{row['licence']}{' (gated)' if row['gated'] else ''}",
+            *([f"{row['pinned']}/{row['files']}", " + ".join(row["sources"])] if is_long else []),
         ]
         for row in rows
     ]
-    print_table(("name", "role", "MB", "licence", "pinned", "state", "source"), cells)
+    print_table(("name", "role", "MB", "state", "licence", *(["pinned", "source"] if is_long else [])), cells)
 
 
 def _facts(weights: Weights, name: str) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def _facts(weights: Weights, name: str) -> dict[str, Any]:
 
 
 @models.command("verify")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete.model)
 def models_verify(names: tuple[str, ...]) -> int:
     """Compare files with models.lock.
 
@@ -95,7 +96,7 @@ def models_verify(names: tuple[str, ...]) -> int:
 
 
 @models.command("fetch")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete.model)
 @click.option("--runfile", metavar="RUNFILE", help="Fetch the models that this run file names.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="As for `dnd run`, with --runfile.")
 @click.option(
@@ -227,7 +228,7 @@ def models_lock(
 
 @models.command("pack")
 @click.argument("out", type=click.Path(dir_okay=False))
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete.model)
 @click.option("--runfile", metavar="RUNFILE", help="Pack it, and the models that it names.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="As for `dnd run`, with --runfile.")
 @click.option(

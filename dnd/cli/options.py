@@ -7,19 +7,43 @@ from typing import Any, TypeVar
 
 import click
 
+from dnd.cli import complete
+
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _plugin(kind: str, what: str) -> Callable[[F], F]:
+    return click.option(f"--{kind}", metavar="NAME", shell_complete=complete.plugin(kind), help=what)
+
+
 _CHOICES = (
-    click.argument("runfile", required=False),
-    click.option("--target", metavar="NAME", help="Network to study: a plugin's, or your own MODULE:FUNCTION."),
-    click.option("--layer", "layers", metavar="LAYER", multiple=True, help="Dotted name; may be repeated."),
+    click.argument("runfile", required=False, shell_complete=complete.run_file),
+    click.option(
+        "--target",
+        metavar="NAME",
+        shell_complete=complete.plugin("target"),
+        help="Network to study: a plugin's, or your own MODULE:FUNCTION.",
+    ),
+    click.option(
+        *("--layer", "layers"),
+        metavar="LAYER",
+        multiple=True,
+        shell_complete=complete.layer,
+        help="Dotted name; may be repeated.",
+    ),
     click.option("--units", metavar="0-9,12|all|shown", help="Units of each layer; `shown`: of what the images show."),
-    click.option("--probe", "probes", metavar="NAME|FOLDER", multiple=True, help="Probing images; may be repeated."),
-    click.option("--captioner", metavar="NAME", help="What describes images; `dnd plugins` lists all backends."),
-    click.option("--summarizer", metavar="NAME", help="What finds concepts in captions."),
-    click.option("--generator", metavar="NAME", help="What generates images of concepts."),
-    click.option("--scorer", metavar="NAME", help="What compares concepts."),
-    click.option("--method", metavar="NAME", help="How labels are found.  [default: dnd]"),
+    click.option(
+        *("--probe", "probes"),
+        metavar="NAME|FOLDER",
+        multiple=True,
+        shell_complete=complete.plugin("probing-set", or_folder=True),
+        help="Probing images; may be repeated.",
+    ),
+    _plugin("captioner", "What describes images; `dnd plugins` lists all backends."),
+    _plugin("summarizer", "What finds concepts in captions."),
+    _plugin("generator", "What generates images of concepts."),
+    _plugin("scorer", "What compares concepts."),
+    _plugin("method", "How labels are found.  [default: dnd]"),
     click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any setting: captioner.num_beams=5."),
     click.option(
         "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Run folder.  [default: runs/<time>]"

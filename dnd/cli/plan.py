@@ -10,9 +10,10 @@ from rich.table import Table
 
 from dnd.api import Runtime
 from dnd.config.run import BACKENDS, Run
-from dnd.doctor.plan import StagePlan, _size, count_units, plan_stages, read_target
+from dnd.doctor.plan import count_images, count_units, read_target
 from dnd.errors import ModelError
 from dnd.models.weights import Weights
+from dnd.pipeline.plan import StagePlan, plan_stages
 from dnd.pipeline.rates import BACKEND_OF, rates_path, read_rates
 from dnd.plugin.registry import Registry
 
@@ -21,7 +22,7 @@ def show_plan(console: Console, run: Run, registry: Registry) -> None:
     """Print targets, probing sets, backends and their models, then the stages."""
     weights = Weights.default()
     runtime = Runtime("cpu", weights.resolve)
-    sizes = {choice.name: _size(choice, registry, runtime) for choice in run.probing}
+    sizes = {choice.name: count_images(choice, registry, runtime) for choice in run.probing}
     readings = read_target(run, registry, runtime)
     units = count_units(run, readings)
     table = _table("", "choice", "details")

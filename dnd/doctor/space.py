@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dnd.api import Backend, Generator
 from dnd.doctor.check import Check, Context, State, gigabytes
-from dnd.doctor.plan import stage_items
 from dnd.errors import DndError, ModelError
+from dnd.pipeline.plan import stage_items
 from dnd.runtime.memory import Need, estimate, free_memory, work_beside
 from dnd.store.folders import cache_folder, store_folder
 

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from dnd.api import model_names
+from dnd.api import Truth, Unit, model_names
 from dnd.api.truth import read_truth_file
 from dnd.config.run import Run
 from dnd.errors import DndError, UsageError
 from dnd.evaluation.bertscore import unrelated_f1
 from dnd.evaluation.clip import Clip
-from dnd.evaluation.estimates import Figure, Summary, spread, summarise, tidy
+from dnd.evaluation.estimates import Figure, Pairs, Summary, spread, summarise, tidy
 from dnd.evaluation.images import image_figures
 from dnd.evaluation.intervals import FEW
+from dnd.evaluation.marks import marks_figure, read_marks
 from dnd.evaluation.planted import graded
 from dnd.evaluation.reopen import Opened, grader, open_run
 from dnd.evaluation.tables import read_label_table
@@ -34,9 +35,11 @@ from dnd.evaluation.text import (
 from dnd.evaluation.truth import Case, join
 from dnd.models.encoder import Encoder
 from dnd.models.weights import Weights
-from dnd.runtime.progress import Meter
+from dnd.pipeline.rates import find_rate, rates_path, read_rates
+from dnd.runtime.progress import Meter, spell_seconds
 
 _NEEDS = ("scipy", "transformers")
+_NOTHING = "there is nothing to measure the labels against"
 FORMAT = 1
 """Of the JSON; raised when a name in it changes its meaning."""
 
@@ -122,31 +125,35 @@ def evaluate(source: Path, options: Options, meter: Meter) -> Evaluation:
     rows, how = read_label_table(source)
     read = {"labels": how}
     images = options.images if source.is_dir() else 0
-    if options.truth is None and not images:
-        what = "Give --truth FILE." if source.is_dir() else "Give --truth FILE: figures on images need a run's folder."
-        raise UsageError("there is nothing to measure the labels against", what)
-    if options.truth is not None and options.encoder is None:
-        known = [model.name for model in Weights.default().by_name.values() if model.role == "encoder"]
-        raise UsageError("texts are compared by an encoder: name one with --encoder", f"There are: {', '.join(known)}.")
+    if options.truth is None and not source.is_dir():
+        raise UsageError(_NOTHING, "Give --truth FILE: figures on images need a run's folder.")
     if options.layer and options.truth is None:
         raise UsageError("--layer chooses among the layers of a truth", "Give --truth FILE too.")
     cases = [Case(row, None) for row in rows]
+    truths, marks = dict[Unit, Truth](), dict[Unit, tuple[str, float]]()
     if options.truth:
         truths, read["truth"] = read_truth_file(options.truth)
-        cases = join(rows, truths, options.layer or "")
+        marks = read_marks(options.truth)
+        cases = join(rows, truths, options.layer or "") if truths else []
+        known = {case.row.unit for case in cases}
+        cases += [Case(row, None) for row in rows if row.unit in marks and row.unit not in known]
     if not any(case.row.labels for case in cases):
         raise UsageError(f"none of the {len(cases)} units of {source} has a label", "There is nothing to evaluate.")
     found = Evaluation(source, cases, facts={"read": read})
     figures: list[Figure] = []
     opened = None
+    figures += _graded(found, options.seed)
+    if options.truth is None and not images and not figures:
+        raise UsageError(_NOTHING, "Give --truth FILE, or --images 20: so many images are generated of each label.")
     if source.is_dir() and (source / "run.toml").is_file() and images:
         opened = open_run(source, images=images, meter=meter, generator=options.generator, device=options.device)
     clip_name = options.clip or (_clip_of(opened.job.run) if opened else None)
     clip = Clip(clip_name, _device(options.device)) if clip_name else None
-    if options.truth is not None and options.encoder is not None:
-        figures += _against_truth(found, options, clip)
-    figures += _graded(found, options.seed)
+    if options.truth is not None:
+        known_texts = _against_truth(found, options, clip) if truths else []
+        figures = known_texts + marks_figure(cases, marks) + figures
     if opened is not None:
+        meter.note(_how_long(opened, cases))
         figures += _on_images(found, opened, clip)
     found.summaries = summarise(figures, options.seed, options.resamples)
     few = sorted({summary.own.n for summary in found.summaries if 0 < summary.own.n < FEW})
@@ -173,20 +180,38 @@ def _against_truth(found: Evaluation, options: Options, clip: Clip | None) -> li
     if not labelled:
         found.notes.append("no unit with a true meaning has a label: no text was compared")
         return figures
-    assert options.encoder is not None
+    texts = _texts(cases, labelled)
+    meanings = np.array([len(case.truth.meanings) if case.truth else 0 for case in cases])
+    silent = np.array([not case.row.labels for case in cases])
+
+    def spread_out(pairs: list[Pairs]) -> list[Figure]:
+        return [spread(p.figure(), labelled, len(cases), silent & (meanings > 0)) for p in pairs]
+
+    figures += spread_out([exact_figure(texts)])
+    if options.encoder is None:
+        known = [model.name for model in Weights.default().by_name.values() if model.role == "encoder"]
+        found.notes.append(
+            f"texts were not compared by meaning: name an --encoder, one of {', '.join(known)}, or a folder"
+        )
+        return figures
     encoder = Encoder(options.encoder, _device(options.device))
     baseline = unrelated_f1(encoder)
     found.facts["encoder"] = {"name": encoder.name, "digest": encoder.digest, "bertscore_baseline": tidy(baseline)}
-    texts = _texts(cases, labelled)
-    pairs = [exact_figure(texts), *encoder_figures(texts, encoder, baseline)]
+    figures += spread_out(encoder_figures(texts, encoder, baseline))
     if clip is not None:
-        pairs += clip_figures(texts, clip.texts)
-    meanings = np.array([len(case.truth.meanings) if case.truth else 0 for case in cases])
-    silent = np.array([not case.row.labels for case in cases])
-    figures += [spread(p.figure(), labelled, len(cases), silent & (meanings > 0)) for p in pairs]
+        figures += spread_out(clip_figures(texts, clip.texts))
     lone = [i for i in labelled if meanings[i] == 1]
     ranks = retrieval_figures(_texts(cases, lone), encoder) if lone else []
     return figures + [spread(p.figure(), lone, len(cases), silent & (meanings == 1)) for p in ranks]
+
+
+def _how_long(opened: Opened, cases: list[Case]) -> str:
+    """What is about to be generated, with the time that it takes at most by the rates of earlier runs."""
+    run = opened.job.run
+    images = run.images.n * len({case.row.labels[0] for case in cases if case.row.labels})
+    rate = find_rate(run, "images", read_rates(rates_path()))
+    time = f"{spell_seconds(rate.seconds(images))} at most" if rate else "its time is not known yet"
+    return f"{images:,} images of the labels, {time}; those that are stored are reused."
 
 
 def _texts(cases: list[Case], places: list[int]) -> Texts:

@@ -131,7 +131,7 @@ def open_run(
     Raises UsageError where the run cannot be opened: a live module is gone, no generator, folders moved.
     """
     if not (folder / "run.toml").is_file():
-        raise UsageError(f"{folder} holds no run.toml", "Name a finished run's folder, or take --images 0.")
+        raise UsageError(f"{folder} holds no run.toml", "Name a finished run's folder, or leave out --images.")
     registry = Registry.load()
     options = {"device": device} if device else {}
     try:
@@ -139,14 +139,14 @@ def open_run(
     except DndError as error:
         raise UsageError(
             f"the run in {folder} cannot be opened again: {error}",
-            "--images 0 leaves out the figures on images, which need its target and probing set.",
+            "Without --images nothing needs its target and probing set.",
         ) from error
     if generator is not None:
         run = replace(run, generator=_generator(generator, run, registry))
     if all((entry.kind, entry.name) != ("generator", run.generator.name) for entry in registry.entries):
         raise UsageError(
             f"the run in {folder} has no generator to draw images of its labels with",
-            "Name a run file whose generator is to draw them (--generator default), or take --images 0.",
+            "Name a run file whose generator is to draw them (--generator default), or leave out --images.",
         )
     weights = Weights.default()
     builder = Builder(registry, Runtime(run.device, weights.resolve, run.devices))

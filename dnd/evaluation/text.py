@@ -115,7 +115,7 @@ def exact_figures_of_all(cases: Sequence[Case]) -> list[Figure]:
     constants = np.column_stack([constants, noise])
     whole = Pairs("match.exact_of_all", values, constants, [*names, "(no label)"], None)
     kinds = np.array([case.truth.kind if case.truth else "" for case in cases])
-    found = [whole.figure()]
+    found = [whole.figure(np.array([case.truth is not None for case in cases]))]
     for kind in dict.fromkeys(kinds.tolist()):
         if kind:
             found.append(replace(whole, name=f"match.exact_of_all.{kind}").figure(kinds == kind))

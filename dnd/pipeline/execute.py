@@ -28,7 +28,8 @@ from dnd.pipeline.exemplars.shard import Shard
 from dnd.pipeline.exemplars.stage import exemplar_stage
 from dnd.pipeline.job import Job
 from dnd.pipeline.label import label_units
-from dnd.pipeline.rates import record
+from dnd.pipeline.plan import plan_stages
+from dnd.pipeline.rates import rates_path, read_rates, record
 from dnd.pipeline.study import label_by
 from dnd.plugin.guard import guarded
 from dnd.plugin.registry import KINDS, Registry
@@ -126,7 +127,9 @@ def _execute(
         _LOG.info("layer %s: %s", layer, reading)
         console.print(f"{layer}: {reading}", style="dim", markup=False, soft_wrap=True)
     _LOG.info("hooks that the target came with: %s", "; ".join(hooks) or "none")
-    meter, all_stats = Meter(console, stopped=stopped), list[StageStats]()
+    plans = plan_stages(run, len(units), len(probing), read_rates(rates_path()))
+    meter = Meter(console, stopped=stopped, plan={plan.name: plan.seconds for plan in plans})
+    all_stats = list[StageStats]()
     with Heartbeat(out, meter, all_stats) as heartbeat:
 
         def label(store: Store, fresh: bool) -> tuple[ExemplarResult, Iterator[UnitResult]]:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
 from dnd.errors import StoppedError
 
@@ -53,31 +64,94 @@ class Way:
         return f"{self.name}: {self.done} of {self.total}{share}{rate}{left}"
 
 
+class _Left(TimeRemainingColumn):
+    """Of a stage by its own speed; of the whole run by what the task's field `left` gives."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        if "left" not in task.fields:
+            return super().render(task)
+        left = None if task.finished else task.fields["left"]()
+        return Text("" if left is None else spell_seconds(left), style="progress.remaining")
+
+
+class _Bars(Progress):
+    """A table with heads; the bar of the whole run last."""
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        table = super().make_tasks_table(sorted(tasks, key=lambda task: "left" in task.fields))
+        for column, head in zip(table.columns, ("stage", "", "done", "elapsed", "left"), strict=True):
+            column.header = Text(head, style="dim")
+        table.show_header = table.row_count > 0
+        return table
+
+
+class _Notes(logging.Handler):
+    """What a plugin says on the logger "dnd.notes", as lines above the bars."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(self.format(record))
+
+
 class Meter:
     """One bar per stage. `with meter:` shows them."""
 
-    def __init__(self, console: Console, *, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Once `stopped` is true, the next step of any stage raises StoppedError."""
+    def __init__(
+        self,
+        console: Console,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        plan: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """Once `stopped` is true, the next step of any stage raises StoppedError. `plan` are the stages of the run with
+        the seconds of each, None where they are not known: it gives a bar of the whole run."""
         self.ways: list[Way] = []
         """The stages so far, the one under way last."""
-        self._stopped = stopped
-        self._progress = Progress(
+        self._stopped, self._plan = stopped, dict(plan or {})
+        self._progress = _Bars(
             TextColumn("{task.description:<14}"),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
-            TextColumn("elapsed"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _Left(),
             console=console,
         )
+        self._whole: TaskID | None = None
+        self._notes = _Notes(self.note)
 
     def __enter__(self) -> Meter:
+        if self._plan:
+            self._whole = self._progress.add_task("all stages", total=len(self._plan), left=lambda: self.left)
+        notes = logging.getLogger("dnd.notes")
+        notes.setLevel(logging.INFO)
+        notes.addHandler(self._notes)
         self._progress.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        logging.getLogger("dnd.notes").removeHandler(self._notes)
+        if self._whole is not None and exc[0] is None:
+            self._progress.update(self._whole, completed=len(self._plan))
         self._progress.stop()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end of the plan, by the speed of the stage under way and what was planned for those after it;
+        None where that is not known."""
+        ahead = [seconds for name, seconds in self._plan.items() if name not in {way.name for way in self.ways}]
+        now = self.ways[-1] if self.ways and self.ways[-1].seconds is None else None
+        if now is not None:
+            ahead.append(now.left if now.left is not None else self._plan.get(now.name))
+        return None if None in ahead else sum(seconds for seconds in ahead if seconds is not None)
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -85,7 +159,9 @@ class Meter:
         StoppedError comes out of it where the run is to stop."""
         way = Way(name, total)
         self.ways.append(way)
-        task = self._progress.add_task(name, total=total)
+        begun = len(self._plan.keys() & {one.name for one in self.ways})
+        of = f"{begun}/{len(self._plan)} " if name in self._plan else ""
+        task = self._progress.add_task(f"{of}{name}", total=total)
         _LOG.info("%s: %d items", name, total)
 
         def advance(n: int) -> None:
@@ -97,6 +173,8 @@ class Meter:
         yield advance
         way.done, way.seconds = total, time.monotonic() - way.began
         self._progress.update(task, completed=total)
+        if self._whole is not None:
+            self._progress.update(self._whole, completed=begun)
         _LOG.info("%s: done in %s", name, spell_seconds(way.seconds))
 
 

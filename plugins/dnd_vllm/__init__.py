@@ -6,8 +6,8 @@ are read, is the code of the summarizer `llama`.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -204,7 +204,7 @@ class VllmSummarizer(AskingSummarizer):
 
 def _say(text: str) -> None:
     """A server may take minutes to start: whoever waits should see something move."""
-    print(f"vllm: {text}", file=sys.stderr, flush=True)
+    logging.getLogger("dnd.notes").info("vllm: %s", text)
 
 
 @hookimpl

@@ -11,9 +11,10 @@ from dnd.api import Runtime
 from dnd.cli.plan import duration
 from dnd.config.read import read_run
 from dnd.config.run import Run
-from dnd.doctor.plan import StagePlan, count_units, plan_stages, read_target, stage_items
+from dnd.doctor.plan import count_units, read_target
 from dnd.errors import UsageError
 from dnd.models.weights import Weights
+from dnd.pipeline.plan import StagePlan, plan_stages, stage_items
 from dnd.pipeline.rates import Rate, record
 from dnd.plugin.registry import Registry
 from dnd.runtime.stats import StageStats

