@@ -36,7 +36,9 @@ def without(
         raise UsageError(f"{type(module).__name__} has no layer {unknown[0]!r}", "Is it the network of this run?")
     for layer, reading in readings.items():
         settings = reading.settings
-        if layer in units and (settings.at == "input" or settings.heads or settings.output is not None):
+        if layer in units and (
+            settings.at == "input" or settings.heads or reading.latents or settings.output is not None
+        ):
             raise UsageError(
                 f"the units of layer {layer} cannot be set to zero: {reading}",
                 "Only features of a module's own output can.",

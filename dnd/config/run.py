@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import pydantic
 
@@ -41,7 +41,6 @@ class LayerSettings(Config):
     units, height, width, tokens, other. A list has one for each layer."""
     call: int = -1
     """Which of its runs in a forward pass counts for a module that is used several times: 0 the first, -1 the last."""
-
     at: Literal["output", "input"] = "output"
     """Whether a module's output is read, or what it is given: heads before their projection, say."""
     output: int | str | None = None
@@ -52,6 +51,24 @@ class LayerSettings(Config):
     """With so many attention heads side by side on the axis of the units: each is a unit, its activation the norm."""
     sign: Literal["positive", "negative", "absolute"] = "positive"
     """What counts as activation: high values, low values (what suppresses a unit), or both."""
+    directions: str | None = None
+    """A safetensors file with a matrix `directions` (n, features) and perhaps a `bias` (n,): unit i is the projection
+    of the layer's features on row i."""
+    relu: bool = False
+    """Cut projections on directions off below zero."""
+
+    @pydantic.field_validator("directions")
+    @classmethod
+    def _kept(cls, file: str | None) -> str | None:
+        return absolute(file) if file else None
+
+    @pydantic.model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.heads and self.directions:
+            raise ValueError("heads or directions: a layer's units are one of them")
+        if self.relu and not self.directions:
+            raise ValueError("relu goes with directions")
+        return self
 
     @pydantic.field_validator("layout")
     @classmethod

@@ -45,7 +45,8 @@ def behaviour(module: torch.nn.Module, preprocess: Preprocess, readings: Mapping
             )
     digest = hashlib.sha256()
     for layer, reading in readings.items():
-        digest.update(f"{layer} {reading} {tuple(once[layer].shape[1:])} {_rounded(once[layer])}\n".encode())
+        of = reading.latents.digest if reading.latents else ""
+        digest.update(f"{layer} {reading} {of} {tuple(once[layer].shape[1:])} {_rounded(once[layer])}\n".encode())
     return digest.hexdigest()
 
 

@@ -25,6 +25,7 @@ import torch
 
 from dnd.config.layout import Axes
 from dnd.config.run import LayerSettings
+from dnd.target.latents import Latents
 
 Pooling = Literal["mean", "max", "top", "centre"]
 _TOP = 0.1
@@ -86,12 +87,16 @@ class Reading:
     n_tokens: int = 0
     """Length of the sequence where the layer gives one."""
     settings: LayerSettings = field(default_factory=LayerSettings)
+    latents: Latents | None = None
+    """What units are made of the layer's features, if they are not the features themselves."""
 
     def of(self, output: torch.Tensor, rows: int) -> torch.Tensor:
         """The output for `rows` images, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without."""
         units = self._places(units_second(output, self.axes, rows))
         if self.settings.heads:
             units = units.unflatten(1, (self.size, -1)).float().norm(dim=2)  # type: ignore[no-untyped-call]
+        if self.latents:
+            units = self.latents.of(units)
         if self.settings.sign == "positive":
             return units
         return -units if self.settings.sign == "negative" else units.abs()
@@ -117,6 +122,7 @@ class Reading:
         """In one sentence, for people."""
         place = next(number for number, axis in enumerate(self.axes) if "units" in axis)
         what = f"{self.size} heads" if self.settings.heads else str(self.size)
+        what = self.latents.name if self.latents else what
         parts = [f"units = axis {place} ({what})"]
         parts += [f"images = axis {n}" for n, axis in enumerate(self.axes) if "batch" in axis and (n or len(axis) > 1)]
         parts.append(self._places_in_words())

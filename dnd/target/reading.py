@@ -15,6 +15,7 @@ from dnd.config.layout import Axes, parse_layout
 from dnd.config.run import LayerSettings
 from dnd.errors import DeviceError, DndError, UsageError
 from dnd.runtime.devices import reason_of
+from dnd.target.latents import read_directions
 from dnd.target.layout import Reading, units_second
 from dnd.target.locality import BOXES, EDGES, changed, response, weigh
 from dnd.target.replica import Replica, See
@@ -75,6 +76,15 @@ def _settled(name: str, reading: Reading) -> Reading:
         raise UsageError(f"layer {name}: no class token was found among its {count} tokens", hint)
     if isinstance(which, int) and not -count <= which < count:
         raise UsageError(f"layer {name} has no token {which}: its {count} are 0 to {count - 1}")
+    if reading.settings.directions:
+        latents = read_directions(reading.settings.directions, reading.settings.relu)
+        width = latents.weight.shape[1]
+        if width != reading.size:
+            raise UsageError(
+                f"layer {name} has {reading.size} features, and the {latents.name} have {width}",
+                "Each row needs a value for each feature of the layer.",
+            )
+        return replace(reading, size=len(latents), latents=latents)
     return replace(reading, size=heads) if heads else reading
 
 
