@@ -27,6 +27,8 @@ _KINDS = frozenset(
 file is called), or are hardly ever tried."""
 _SURE = _KINDS - {"DIB", "PCX", "SGI", "TGA"}
 """Those whose files say what they are in their first bytes."""
+_NARROW = 32
+"""Of 256 steps: an image of 12 bits or fewer in 16, or of 8 bits in 32, has less between its darkest and brightest."""
 _ROWS = 256
 """Of a grey image that are converted at a time."""
 _BIG = 1 << 24
@@ -37,7 +39,8 @@ _one_big_at_a_time = Lock()
 def read_image(path: Path) -> Image:
     """The first frame of an image file; raises OSError or ValueError where it cannot be read.
 
-    Transparent parts become white, 16-bit and float greys are scaled to 8 bits, EXIF rotation is applied.
+    Transparent parts become white, 16-bit and float greys are scaled to 8 bits, EXIF rotation is applied. One of 16 or
+    32 bits that uses less than an eighth of them has `.info["narrow"]`: hardly anything of it can be seen.
     A picture above Pillow's decompression-bomb limit (89 million pixels) counts as unreadable.
     """
     from PIL import Image as images
@@ -48,18 +51,28 @@ def read_image(path: Path) -> Image:
             pixels, limit = image.width * image.height, images.MAX_IMAGE_PIXELS
             if limit is not None and pixels > limit:
                 raise ValueError(f"{image.width}x{image.height} is more than {limit} pixels")
+            is_deep = image.mode.startswith("I") or ";16" in str(image.tile)
             with _one_big_at_a_time if pixels > _BIG else nullcontext():
                 image.load()
                 upright: Image = image
                 with suppress(Exception):  # A broken EXIF block is no reason to do without the image.
                     upright = ImageOps.exif_transpose(image)
-                return to_rgb(upright)
+                found = to_rgb(upright)
+                if is_deep and _spread(found) < _NARROW:
+                    found.info["narrow"] = True
+                return found
     except UnidentifiedImageError:
         raise ValueError("it is no image of a kind that is read") from None
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # Decoders raise anything: SyntaxError, struct.error, IndexError, ...
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _spread(image: Image) -> int:
+    """From the least value to the greatest in any channel, 0..255."""
+    edges = np.array(image.getextrema())
+    return int(edges.max() - edges.min())
 
 
 def _decoders(kinds: frozenset[str] = _KINDS) -> list[str]:

@@ -92,6 +92,8 @@ def show_result(console: Console, result: RunFolder, *, verbose: bool = False) -
     """All that a finished run has to show, how good the labels are last."""
     show_labels(console, result.labels, result.grading)
     show_unreadable(console, result.unreadable)
+    for note in result.notes:
+        console.print(f"Note: {escape(note)}.", style="yellow", highlight=False, soft_wrap=True)
     show_reused(console, result.facts.get("stages", {}))
     if result.grading and verbose:
         console.print()

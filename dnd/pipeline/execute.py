@@ -148,7 +148,7 @@ def _execute(
         models = {name: weights.digest(name) for name in run.models()} | _folders(run)
         layers = {layer: str(reading) for layer, reading in hooked.readings.items()}
         known = {"models": models, "target": identity, "layers": layers, "hooks": hooks}
-        facts = {**known, **_facts(exemplars), "units": statuses}
+        facts = {**known, **_facts(exemplars, run.exemplars.k), "units": statuses}
         write_provenance(
             out,
             all_stats,
@@ -193,14 +193,28 @@ def _stages(
     return exemplars, label_by(job, hooked, identity, probing, exemplars, units)
 
 
-def _facts(exemplars: ExemplarResult) -> dict[str, Any]:
+def _facts(exemplars: ExemplarResult, k: int) -> dict[str, Any]:
     """What run.json says of the probing images."""
     probing = {
         "images": exemplars.n_images,
         "duplicates": exemplars.duplicates,
         "unreadable": dict(exemplars.unreadable),
     }
-    return {"probing": probing, "no_crops": exemplars.no_crops}
+    return {"probing": probing, "no_crops": exemplars.no_crops, "notes": list(_notes(exemplars, k))}
+
+
+def _notes(exemplars: ExemplarResult, k: int) -> Iterator[str]:
+    """What a reader of the labels should know, in a line each."""
+    if few := exemplars.fewer_than(k):
+        shown = ", ".join(f"{unit} ({len(exemplars.images(unit))})" for unit in few[:_MOST_SHOWN])
+        rest = f" and {len(few) - _MOST_SHOWN} more" if len(few) > _MOST_SHOWN else ""
+        units = "1 unit has" if len(few) == 1 else f"{len(few)} units have"
+        yield f"{units} fewer than {k} exemplars, since no other probing image activates them: {shown}{rest}"
+    if exemplars.narrow:
+        yield (
+            f"{exemplars.narrow} of {exemplars.n_images} probing images use less than an eighth of their 16 or 32 bits,"
+            " so that hardly anything can be seen in them: scale them to the full range first"
+        )
 
 
 def _folders(run: Run) -> dict[str, str]:

@@ -48,6 +48,8 @@ class Loaded:
     tensor: Tensor | None = None
     """The target's input (C, H, W)."""
     problem: str = ""
+    narrow: bool = False
+    """As `dnd.api.read_image` says: it uses little of its 16 or 32 bits."""
 
 
 def load_ahead(probing: ProbingSet, hooked: HookedTarget, indices: Iterable[int], workers: int) -> Iterator[Loaded]:
@@ -66,7 +68,7 @@ def load_ahead(probing: ProbingSet, hooked: HookedTarget, indices: Iterable[int]
         seen = image.tobytes() + (b"" if bands is None else bands.tobytes())
         content = int.from_bytes(hashlib.sha256(head + seen).digest()[:8], "little")
         try:
-            return Loaded(index, content, hooked.prepare(image))
+            return Loaded(index, content, hooked.prepare(image), narrow=bool(image.info.get("narrow")))
         except (DndError, MemoryError):
             raise
         except Exception as error:  # of the user's own code: this image is skipped and listed

@@ -117,6 +117,12 @@ class RunFolder:
         return []
 
     @property
+    def notes(self) -> list[str]:
+        """What a reader of the labels should know besides, a line each."""
+        found = self.facts.get("notes")
+        return [str(note) for note in found] if isinstance(found, list) else []
+
+    @property
     def seconds(self) -> float:
         """That the run took; 0 where that is not known."""
         found = self.facts.get("seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from importlib import util
 from pathlib import Path
@@ -25,24 +26,26 @@ def concept_set(name: str) -> list[str]:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no regular file")
-        text = path.read_text("utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
     except (OSError, ValueError) as error:
         raise api.UsageError(
             f"cannot read the concept set {path}: {getattr(error, 'strerror', None) or error}",
             "Set method.concepts to a text file with one concept per line, or to common-words.",
         ) from error
-    lines = _column(path, text) if path.suffix.lower() in (".csv", ".tsv") else text.splitlines()
-    concepts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.strip().startswith("#")))
+    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    found = _column(path, lines) if path.suffix.lower() in (".csv", ".tsv") else lines
+    concepts = list(dict.fromkeys(concept for line in found if (concept := line.strip())))
     if not concepts:
         raise api.UsageError(f"the concept set {path} is empty")
     return concepts
 
 
-def _column(path: Path, text: str) -> list[str]:
-    """The column `concept` of a table, or its only one."""
-    rows = [
-        row for row in csv.reader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row
-    ]
+def _column(path: Path, lines: list[str]) -> list[str]:
+    """The column `concept` of a table, or its only one. Spreadsheets of some countries write semicolons as commas."""
+    first = lines[0] if lines else ""
+    delimiter = next((sign for sign in "\t;" if sign in first and "," not in first), ",")
+    rows = list(csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else delimiter))
     head = [cell.strip().lower() for cell in rows[0]] if rows else []
     if "concept" in head:
         place = head.index("concept")

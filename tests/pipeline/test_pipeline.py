@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
@@ -606,3 +607,36 @@ def test_killed_at_any_moment_it_resumes_to_the_same_table(photos: Path, tmp_pat
     assert table(out) == table(tmp_path / "whole" / "run")
     done = stages(out)
     assert done["captions"]["computed"] < done["captions"]["items"]
+
+
+class Rare(torch.nn.Module):
+    """Unit 0 responds to red alone, unit 1 to three images of the folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = torch.nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        red, green, blue = x.mean((2, 3)).T
+        rare = torch.relu(red - blue - green - 0.96)
+        return self.units(torch.stack([red, rare, blue], 1))
+
+
+def test_what_a_reader_of_the_labels_should_know_is_said(tmp_path: Path) -> None:
+    """Fewer exemplars than asked for, and images that use little of their bits: in run.json and on the screen."""
+    photos = toys.make_photos(tmp_path / "photos", 24)
+    for number in range(3):
+        Image.new("RGB", (12, 12), (255, number, 0)).save(photos / f"pure-{number}.png")
+        dark = np.arange(number, number + 144, dtype=np.uint16).reshape(12, 12)
+        Image.fromarray(dark).save(photos / f"dark-{number}.png")
+    run = toys.toy_run(photos, exemplars={"k": 5, "sample": 12})
+    result = execute(run, tmp_path / "run", registry=toys.registry(), live=(Rare(), toys.preprocess))
+    few = "1 unit has fewer than 5 exemplars, since no other probing image activates them: units/1 (3)"
+    dark = "3 of 28 probing images use less than an eighth of their 16 or 32 bits, so that hardly anything can be seen"
+    assert [note[: len(known)] for note, known in zip(result.notes, (few, dark), strict=True)] == [few, dark]
+    assert len(result["units/1"].exemplars) == 3
+    again = execute(run, tmp_path / "again", registry=toys.registry(), live=(Rare(), toys.preprocess))
+    assert again.notes == result.notes, "from the store as well"
+    screen = io.StringIO()
+    show_result(Console(file=screen, width=200), result)
+    assert all(f"Note: {note}." in screen.getvalue() for note in result.notes)

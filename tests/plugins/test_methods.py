@@ -324,3 +324,27 @@ def test_broden_s_odd_tables_are_read_or_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_broden_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*index\.csv"):
         len(broden.BrodenSet(broden.BrodenConfig(folder=str(tmp_path)), None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "encoding"),
+    [
+        ("x.txt", "# mine\nsea\n\n  # more\nred fox\nsea\n", "utf-8"),
+        ("x.txt", "sea\r\nred fox\r\n", "utf-8-sig"),
+        ("x.txt", "sea\nred fox\n", "utf-16"),
+        ("x.csv", "# mine, of 2026\nid,concept\n1,sea\n# more\n2,red fox\n", "utf-8-sig"),
+        ("x.csv", 'concept\nsea\n"red fox"\n', "utf-8"),
+        ("x.csv", "Concept;n\nsea;1\nred fox;2\n", "utf-8"),
+        ("x.csv", "sea\nred fox\n", "utf-8"),
+        ("x.TSV", "n\tconcept\n1\tsea\n2\tred fox\n", "utf-16"),
+    ],
+)
+def test_concept_sets_as_people_have_them(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert concept_set(str(tmp_path / name)) == ["sea", "red fox"]
+
+
+def test_a_table_of_several_columns_names_that_of_the_concepts(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("word,n\nsea,1\n")
+    with pytest.raises(UsageError, match="none is called concept"):
+        concept_set(str(tmp_path / "x.csv"))

@@ -306,3 +306,44 @@ def test_who_changes_a_remembered_image_changes_a_copy() -> None:
         assert not image.info["bands"].any()
         image.paste((1, 2, 3), (0, 0, 64, 48))
         image.info["bands"] += 1
+
+
+def deep(path: Path, top: int, kind: str = "uint16") -> None:
+    values = np.linspace(0, top, 48 * 32).reshape(32, 48).astype(kind)
+    Image.fromarray(values).save(path)
+
+
+@pytest.mark.parametrize(
+    ("top", "kind", "name", "narrow"),
+    [
+        (65535, "uint16", "x.png", False),
+        (4095, "uint16", "x.png", True),
+        (255, "uint16", "x.png", True),
+        (255, "int32", "x.tif", True),
+        (65535, "int32", "x.tif", False),
+        (10**8, "int32", "x.tif", False),  # from its least value to its greatest
+        (31, "uint8", "x.png", False),  # a dark picture of 8 bits is what it is
+        (4095, "rgb", "x.tif", True),
+        (65535, "rgb", "x.tif", False),
+    ],
+)
+def test_an_image_that_uses_little_of_its_bits_is_marked(
+    tmp_path: Path, top: int, kind: str, name: str, narrow: bool
+) -> None:
+    if kind == "rgb":
+        tifffile = pytest.importorskip("tifffile")
+        values = np.linspace(0, top, 48 * 32 * 3).reshape(32, 48, 3).astype(np.uint16)
+        tifffile.imwrite(tmp_path / name, values, photometric="rgb")
+    else:
+        deep(tmp_path / name, top, kind)
+    assert bool(FolderSet(tmp_path).open(0).info.get("narrow")) == narrow
+
+
+def test_files_without_an_extension_and_mpo_are_read(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (20, 10), "red")
+    picture.save(tmp_path / "plain", "PNG")
+    picture.save(tmp_path / "stereo.mpo", "MPO", save_all=True, append_images=[Image.new("RGB", (20, 10), "blue")])
+    (tmp_path / "notes").write_text("no image")
+    found = FolderSet(tmp_path)
+    assert [found.image_name(n) for n in range(len(found))] == ["plain", "stereo.mpo"]
+    assert all(found.open(n).getpixel((3, 3))[0] > 200 for n in range(2))

@@ -81,6 +81,8 @@ class ExemplarResult:
         self.n_images = first.n_images - len(first.unreadable) - first.duplicates
         """Distinct images that were seen."""
         self.duplicates = first.duplicates
+        self.narrow = first.narrow
+        """Of the distinct images, how many use little of their 16 or 32 bits."""
         self.failed = {unit: reason for unit in exemplars if (reason := exemplars.reason(unit))}
         """Units without exemplars, and why."""
         self.computed = 0
@@ -101,6 +103,11 @@ class ExemplarResult:
         """On how many probing images it is not silent, counted among those that may become exemplars; 0 where all are
         alike to it."""
         return int(self._above_floor[unit.layer][unit.index])
+
+    def fewer_than(self, k: int) -> list[Unit]:
+        """Units that can be labelled, but have fewer than k exemplars: no other probing image activates them."""
+        able = (unit for unit in self.exemplars if unit not in self.failed and not self.too_few(unit))
+        return [unit for unit in able if len(self.images(unit)) < k]
 
     def too_few(self, unit: Unit) -> str:
         """Why a unit has too few exemplars to be labelled, or ""."""

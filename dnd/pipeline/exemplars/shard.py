@@ -183,6 +183,7 @@ def merge(whole: TopKPass, shards: Sequence[ShardPass]) -> bool:
     whole.layers = merged
     whole.position = whole.stop
     whole.unreadable = {name: reason for one in shards for name, reason in one.unreadable.items()}
+    whole.narrow = sum(one.narrow for one in shards)
     whole.duplicates = sum(one.duplicates + len(gone) for one, gone in zip(shards, lost, strict=True))
     return True
 

@@ -102,6 +102,8 @@ class TopKPass:
         """Where it ends."""
         self.unreadable: dict[str, str] = {}
         self.duplicates = 0
+        self.narrow = 0
+        """Images that use little of their 16 or 32 bits."""
         self._seen = Seen()
         # Each image has a lot; the sample is the images with the lowest among those that can be read.
         self._lots = np.random.default_rng(derive_seed(seed, "sample")).permutation(n_images)
@@ -128,6 +130,7 @@ class TopKPass:
             return False
         new = self._seen.add(loaded.content)
         self.duplicates += not new
+        self.narrow += new and loaded.narrow
         return new
 
     def add(self, indices: list[int], pooled: Mapping[str, torch.Tensor]) -> None:
@@ -151,6 +154,7 @@ class TopKPass:
 
     def _arrays(self, layers: Collection[str]) -> Arrays:
         facts = {"position": self.position, "unreadable": self.unreadable, "duplicates": self.duplicates}
+        facts["narrow"] = self.narrow
         arrays: Arrays = {
             "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
             "seen": self._seen.array() if not self.done else np.zeros(0, np.uint64),
@@ -187,6 +191,7 @@ class TopKPass:
             vars(self.layers[layer]).update(tensors)
         self.sample = samples
         self.position, self.unreadable, self.duplicates = facts["position"], facts["unreadable"], facts["duplicates"]
+        self.narrow = facts.get("narrow", 0)
         self._seen, self._sample_lots, self._sample_images = Seen(seen), lots, images
 
 

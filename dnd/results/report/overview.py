@@ -150,6 +150,7 @@ def _facts(facts: Mapping[str, Any]) -> list[list[Any]]:
         "hardware": ", ".join(map(str, devices)) if hardware else None,
         "seconds": facts.get("seconds"),
         "no attention crops": facts.get("no_crops"),
+        "notes": "; ".join(map(str, _sequence(facts.get("notes")))) or None,
     }
     return [[name, _plain(value)] for name, value in found.items() if value not in (None, "")]
 

@@ -23,15 +23,17 @@
     exemplars.some((one) => one.map) && "Activation map: dark where the unit is quiet.",
   ].filter(Boolean).join(" ");
 
-  const exemplars = (evidence, level) => {
+  const exemplars = (about, evidence, level) => {
     if (!evidence.exemplars.length) return null;
+    const [n, k] = [evidence.exemplars.length, Number(dnd.setting(about, "exemplars", "k"))];
     const section = dnd.el("section", { class: ["exemplars", ...on].join(" ") });
     const offered = toggles.filter(([, , has]) => evidence.exemplars.some(has));
     section.append(
       dnd.el("div", { class: "heading" }, dnd.el(level, { class: "title" }, "What activates it most"),
         dnd.el("div", { class: "buttons" }, offered.map(([name, text]) =>
           dnd.el("button", { type: "button", "data-toggle": name, "aria-pressed": on.has(name), onclick: () => dnd.toggle(name) }, text)))),
-      dnd.el("div", { class: "grid small" }, evidence.exemplars.map((exemplar, place) => dnd.exemplar(exemplar, place + 1, section))));
+      dnd.el("div", { class: "grid small" }, evidence.exemplars.map((exemplar, place) => dnd.exemplar(exemplar, place + 1, section))),
+      n < k ? dnd.el("p", { class: "note" }, `${n} of ${k}: no other probing image activates it.`) : "");
     return section;
   };
 
@@ -140,7 +142,7 @@
     const [run, about] = [row.runs[0], dnd.data.runs[0]];
     return [
       dnd.el("div", { class: "why card" },
-        dnd.el("div", { class: "row" }, exemplars(evidence, "h2"),
+        dnd.el("div", { class: "row" }, exemplars(about, evidence, "h2"),
           verdict(run, dnd.el("h1", { tabindex: -1 }, answer(run)), dnd.marks.form(row)), synthetic(run, about, evidence, "h2")),
         plot(run, evidence)),
       below(run, about, evidence, "h2"), dnd.nearest(place, "h2"), provenance(about, evidence, row),
@@ -151,7 +153,7 @@
     const [run, about] = [row.runs[place], dnd.data.runs[place]];
     if (!run) return dnd.el("section", { class: "column" }, dnd.el("h2", null, dnd.letter(place), " ", about.name), dnd.el("p", { class: "note" }, "This run does not have the unit."));
     return dnd.el("section", { class: "column" }, verdict(run, dnd.el("h2", null, dnd.letter(place), " ", answer(run))), dnd.el("p", { class: "note" }, about.name),
-      isShared ? null : exemplars(evidence, "h3"), synthetic(run, about, evidence, "h3"), plot(run, evidence),
+      isShared ? null : exemplars(about, evidence, "h3"), synthetic(run, about, evidence, "h3"), plot(run, evidence),
       below(run, about, evidence, "h3", isShared), provenance(about, evidence, row));
   };
 
@@ -162,7 +164,7 @@
     const isShared = known.length > 1 && known.every((one) => key(one) === key(known[0]));
     return [
       dnd.el("h1", { tabindex: -1 }, dnd.unitName(row)),
-      isShared ? [exemplars(known[0], "h2"), captions(known[0], "h2")] : null,
+      isShared ? [exemplars(dnd.data.runs[evidence.indexOf(known[0])], known[0], "h2"), captions(known[0], "h2")] : null,
       dnd.el("div", { class: "columns" }, row.runs.map((_, place) => column(row, place, evidence[place], isShared))),
     ];
   };
