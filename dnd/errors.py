@@ -14,6 +14,8 @@ class DndError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            self.add_note(f"Hint: {hint}")  # for a traceback, in a notebook, say
 
 
 class UsageError(DndError):

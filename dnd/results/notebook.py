@@ -1,4 +1,5 @@
-"""A unit as a card in a notebook: label, score, alternatives, and exemplars with their captions.
+"""A unit as a card in a notebook: label, score, alternatives, exemplars with their captions, images of the label; and
+a run as a table with thumbnails, in pages.
 
 Everything that came from a model or a file name is escaped, and images are small and inline: a card needs neither
 the network nor the run folder to be seen again.
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 _SIDE = 96
 """Pixels of a card's pictures, at most."""
+_ROW = 32
+"""Pixels of a picture in a table."""
 _PICTURES = 10
-_UNITS = 200
-"""Rows of a run's table in a notebook."""
+_UNITS, _PAGE = 200, 50
+"""Rows of a run's table in a notebook, and of them in one page."""
 _CARD = "border:1px solid #8888;border-radius:6px;padding:.6em .8em;margin:.3em 0;max-width:62em;line-height:1.35"
 _FIGURE = (
     "display:inline-block;vertical-align:top;width:96px;margin:.4em 10px 0 0;font-size:11px;overflow-wrap:anywhere"
@@ -44,8 +47,8 @@ class Figure(NamedTuple):
     activation: float
 
 
-def unit_html(label: Label, figures: Sequence[Figure]) -> str:
-    """One unit's label with its exemplars, strongest first."""
+def unit_html(label: Label, figures: Sequence[Figure], synthetic: Sequence[Figure] = ()) -> str:
+    """One unit's label with its exemplars, strongest first, and synthetic images of its first candidate."""
     title = f"<b>{escape(label.label or label.status)}</b>"
     if label.status == "labelled":
         title += f" <span>score {label.labels[0][1]:.2f}</span>"
@@ -57,6 +60,9 @@ def unit_html(label: Label, figures: Sequence[Figure]) -> str:
     if label.reason:
         lines.append(f'<div style="font-size:90%">{escape(label.reason)}</div>')
     lines += [_figure(one) for one in figures[:_PICTURES]]
+    if synthetic:
+        lines.append(f'<div style="font-size:90%;margin-top:.5em">images of {escape(synthetic[0].source)}</div>')
+        lines += [_figure(one) for one in synthetic[:_PICTURES]]
     return f'<div style="{_CARD}">{"".join(lines)}</div>'
 
 
@@ -71,18 +77,33 @@ def _figure(figure: Figure) -> str:
     return f'<figure style="{_FIGURE}" title="{title}">{picture}<figcaption>{words}</figcaption></figure>'
 
 
-def labels_html(labels: Sequence[Label]) -> str:
-    """A run's labels as a table, the first ones where there are many."""
-    cells = [
-        (str(label.unit), *_shown(label), ", ".join(concept for concept, _ in label.labels[1:]))
-        for label in labels[:_UNITS]
+def labels_html(labels: Sequence[Label], strongest: Callable[[Label], Image]) -> str:
+    """A run's labels as a table with each unit's strongest exemplar, the first ones where there are many; pages after
+    the first are folded. `strongest` raises UsageError where there is none."""
+    shown = labels[:_UNITS]
+    pages = [shown[start : start + _PAGE] for start in range(0, len(shown), _PAGE)]
+    blocks = [_table(page, strongest) for page in pages[:1]]
+    blocks += [
+        f"<details><summary>{escape(str(page[0].unit))} to {escape(str(page[-1].unit))}</summary>"
+        f"{_table(page, strongest)}</details>"
+        for page in pages[1:]
     ]
+    rest = len(labels) - len(shown)
+    return "".join(blocks) + (f"<div>and {rest} more: the report has all</div>" if rest > 0 else "")
+
+
+def _table(labels: Sequence[Label], strongest: Callable[[Label], Image]) -> str:
     left = 'style="text-align:left;padding-right:1em"'
-    rows = "".join("<tr>" + "".join(f"<td {left}>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
-    head = "".join(f"<th {left}>{name}</th>" for name in ("unit", "label", "score", "also"))
-    rest = len(labels) - len(cells)
-    more = f"<div>and {rest} more</div>" if rest > 0 else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+    rows = []
+    for label in labels:
+        try:
+            picture = f'<img src="{_inline(strongest(label), _ROW)}" alt="strongest exemplar" style="height:{_ROW}px">'
+        except UsageError:
+            picture = ""
+        cells = (str(label.unit), *_shown(label), ", ".join(concept for concept, _ in label.labels[1:]))
+        rows.append(f"<tr><td>{picture}</td>" + "".join(f"<td {left}>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    heads = "".join(f"<th {left}>{name}</th>" for name in ("", "unit", "label", "score", "confidence", "also"))
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def read_pandas(file: Path) -> Any:
@@ -102,13 +123,14 @@ def read_pandas(file: Path) -> Any:
 
 def _shown(label: Label) -> Sequence[str]:
     if not label.labels:
-        return (f"({label.status})", "")
-    return (label.labels[0][0], f"{label.labels[0][1]:.2f}")
+        return (f"({label.status})", "", "")
+    sure = f"{label.confidences[0]:.2f}" if label.confidences else ""
+    return (label.labels[0][0], f"{label.labels[0][1]:.2f}", sure)
 
 
-def _inline(image: Image) -> str:
+def _inline(image: Image, side: int = _SIDE) -> str:
     """A small copy as a data URI."""
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

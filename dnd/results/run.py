@@ -13,9 +13,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from math import nan
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -27,6 +28,9 @@ from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.toml import parse_toml
 from dnd.text import json_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 M = TypeVar("M", bound=BaseModel)
 _LONGEST = 64 << 20
@@ -196,15 +200,25 @@ class RunFolder:
         return (record.with_images(self.store) for record in self.records())
 
     def to_pandas(self) -> Any:
-        """labels.csv as a pandas.DataFrame."""
+        """labels.csv as a pandas.DataFrame, with `confidence` and `auc` of the first label, NaN where there is none."""
         from dnd.results.notebook import read_pandas
 
-        return read_pandas(self.folder / "labels.csv")
+        frame = read_pandas(self.folder / "labels.csv")
+        best = [record.best if record.status == "labelled" else None for record in self.records()]
+        frame["confidence"] = [nan if label.confidence is None else label.confidence for label in self.labels]
+        frame["auc"] = [nan if one is None or one.auc is None else one.auc for one in best]
+        return frame
 
     def _repr_html_(self) -> str:
         from dnd.results.notebook import labels_html
 
-        return labels_html(self.labels)
+        def strongest(label: Label) -> Image:
+            unit = self.unit(label.unit)
+            if not unit.exemplars:
+                raise UsageError(f"{label.unit} has no exemplars")
+            return unit.image(unit.exemplars[0])
+
+        return labels_html(self.labels, strongest)
 
     @property
     def _lines(self) -> Path:

@@ -28,6 +28,7 @@ from pydantic import (
 
 from dnd.api import Box, Label, Unit
 from dnd.errors import DamagedError, UsageError
+from dnd.text import suggest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -101,6 +102,9 @@ class StoredImage(_Part):
     digest: Digest = Field(alias="image")
     activation: Activation
 
+    def __repr__(self) -> str:
+        return f"<image {self.digest[:8]}: activation {self.activation:.4g}>"
+
 
 class Exemplar(StoredImage):
     """A probing image, or a crop of one, that activates the unit."""
@@ -119,6 +123,9 @@ class Exemplar(StoredImage):
     map: ActivationMap | None = None
     """The unit's map on the source; None where there is none or it was not needed."""
 
+    def __repr__(self) -> str:
+        return f"<exemplar {self.source}{' (crop)' if self.box else ''}: activation {self.activation:.4g}>"
+
 
 class Candidate(_Part):
     """A concept that was considered for a unit."""
@@ -134,6 +141,10 @@ class Candidate(_Part):
     """`dnd.api.auc` of its images against the baseline. Files of 0.1.0 call it `drive`."""
     images: tuple[StoredImage, ...] = ()
     """Synthetic ones, in the order of their seeds."""
+
+    def __repr__(self) -> str:
+        score = "not judged" if self.score is None else f"score {self.score:.4g}"
+        return f"<candidate {self.concept!r}: {score}, {len(self.images)} images>"
 
 
 class SampleImage(StoredImage):
@@ -162,6 +173,9 @@ class Baseline(_Part):
     correlated by it."""
     images: tuple[SampleImage, ...] = ()
     """At several quantiles, weakest first."""
+
+    def __repr__(self) -> str:
+        return f"<baseline of {self.n} images: median {self.median:.4g}, 95 % below {self.p95:.4g}>"
 
 
 class Dropped(_Part):
@@ -252,19 +266,40 @@ class UnitResult(_Part):
                 f"cannot read an image: {error}", "Set DND_STORE to the run's store, or run again."
             ) from error
 
+    def images(self, concept: str | None = None, *, least: int = 224) -> list[Image]:
+        """Its exemplars, strongest first; or the synthetic images of a candidate. Smaller ones, such as crops, are
+        enlarged to `least` pixels along the longer edge (0: as they are). Raises UsageError like `image`, and for a
+        concept that is no candidate."""
+        shown: tuple[StoredImage, ...] = self.exemplars
+        if concept is not None:
+            known = {one.concept: one.images for one in self.candidates}
+            if concept not in known:
+                raise UsageError(f"{self.unit} has no candidate {concept!r}", suggest(concept, known))
+            shown = known[concept]
+        return [_enlarged(self.image(one), least) for one in shown]
+
     def __repr__(self) -> str:
         return f"<{self.unit}: {self.concept or self.status}>"
 
     def _repr_html_(self) -> str:
         from dnd.results.notebook import Figure, unit_html
 
-        return unit_html(
-            self.label,
-            [
-                Figure(partial(self.image, one), one.source, one.box is not None, one.caption, one.activation)
-                for one in self.exemplars
-            ],
-        )
+        exemplars = [
+            Figure(partial(self.image, one), one.source, one.box is not None, one.caption, one.activation)
+            for one in self.exemplars
+        ]
+        best = self.best
+        synthetic = [
+            Figure(partial(self.image, one), best.concept, False, None, one.activation)
+            for one in (best.images if best else ())
+            if best
+        ]
+        return unit_html(self.label, exemplars, synthetic)
+
+
+def _enlarged(image: Image, least: int) -> Image:
+    grow = least / max(image.size)
+    return image if grow <= 1 else image.resize((round(image.width * grow), round(image.height * grow)))
 
 
 _BINS = 24

@@ -52,6 +52,36 @@ def test_a_run_says_which_it_is(run):
     assert repr(run) == f"<the run in {run.folder}>"
 
 
+def test_reprs_are_short(run):
+    unit = run["fc/0"]
+    assert [repr(one) for one in (unit, unit.exemplars[1], unit.candidates[0], unit.candidates[0].images[1])] == [
+        "<fc/0: lake>",
+        "<exemplar photo.png (crop): activation 2>",
+        "<candidate 'lake': score 0.9, 2 images>",
+        f"<image {unit.candidates[0].images[1].digest[:8]}: activation 0.5>",
+    ]
+
+
+def test_images_are_large_enough_to_see(run):
+    unit = run["fc/0"]
+    assert [image.size for image in unit.images()] == [(224, 134)] * EXEMPLARS
+    assert [image.size for image in unit.images(least=0)] == [(20, 12)] * EXEMPLARS
+    assert [image.getpixel((0, 0)) for image in unit.images("sea")] == [(200, 0, 0), (200, 9, 0)]
+    with pytest.raises(UsageError, match="no candidate 'lakes'") as caught:
+        unit.images("lakes")
+    assert "Did you mean 'lake'" in caught.value.hint
+    assert caught.value.__notes__ == [f"Hint: {caught.value.hint}"], "a traceback shows it"
+
+
+def test_a_table_has_pictures_and_pages(tmp_path):
+    run = dnd.open_run(finish(tmp_path / "run", {f"fc/{n}": ["lake"] for n in range(203)}))
+    html = run._repr_html_()
+    assert html.count("<img ") == 200
+    assert html.count("<details>") == 3
+    assert "<summary>fc/50 to fc/99</summary>" in html
+    assert "and 3 more" in html
+
+
 def test_evidence_reads_back(run):
     card = run["fc/0"]
     assert [one.activation for one in card.exemplars] == [3.0, 2.0, 1.0]
@@ -65,11 +95,12 @@ def test_a_card_shows_label_alternatives_and_exemplars(run):
     assert "<b>lake</b> <span>score 0.90</span>" in html
     assert "also: sea 0.80" in html
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
-    assert len(pictures) == EXEMPLARS
+    assert len(pictures) == EXEMPLARS + 2
+    assert "images of lake" in html
     with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as image:
         assert image.size == (20, 12)
         assert all(abs(a - b) < 9 for a, b in zip(image.getpixel((5, 5)), (0, 0, 200), strict=True))
-    assert html.count("width:96px;height:96px;object-fit:contain") == EXEMPLARS, "a small crop would be a dot"
+    assert html.count("width:96px;height:96px;object-fit:contain") == EXEMPLARS + 2, "a small crop would be a dot"
     assert html.count("<figcaption>a lake</figcaption>") == EXEMPLARS
     assert "uninterpretable" in run[7]._repr_html_()
     assert "nothing fits" in run[7]._repr_html_()
@@ -88,7 +119,7 @@ def test_a_card_without_its_images_says_so(run):
     for path in run.store.folder.glob("images/*/*.png"):
         path.unlink()
     html = run[0]._repr_html_()
-    assert html.count("the image is gone") == EXEMPLARS
+    assert html.count("the image is gone") == EXEMPLARS + 2
     with pytest.raises(UsageError, match="cannot read"):
         run[0].image(run[0].exemplars[0])
 
@@ -99,6 +130,9 @@ def test_pandas_keeps_words_that_look_like_nothing(run):
     assert frame.label.tolist()[::2] == ["lake", "null"]
     assert frame.label.isna().tolist() == [False, True, False]
     assert frame.score[0] == pytest.approx(0.9)
+    assert frame.auc.isna().tolist() == [False, True, False]
+    assert frame.auc[0] == pytest.approx(0.8)
+    assert frame.confidence.isna().all()
     assert [run[number].label.unit for number in frame.unit.to_numpy()] == [label.unit for label in run.labels]
 
 
