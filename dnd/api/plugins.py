@@ -69,6 +69,9 @@ class Backend(Plugin):
 
     batch_size: int = 16
     """How many items the core hands over in one call; each call's answers are durable before the next."""
+    spreads: ClassVar[bool] = True
+    """Whether the core may run several of it on a CPU, each in a process of its own, where its model is small and there
+    is much to do. False for a server, or where loading it costs much."""
 
     def memory(self) -> int | None:
         """Bytes that it needs on its device, weights and work; None lets the core guess it from the sizes of its

@@ -38,6 +38,7 @@ from dnd.results.run import RunFolder
 from dnd.results.unit import UnitResult
 from dnd.results.write import write_provenance, write_results
 from dnd.runtime.cluster import Cluster, check_nodes, connected
+from dnd.runtime.cores import over_cores
 from dnd.runtime.heartbeat import Heartbeat
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
@@ -108,11 +109,13 @@ def _execute(
     store = Store(results_folder(out))
     probing = builder.probing(run.probing, store.digests)
     module, preprocess = live or builder.module(run.target)
+    hooks = foreign_hooks(module)
+    own_code = hooks or run.target.kind == "function"  # which may not bear several copies at work
     hooked = HookedTarget(
         module,
         preprocess,
         run.target.layers,
-        device=run.devices,
+        device=run.devices if own_code or run.general.device != "auto" else over_cores(run.devices),
         pooling=run.exemplars.pooling,
         reads=run.target.reads,
     )
@@ -120,7 +123,7 @@ def _execute(
         target = None if live else builder.target(run.target)
         units = chosen_units(run, hooked.layer_sizes(), target, probing)
         units = units[shard.number - 1 :: shard.count] if shard else units
-    identity, hooks = identify(target, module, preprocess, hooked.readings), foreign_hooks(module)
+    identity = identify(target, module, preprocess, hooked.readings)
     write_atomic(out / "run.toml", run.to_toml().encode())
     _LOG.info("the run in %s: target %s, %d units, %d probing images", out, run.target.name, len(units), len(probing))
     for layer, reading in hooked.readings.items():

@@ -11,14 +11,18 @@ import pyarrow as pa
 
 from dnd.api import Backend, Plugin, Unit, model_folders, model_names, probing_folders
 from dnd.config.run import Choice, Run
+from dnd.models.weights import Weights
 from dnd.pipeline.build import Builder
 from dnd.pipeline.exemplars.shard import Shard
 from dnd.pipeline.map import Rows, complete, leave
 from dnd.probing.sets import FolderSet
 from dnd.runtime.cluster import Cluster, RayWorker
+from dnd.runtime.cores import over_cores
 from dnd.runtime.log import log_stage
+from dnd.runtime.memory import estimate, free_memory
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.progress import Meter
+from dnd.runtime.spread import Spread
 from dnd.runtime.stats import StageStats
 from dnd.store.digests import folder_digest
 from dnd.store.folders import digests_path
@@ -32,6 +36,8 @@ R = TypeVar("R")
 
 SPREAD = ("captioner", "generator")
 """Kinds of which every device gets one; a summarizer uses several devices by itself."""
+SMALL = 256 << 20
+"""Bytes of weights. Larger models use the threads of a CPU well, and several of them its memory badly."""
 
 
 class _Kept:
@@ -109,8 +115,21 @@ class Job:
             return WorkerPool(backend, self.cluster.workers(), self.run.general.timeout, RayWorker)
         devices, timeout = self.run.devices if kind in SPREAD else self.run.devices[:1], self.run.general.timeout
         if len(devices) == 1 and timeout is None:
-            return backend
+            copies = self._copies(backend)
+            return Spread(backend, copies, workers=kind != "scorer") if copies > 1 else backend
         return WorkerPool(backend, devices, timeout)
+
+    def _copies(self, backend: Backend) -> int:
+        """How many of a backend a CPU runs at a time, where the device is for us to choose.
+
+        Of a scorer it is one, which remembers the images that units share: each of several would see them anew.
+        """
+        if self.run.general.device != "auto" or self.run.devices != ("cpu",) or not backend.spreads:
+            return 1
+        need = estimate(backend.config, Weights.default(), "cpu")
+        if need is None or need.weights > SMALL:
+            return 1
+        return min(len(over_cores(self.run.devices)), free_memory("cpu")[0] // (2 * need.total))
 
     def table(self, stats: StageStats, schema: pa.Schema) -> Table:
         """The table of a stage's rows."""
@@ -158,7 +177,15 @@ class Job:
         if batch_size is None:
             assert backend is not None, "only a backend has a batch_size"
             batch_size = lambda: backend.batch_size  # noqa: E731
-        with stats.running(), self.meter.stage(stats.name, len(items)) as advance:
+        with stats.running(), self.meter.stage(stats.name, len(items)) as show:
+            if isinstance(backend, Spread):
+                backend.left = len(items)
+
+            def advance(n: int) -> None:
+                if isinstance(backend, Spread):
+                    backend.left -= n
+                show(n)
+
             found = complete(
                 table,
                 items,

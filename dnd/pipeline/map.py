@@ -59,9 +59,10 @@ def complete(
         return found
     work = guard(_name(holder), work)
     with _held(holder, stats):
-        size = batch_size()
-        for start in range(0, len(missing), size):
-            batch = [(key, items[key]) for key in missing[start : start + size]]
+        start = 0
+        while start < len(missing):
+            batch = [(key, items[key]) for key in missing[start : start + batch_size()]]
+            start += len(batch)
             done = _answers(batch, work, stats)
             made = rows(done)
             table.append(made)

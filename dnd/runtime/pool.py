@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -29,16 +30,17 @@ class WorkerPool(Backend):
         devices: Sequence[str],
         timeout: float | None = None,
         worker: Callable[[WorkerSpec], Worker] = Worker,
+        *,
+        threads: int | None = None,
     ) -> None:
-        """`backend` is never loaded, the workers' own are. `timeout`: seconds for what a single one gets at once."""
+        """`backend` is never loaded, the workers' own are. `timeout`: seconds for what a single one gets at once.
+        `threads` of each worker; by default its libraries choose."""
         super().__init__(backend.config, backend.runtime)
         self.name = backend.name  # type: ignore[misc]
         self._backend = backend
-        alone = len(devices) == 1
+        alone, kind, config = len(devices) == 1, type(backend), backend.config
         self._workers = [
-            worker(
-                WorkerSpec(type(backend), backend.config, one, backend.runtime.devices if alone else (one,), timeout)
-            )
+            worker(WorkerSpec(kind, config, one, backend.runtime.devices if alone else (one,), timeout, threads))
             for one in devices
         ]
         self._part = 1
@@ -65,10 +67,13 @@ class WorkerPool(Backend):
     def chosen(self) -> Mapping[str, Any]:
         return self._workers[0].chosen or self._backend.chosen()
 
+    def used(self) -> Mapping[str, int]:
+        return sum((Counter(worker.used) for worker in self._workers), Counter())
+
     def close(self) -> None:
         if threads := vars(self).pop("_threads", None):
             threads.shutdown(wait=False, cancel_futures=True)
-            with ThreadPoolExecutor(len(self._workers)) as closing:
+            with ThreadPoolExecutor(max(1, len(self._workers))) as closing:
                 list(closing.map(Worker.close, self._workers))
             threads.shutdown()
 

@@ -46,6 +46,8 @@ class WorkerSpec:
     devices: tuple[str, ...]
     timeout: float | None
     """Seconds for one call."""
+    threads: int | None = None
+    """Of torch and the like, where they are not to be as many as the machine has cores."""
 
 
 class Worker:
@@ -55,6 +57,8 @@ class Worker:
         self.spec = spec
         self.chosen: Mapping[str, Any] = {}
         """The backend's `chosen` when it was closed."""
+        self.used: Mapping[str, int] = {}
+        """And its `used`."""
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._busy = threading.Lock()
@@ -101,6 +105,7 @@ class Worker:
                 [sys.executable, "-c", code],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=os.environ | ({"OMP_NUM_THREADS": str(self.spec.threads)} if self.spec.threads else {}),
                 start_new_session=True,  # Ctrl-C is ours to handle; and its own children are killed with it
             )
 
@@ -173,7 +178,7 @@ class Worker:
         self._closed = True
         try:
             if self._started() and not self._busy.locked():
-                self.chosen = self._exchange(None, _PATIENCE)
+                self.chosen, self.used = self._exchange(None, _PATIENCE)
                 self._wait()
         except (NoAnswerError, subprocess.TimeoutExpired):
             pass
@@ -241,9 +246,9 @@ class Server:
         if message is None:
             self.closed = True
             if self._backend is None:
-                return {}
+                return {}, {}
             self._backend.close()
-            return dict(self._backend.chosen())
+            return dict(self._backend.chosen()), dict(self._backend.used())
         method, items = message
         return getattr(self._backend, method)(items)
 

@@ -28,6 +28,7 @@ import torch
 from dnd.api import Unit, is_device_lost, is_out_of_memory
 from dnd.config.run import LayerSettings
 from dnd.errors import DeviceError, DndError, UsageError
+from dnd.runtime.cores import threads_of_each
 from dnd.runtime.devices import free_memory, place_of, reason_of
 from dnd.target.layers import check_network, find_layer
 from dnd.target.layout import Pooling, Reading, pool
@@ -99,8 +100,10 @@ class HookedTarget:
                 undo.enter_context(
                     torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
                 )
+            if self.device.type == "cpu":
+                undo.enter_context(threads_of_each(len(self.devices)))
             settings = {layer: self.reads.of(number) for number, layer in enumerate(self.layers)}
-            copies = [_copied(self.module) for _ in self.devices[1:]]
+            copies = [_copied(self.module, self.device) for _ in self.devices[1:]]
             self._replicas = [
                 undo.enter_context(Replica(module, device, settings))
                 for module, device in zip([self.module, *copies], self.devices, strict=True)
@@ -288,9 +291,11 @@ def _told(error: Exception) -> str:
     return f"{reason_of(error)} ({place_of(error)})"
 
 
-def _copied(module: torch.nn.Module) -> torch.nn.Module:
+def _copied(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """A copy with hooks of its own; on a CPU it shares the weights, which a forward pass only reads."""
+    shared = module.parameters() if device.type == "cpu" else ()
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, {id(weight): weight for weight in shared})
     except Exception as error:
         raise UsageError(
             f"the target cannot be copied to a second device: {reason_of(error)}", "Choose one device with --device."

@@ -55,6 +55,7 @@ class Retrieval(Generator):
     """
 
     name = "retrieval"
+    spreads = False
     Config = RetrievalConfig
 
     def __init__(self, config: Any, runtime: Runtime) -> None:

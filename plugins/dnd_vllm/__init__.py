@@ -37,6 +37,7 @@ class VllmSummarizer(AskingSummarizer):
     VLLM_BATCH_INVARIANT=1 set, which needs a GPU that vLLM supports it on, they do not."""
 
     name = "vllm"
+    spreads = False
     requires = ("httpx", "psutil")
     Config = VllmConfig
 

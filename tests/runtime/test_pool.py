@@ -27,11 +27,14 @@ from dnd.config.read import build_run
 from dnd.errors import DeviceError, ItemError, NoAnswerError, PluginError, UsageError
 from dnd.pipeline.execute import execute
 from dnd.pipeline.images import IMAGES
+from dnd.pipeline.job import SMALL
 from dnd.pipeline.map import complete
 from dnd.plugin.registry import Entry, Registry
 from dnd.results.run import RunFolder
 from dnd.runtime.devices import find_devices
+from dnd.runtime.memory import Need
 from dnd.runtime.pool import WorkerPool
+from dnd.runtime.spread import Spread
 from dnd.runtime.stats import StageStats
 from dnd.store.images import Store
 
@@ -86,6 +89,103 @@ def test_two_workers_share_a_batch_and_keep_its_order(tmp_path: Path) -> None:
     assert [n for _, n in asked] == [2] * 6
     assert {pid for pid, _ in asked} == {pid for pid, _ in calls(log, "load")}
     assert proxy.chosen() == {"device": "cpu"}
+
+
+# --- the cores of a CPU ------------------------------------------------------------------------------
+
+
+@contextmanager
+def over_cores(cls: Any = awkward.Generator, *, workers: bool = True, **settings: Any) -> Iterator[Spread]:
+    """A generator that may run three times; nothing may outlive the block."""
+    proxy = Spread(cls(awkward.FaultConfig(batch_size=2, **settings), api.Runtime("cpu", Path)), 3, workers=workers)
+    try:
+        with proxy:
+            yield proxy
+    finally:
+        assert not children()
+
+
+def wait_for(batch_size: int, proxy: Spread) -> None:
+    while proxy.batch_size < batch_size:
+        time.sleep(0.01)
+
+
+def test_a_short_job_starts_no_worker(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with over_cores(log=log) as proxy:
+        proxy.left = len(REQUESTS)
+        assert pixels(proxy.generate(REQUESTS)) == plain()
+        assert proxy.batch_size == 2
+    assert calls(log, "load") == [(str(os.getpid()), 0)]
+
+
+def test_workers_join_a_long_job_and_change_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setattr("dnd.runtime.spread.WORTH", 0.0)
+    with over_cores(log=log) as proxy:
+        proxy.left = len(REQUESTS) + 1
+        assert pixels(proxy.generate(REQUESTS[:2])) == plain()[:2]
+        wait_for(6, proxy)
+        assert pixels(proxy.generate(REQUESTS)) == plain()
+    loads = {pid for pid, _ in calls(log, "load")}
+    assert len(loads) == 3
+    assert str(os.getpid()) in loads
+    assert {n for _, n in calls(log, "generate")} == {2}
+
+
+def test_a_job_that_ends_while_workers_start_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnd.runtime.spread.WORTH", 0.0)
+    with over_cores() as proxy:
+        proxy.left = 100
+        proxy.generate(REQUESTS[:2])
+
+
+def test_what_cannot_run_elsewhere_runs_here_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Local(awkward.Generator):
+        """Not importable by its name."""
+
+    tried: list[object] = []
+    monkeypatch.setattr("dnd.runtime.spread.WORTH", 0.0)
+    monkeypatch.setattr("dnd.runtime.spread.reason_of", tried.append)
+    with over_cores(Local) as proxy:
+        proxy.left = 100
+        proxy.generate(REQUESTS[:2])
+        while len(tried) < 2:
+            time.sleep(0.01)
+        assert pixels(proxy.generate(REQUESTS)) == plain()
+    with over_cores(workers=False) as proxy:
+        proxy.left = 100
+        assert pixels(proxy.generate(REQUESTS)) == plain()
+        assert proxy.batch_size == 2
+
+
+def test_the_whole_job_is_spread_where_the_machine_is_ours_to_use(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `auto` on a CPU; the labels are those of one process."""
+    made: list[Spread] = []
+    init = Spread.__init__
+
+    def noted(self: Spread, *args: Any, **options: Any) -> None:
+        made.append(self)
+        init(self, *args, **options)
+
+    monkeypatch.setattr(Spread, "__init__", noted)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr("dnd.runtime.spread.WORTH", 0.0)
+    weights = {"small": Need(1, 1, "")}
+    monkeypatch.setattr("dnd.pipeline.job.estimate", lambda *_: weights["small"])
+    plain_run = label(photos, tmp_path / "one" / "run")
+    assert not made, "a CPU that was asked for is used as it is"
+    label_auto = label(photos, tmp_path / "auto" / "run", device="auto")
+    assert [one.name for one in made] == ["awkward", "toy", "awkward", "awkward"]
+    assert (label_auto.folder / "labels.csv").read_bytes() == (plain_run.folder / "labels.csv").read_bytes()
+    weights["small"] = Need(SMALL + 1, 1, "")
+    label(photos, tmp_path / "large" / "run", device="auto")
+    assert len(made) == 4, "a large model uses the cores by itself"
+
+
+# --- faults ------------------------------------------------------------------------------------------
 
 
 def test_an_error_comes_back_as_it_was() -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from dnd.api import Unit
 from dnd.errors import DeviceError, UsageError
+from dnd.runtime.cores import over_cores
 from dnd.target.behaviour import behaviour
 from dnd.target.fingerprint import fingerprint, foreign_hooks
 from dnd.target.layout import Reading, pool, rounded
@@ -266,6 +267,32 @@ def test_a_network_that_cannot_be_copied_takes_one_device() -> None:
         HookedTarget(net, preprocess, ["conv"], device=["cpu", "cpu"]).__enter__()
     assert "--device" in caught.value.hint
     assert not any(part._forward_hooks for part in net.modules())
+
+
+def test_copies_on_a_cpu_share_weights_and_threads_and_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, before = Net(), torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    torch.set_num_threads(4)
+    try:
+        with HookedTarget(net, preprocess, ["conv", "head"], batch_size=16) as alone:
+            expected = alone.pooled(batch(16))
+        with HookedTarget(net, preprocess, ["conv", "head"], batch_size=16, device=["cpu"] * 3) as hooked:
+            assert torch.get_num_threads() == 1
+            assert all(r.module.conv.weight is net.conv.weight for r in hooked._replicas)
+            assert len({id(r.module.conv) for r in hooked._replicas}) == 3
+            found = hooked.pooled(batch(16).repeat(3, 1, 1, 1))
+        for layer, values in expected.items():
+            assert torch.equal(found[layer], values.repeat(3, 1))
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_cpu_is_shared_by_as_many_copies_as_it_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads, copies in ((1, 1), (2, 2), (64, 8)):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        assert over_cores(("cpu",)) == ("cpu",) * copies
+        assert over_cores(("cuda",)) == ("cuda",)
 
 
 @pytest.mark.parametrize("problem", ["CUDA error: device-side assert triggered", "CUDA out of memory. Tried"])
