@@ -23,7 +23,7 @@ class Study(ABC):
     """Those to be labelled: neither silent nor broken."""
     probing: ProbingSet
     images: Sequence[int]
-    """Indices of the probing images that can be read."""
+    """Indices of the probing images that can be read; with `all_activations`, of several equal ones the first."""
     seed: int
     failed: dict[Unit, str]
     """Units without a label, and why: a method may add to it."""
@@ -43,7 +43,8 @@ class Study(ABC):
 
     @abstractmethod
     def activations(self, layer: str) -> npt.NDArray[np.float32]:
-        """Pooled activations of all units of a layer: (n_images, n_units), rows as in `images`; mapped from disk."""
+        """Pooled activations of all units of a layer: (n_images, n_units), rows as in `images`; mapped from disk where
+        all images can be read. Only for a method with `all_activations`."""
 
     @abstractmethod
     def map_shape(self, layer: str) -> tuple[int, ...]:
@@ -78,15 +79,17 @@ class Study(ABC):
         parts: Mapping[str, object],
         items: Mapping[str, T],
         backend: AbstractContextManager[object],
-        work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
+        work: Callable[[Sequence[Any]], Sequence[npt.NDArray[np.float32]]],
         *,
         batch_size: int | None = None,
+        ahead: Callable[[T], object] | None = None,
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Computes a float32 vector per item, once and for all: batches are kept in the store, under progress.
 
         `parts` are what the answers depend on besides an item's key. `backend` is a Backend, or any context manager
         that holds what `work` needs: it is entered only if there is work. `batch_size` items are handed over in one
-        call; without, as many as the backend takes. Raises DndError where an item fails.
+        call; without, as many as the backend takes. `ahead` makes of an item what `work` gets of it, by threads while
+        the batch before is at work: it opens images, say. Raises DndError where an item fails.
         """
 
 
@@ -95,6 +98,11 @@ class Method(Plugin):
 
     uses: ClassVar[tuple[str, ...]] = ()
     """Kinds of backend that it asks its study for: a run needs no others."""
+    crops: ClassVar[bool] = True
+    """Whether it looks at exemplars. Without, those that are shown beside its labels are the strongest whole images:
+    no second pass looks for attention crops, nor for different ones."""
+    all_activations: ClassVar[bool] = False
+    """Whether it asks for `Study.activations`: the probing pass keeps them then."""
 
     @abstractmethod
     def describe(self, study: Study) -> Iterable[Label]:

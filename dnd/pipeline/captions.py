@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
+from PIL.Image import Image
 
 from dnd.api import Unit
 from dnd.pipeline.exemplars.find import ExemplarResult
@@ -26,10 +27,13 @@ def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> di
     images = {unit: [digest for digest, _ in result.images(unit)] for unit in units}
     items = {digest: digest for digests in images.values() for digest in digests}
 
-    def caption(digests: list[str]) -> list[str]:
-        return checked_captions(backend.caption([job.store.picture(one).open() for one in digests]), len(digests))
+    def opened(digest: str) -> Image:
+        return job.store.picture(digest).open()
 
-    captions = job.map(stats, job.table(stats, CAPTIONS), items, backend, caption)
+    def caption(images: list[Image]) -> list[str]:
+        return checked_captions(backend.caption(images), len(images))
+
+    captions = job.map(stats, job.table(stats, CAPTIONS), items, backend, caption, ahead=opened)
     short = {
         unit: [digest for digest in digests if digest in stats.failures]
         for unit, digests in images.items()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dnd.api import Backend, ProbingSet, Runtime, Unit, model_folders
+from dnd.api import Backend, Method, ProbingSet, Runtime, Unit, model_folders
 from dnd.config.read import build_run
 from dnd.config.run import OWN_METHOD, Run
 from dnd.config.tables import flatten
@@ -34,6 +34,7 @@ from dnd.pipeline.study import label_by
 from dnd.plugin.guard import guarded
 from dnd.plugin.registry import KINDS, Registry
 from dnd.plugin.requirements import check_packages, refuse_unfit
+from dnd.probing.remember import RememberedSet
 from dnd.results.run import RunFolder
 from dnd.results.unit import UnitResult
 from dnd.results.write import write_provenance, write_results
@@ -190,10 +191,14 @@ def _stages(
     job: Job, hooked: HookedTarget, identity: str, probing: ProbingSet, units: Sequence[Unit]
 ) -> tuple[ExemplarResult, Iterator[UnitResult]]:
     """Stage 1, then the other stages of the run's method; the results come one by one."""
-    exemplars = exemplar_stage(job, hooked, identity, probing, units)
-    if job.run.method.name == OWN_METHOD:
-        return exemplars, label_units(job, hooked, identity, exemplars, units)
-    return exemplars, label_by(job, hooked, identity, probing, exemplars, units)
+    images = RememberedSet(probing)
+    if job.run.method.name != OWN_METHOD:
+        method: Method = job.builder.plugin(job.run.method)
+        exemplars = exemplar_stage(job, hooked, identity, images, units, method)
+        return exemplars, label_by(job, hooked, images, method, exemplars, units)
+    exemplars = exemplar_stage(job, hooked, identity, images, units)
+    images.forget()
+    return exemplars, label_units(job, hooked, identity, exemplars, units)
 
 
 def _facts(exemplars: ExemplarResult, k: int) -> dict[str, Any]:

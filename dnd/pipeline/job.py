@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from dnd.api import Backend, Plugin, Unit, model_folders, model_names, probing_folders
 from dnd.config.run import Choice, Run
+from dnd.errors import ModelError
 from dnd.models.weights import Weights
 from dnd.pipeline.build import Builder
 from dnd.pipeline.exemplars.shard import Shard
-from dnd.pipeline.map import Rows, complete, leave
+from dnd.pipeline.map import Ahead, Rows, complete, leave
 from dnd.probing.sets import FolderSet
 from dnd.runtime.cluster import Cluster, RayWorker
 from dnd.runtime.cores import over_cores
@@ -126,7 +127,9 @@ class Job:
         """
         if self.run.general.device != "auto" or self.run.devices != ("cpu",) or not backend.spreads:
             return 1
-        need = estimate(backend.config, Weights.default(), "cpu")
+        need = None
+        with suppress(ModelError):  # of unknown size
+            need = estimate(backend.config, Weights.default(), "cpu")
         if need is None or need.weights > SMALL:
             return 1
         return min(len(over_cores(self.run.devices)), free_memory("cpu")[0] // (2 * need.total))
@@ -164,14 +167,16 @@ class Job:
         table: Table,
         items: Mapping[str, T],
         holder: AbstractContextManager[object],
-        work: Callable[[list[T]], Sequence[R]],
+        work: Callable[[list[Any]], Sequence[R]],
         *,
         rows: Callable[[Sequence[tuple[str, T, R]]], Rows] | None = None,
         answer: Callable[[dict[str, Any]], Any] | None = None,
         batch_size: Callable[[], int] | None = None,
+        ahead: Callable[[T], object] | None = None,
     ) -> dict[str, Any]:
         """`complete` under a progress bar: by key, what `answer` makes of each row. `rows` makes the rows; without it,
-        the output is the table's second column, and the answer too. `batch_size` may be left out for a Backend."""
+        the output is the table's second column, and the answer too. `batch_size` may be left out for a Backend.
+        `ahead` makes what `work` gets of each item, by `run.workers` threads while the batch before is at work."""
         column = table.schema.names[1]
         backend = holder if isinstance(holder, Backend) else None
         if batch_size is None:
@@ -196,6 +201,7 @@ class Job:
                 stats,
                 advance,
                 batch_size=batch_size,
+                ahead=Ahead(ahead, self.run.workers) if ahead else None,
             )
         if backend is not None:
             stats.chosen, stats.used = dict(backend.chosen()), dict(backend.used())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -32,24 +33,50 @@ R = TypeVar("R")
 Rows = list[dict[str, Any]]
 
 
+class Ahead:
+    """What threads make of items before they are worked on, such as an opened image of its digest. `with ahead:`"""
+
+    def __init__(self, make: Callable[[Any], object], workers: int) -> None:
+        self._make, self._workers = make, workers
+        self._made: dict[str, Future[object]] = {}
+
+    def __enter__(self) -> None:
+        self._pool = ThreadPoolExecutor(self._workers)
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._made.clear()
+
+    def begin(self, batch: Iterable[tuple[str, object]]) -> None:
+        for key, item in batch:
+            if key not in self._made:
+                self._made[key] = self._pool.submit(self._make, item)
+
+    def take(self, key: str, item: object) -> object:
+        """Once: what is needed again, after a failure, is made again."""
+        made = self._made.pop(key, None)
+        return made.result() if made else self._make(item)
+
+
 def complete(
     table: Table,
     items: Mapping[str, T],
     holder: AbstractContextManager[object],
-    work: Callable[[list[T]], Sequence[R]],
+    work: Callable[[list[Any]], Sequence[R]],
     rows: Callable[[Sequence[tuple[str, T, R]]], Rows],
     answer: Callable[[dict[str, Any]], Any],
     stats: StageStats,
     advance: Callable[[int], None],
     *,
     batch_size: Callable[[], int],
+    ahead: Ahead | None = None,
 ) -> dict[str, Any]:
     """Give every item its row in the table, or its reason in `stats.failures`: what `answer` makes of the rows, by the
     items' keys.
 
     Items in the table are not computed again. `rows` turns (key, item, output) triples into rows of the table; each
     batch is durable before the next begins. `holder`, a backend or whatever holds the memory that `work` needs, is
-    entered only if there is work; then it knows its batch size.
+    entered only if there is work; then it knows its batch size. `work` gets the items, or what `ahead` makes of them.
     """
     found = _stored(table, items, answer)
     missing = [key for key in items if key not in found]
@@ -58,12 +85,16 @@ def complete(
     if not missing:
         return found
     work = guard(_name(holder), work)
-    with _held(holder, stats):
+    with ahead or nullcontext(), _held(holder, stats):
         start = 0
         while start < len(missing):
-            batch = [(key, items[key]) for key in missing[start : start + batch_size()]]
+            size = batch_size()
+            batch = [(key, items[key]) for key in missing[start : start + size]]
             start += len(batch)
-            done = _answers(batch, work, stats)
+            if ahead:
+                ahead.begin(batch)
+                ahead.begin([(key, items[key]) for key in missing[start : start + size]])
+            done = _answers(batch, work, stats, ahead.take if ahead else lambda key, item: item)
             made = rows(done)
             table.append(made)
             found |= {row["key"]: answer(row) for row in made}
@@ -137,15 +168,20 @@ def _name(holder: AbstractContextManager[object]) -> str:
 
 
 def _answers(
-    batch: Sequence[tuple[str, T]], work: Callable[[list[T]], Sequence[R]], stats: StageStats
+    batch: Sequence[tuple[str, T]],
+    work: Callable[[list[Any]], Sequence[R]],
+    stats: StageStats,
+    given: Callable[[str, T], Any],
 ) -> list[tuple[str, T, R]]:
-    """Outputs for a batch of (key, item); where that fails, for its halves, so that only the items at fault fail.
+    """Outputs for a batch of (key, item), of which `work` gets what is `given`; where that fails, for its halves, so
+    that only the items at fault fail.
 
     Where a worker process was lost, which costs a start each time, for each item alone.
     """
     try:
+        taken = [given(key, item) for key, item in batch]
         with stats.inside():
-            outputs = work([item for _, item in batch])
+            outputs = work(taken)
         if len(outputs) != len(batch):
             raise PluginError(f"{len(outputs)} answers came back for {len(batch)} items")
         return [(key, item, output) for (key, item), output in zip(batch, outputs, strict=True)]
@@ -167,4 +203,4 @@ def _answers(
     if full:
         free_memory()
     parts = pairwise([0, *cuts, len(batch)])
-    return [answer for start, end in parts for answer in _answers(batch[start:end], work, stats)]
+    return [answer for start, end in parts for answer in _answers(batch[start:end], work, stats, given)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dnd.api import Box, Label, Picture, Plugin, Study, Unit
+from dnd.api import Box, Label, Method, Picture, Plugin, Study, Unit
 from dnd.errors import PluginError
-from dnd.pipeline.activations import activations_on
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.job import Job
 from dnd.pipeline.label import captioned
 from dnd.plugin.guard import guard
 from dnd.plugin.validate import checked_label
 from dnd.probing.prefetch import Loaded, load_ahead
-from dnd.probing.sets import code_of, content_of
+from dnd.probing.sets import code_of
 from dnd.results.unit import UnitResult
 from dnd.store.keys import digest_of, stage_key
 from dnd.target.geometry import Geometry
@@ -42,7 +40,6 @@ class RunStudy(Study):
         self,
         job: Job,
         hooked: HookedTarget,
-        identity: str,
         probing: ProbingSet,
         result: ExemplarResult,
         units: list[Unit],
@@ -50,13 +47,17 @@ class RunStudy(Study):
         self.units = tuple(units)
         self.probing = probing
         unreadable = {name for name, _ in result.unreadable}
-        self.images = [i for i in range(len(probing)) if probing.image_name(i) not in unreadable]
+        self.images = (
+            result.record.images()
+            if result.record
+            else [i for i in range(len(probing)) if probing.image_name(i) not in unreadable]
+        )
         self.seed = job.run.seed
         self.failed = job.failed
         """Units without a label, and why."""
         self.captioned: dict[Unit, tuple[str | None, ...]] = {}
         """Captions that the method used; they are written with the label."""
-        self._job, self._hooked, self._identity, self._result = job, hooked, identity, result
+        self._job, self._hooked, self._result = job, hooked, result
         self._method: Plugin = job.builder.plugin(job.run.method)
         self._geometry = Geometry(hooked.prepare)
 
@@ -76,34 +77,10 @@ class RunStudy(Study):
     # --- the target over the probing set ---
 
     def activations(self, layer: str) -> npt.NDArray[np.float32]:
-        hooked, place = self._hooked, {image: row for row, image in enumerate(self.images)}
-        parts = {"target": self._identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
-
-        def run(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-            pictures = [self._picture(index) for index in indices]
-            return [np.frombuffer(row, "<f4") for row in activations_on(hooked, pictures)]
-
-        sizes = hooked.layer_sizes()
-        start = sum(sizes[name] for name in list(hooked.layers)[: list(hooked.layers).index(layer)])
-        with tempfile.TemporaryFile(dir=self._job.store.folder) as file:
-            found = np.memmap(file, np.float32, "w+", shape=(len(place), sizes[layer]))
-
-        def put(key: str, values: npt.NDArray[np.float32]) -> None:
-            found[place[int(key)]] = values[start : start + sizes[layer]]
-
-        self._complete(
-            "probing-activations",
-            {**parts, "probing": content_of(self.probing)},
-            {str(i): i for i in place},
-            hooked,
-            run,
-            put,
-            lambda: hooked.batch_size,
-        )
-        return found
-
-    def _picture(self, index: int) -> Picture:
-        return Picture(str(index), lambda: self.probing.open(index))
+        if self._result.record is None:
+            raise PluginError("a method asks for all activations that does not say so", "Set `all_activations = True`.")
+        rows = self._result.record.of(layer)
+        return (rows if len(self.images) == len(rows) else rows[self.images])[:, :-1]
 
     def map_shape(self, layer: str) -> tuple[int, ...]:
         return self._hooked.map_shape(layer)
@@ -155,59 +132,50 @@ class RunStudy(Study):
         parts: Mapping[str, object],
         items: Mapping[str, T],
         backend: AbstractContextManager[object],
-        work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
+        work: Callable[[Sequence[Any]], Sequence[npt.NDArray[np.float32]]],
         *,
         batch_size: int | None = None,
+        ahead: Callable[[T], object] | None = None,
     ) -> dict[str, npt.NDArray[np.float32]]:
-        found: dict[str, npt.NDArray[np.float32]] = {}
-        size = None if batch_size is None else lambda: batch_size
         plugins = [self._method, backend] if isinstance(backend, Plugin) else [self._method]
         own = {
             "parts": parts,
             "content": [self._job.content(plugin) for plugin in plugins],
             "probing": code_of(self.probing),
         }
-        self._complete(name, own, items, backend, work, found.__setitem__, size)
-        return found
-
-    def _complete(
-        self,
-        name: str,
-        parts: Mapping[str, object],
-        items: Mapping[str, T],
-        holder: AbstractContextManager[object],
-        work: Callable[[Sequence[T]], Sequence[npt.NDArray[np.float32]]],
-        put: Callable[[str, npt.NDArray[np.float32]], None],
-        batch_size: Callable[[], int] | None,
-    ) -> None:
-        """`put` gets every item's key and vector."""
-        stats = self._job.stats(name, stage_key(name, 1, parts))
-        self._job.map(
+        stats = self._job.stats(name, stage_key(name, 1, own))
+        found: dict[str, npt.NDArray[np.float32]] = self._job.map(
             stats,
             self._job.table(stats, _ARRAYS),
             items,
-            holder,
+            backend,
             lambda batch: [np.asarray(value, "<f4").tobytes() for value in work(batch)],
-            answer=lambda row: put(row["key"], np.frombuffer(row["values"], "<f4")),
-            batch_size=batch_size,
+            answer=lambda row: np.frombuffer(row["values"], "<f4"),
+            batch_size=None if batch_size is None else lambda: batch_size,
+            ahead=ahead,
         )
         if stats.failures:
             key, reason = next(iter(stats.failures.items()))
             raise PluginError(f"{name} failed for {len(stats.failures)} of {len(items)} items, first {key}: {reason}")
+        return found
 
 
 def label_by(
-    job: Job, hooked: HookedTarget, identity: str, probing: ProbingSet, result: ExemplarResult, units: Sequence[Unit]
+    job: Job,
+    hooked: HookedTarget,
+    probing: ProbingSet,
+    method: Method,
+    result: ExemplarResult,
+    units: Sequence[Unit],
 ) -> Iterator[UnitResult]:
     """Labels of all units by the run's method, in the order of `units`."""
     job.failed.update((unit, f"exemplars: {reason}") for unit, reason in result.failed.items())
     too_few = {unit: reason for unit in units if (reason := result.too_few(unit))}
     active = [unit for unit in units if unit not in too_few and unit not in job.failed]
-    choice = job.run.method
-    study = RunStudy(job, hooked, identity, probing, result, active)
-    answers = guard(choice.name, job.builder.plugin(choice).describe)(study) if active else ()
+    study = RunStudy(job, hooked, probing, result, active)
+    answers = guard(method.name, method.describe)(study) if active else ()
     found = {label.unit: label for label in map(checked_label, answers)}
-    missing = f"{choice.name} gave no label"
+    missing = f"{method.name} gave no label"
 
     def labelled(unit: Unit) -> UnitResult:
         if unit in too_few:

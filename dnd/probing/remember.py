@@ -27,16 +27,22 @@ class RememberedSet(ProbingSet):
 
     def __init__(self, probing: ProbingSet, room: int = ROOM) -> None:
         self.name = probing.name  # type: ignore[misc]
-        self._probing, self._room, self._used = probing, room, 0
+        self.probing, self._room, self._used = probing, room, 0
         self._images: OrderedDict[int, Image] = OrderedDict()
         """The one opened last comes last."""
         self._lock = Lock()
 
+    def forget(self) -> None:
+        """Give the memory back."""
+        with self._lock:
+            self._images.clear()
+            self._used = 0
+
     def __len__(self) -> int:
-        return len(self._probing)
+        return len(self.probing)
 
     def image_name(self, index: int) -> str:
-        return self._probing.image_name(index)
+        return self.probing.image_name(index)
 
     def open(self, index: int) -> Image:
         """A copy of its own for each caller, who may change it."""
@@ -46,7 +52,7 @@ class RememberedSet(ProbingSet):
                 self._images.move_to_end(index)
         if known is not None:
             return _copy(known)
-        image = self._probing.open(index)
+        image = self.probing.open(index)
         size = _bytes(image)
         if size > self._room:
             return image
@@ -59,13 +65,13 @@ class RememberedSet(ProbingSet):
         return _copy(image)
 
     def label(self, index: int) -> str | None:
-        return self._probing.label(index)
+        return self.probing.label(index)
 
     def masks(self, index: int) -> Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]:
-        return self._probing.masks(index)
+        return self.probing.masks(index)
 
     def digest(self) -> str:
-        return self._probing.digest()
+        return self.probing.digest()
 
 
 def _copy(image: Image) -> Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnd.api import ImageFolder, ProbingSet
+from dnd.probing.remember import RememberedSet
 from dnd.store.digests import DigestMemory
 from dnd.store.keys import digest_of
 from dnd.store.source import source_digest
@@ -45,6 +46,8 @@ def content_of(probing: ProbingSet) -> str:
 
 def code_of(probing: ProbingSet) -> list[str]:
     """Digests of that code, which is no part of a set's own digest."""
+    if isinstance(probing, RememberedSet):
+        probing = probing.probing
     parts = list(probing.sets.values()) if isinstance(probing, UnionSet) else [probing]
     return [source_digest(type(part)) for part in parts]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from dnd import api
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from dnd.api import Study
+
+_TEXTS = 1024
+"""Concepts handed to CLIP at once, which reads those of one length together."""
 
 
 class ClipDissectConfig(ClipConfig):
@@ -35,6 +39,8 @@ class ClipDissect(api.Method):
     """
 
     name = "clip-dissect"
+    crops = False
+    all_activations = True
     requires = ("transformers", "accelerate")
     Config = ClipDissectConfig
 
@@ -48,38 +54,37 @@ class ClipDissect(api.Method):
     def describe(self, study: Study) -> Iterator[api.Label]:
         import numpy as np
 
-        from dnd_methods.similarity import SIMILARITIES
+        from dnd_methods.similarity import SIMILARITIES, Likeness
 
         concepts = concept_set(self.config.concepts)
-        images, texts = self._embeddings(study, concepts)
-        likeness = images @ texts.T  # (n_images, n_concepts)
+        likeness = Likeness(*self._embeddings(study, concepts))
         found = {}
         for layer in dict.fromkeys(unit.layer for unit in study.units):
-            activations = study.activations(layer).astype(np.float64)  # (n_images, n_units of the layer)
-            own = [unit for unit in study.units if unit.layer == layer]
-            table = SIMILARITIES[self.config.similarity](likeness, activations)
-            for unit in own:
-                best = np.argsort(-table[unit.index], kind="stable")[:AT_MOST]
-                found[unit] = [(concepts[i], float(table[unit.index, i])) for i in best]
+            own = {unit.index: unit for unit in study.units if unit.layer == layer}
+            tables = SIMILARITIES[self.config.similarity](likeness, study.activations(layer))
+            for index, scores in enumerate(chain.from_iterable(tables)):
+                if index in own:
+                    best = np.argsort(-scores, kind="stable")[:AT_MOST]
+                    found[own[index]] = [(concepts[i], float(scores[i])) for i in best]
         for unit in study.units:
             yield label(unit, found[unit], self.config.min_similarity, f"its best {self.config.similarity}")
 
-    def _embeddings(self, study: Study, concepts: list[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _embeddings(self, study: Study, concepts: list[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """CLIP of every probing image and of every concept, computed once per model and kept."""
         import numpy as np
 
         clip = ClipEncoder(self.config, self.runtime)
         key = {"model": study.digest_of_model(self.config.model), "dtype": self.config.dtype}
-
-        def see(indices: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-            return clip.encode([study.probing.open(index) for index in indices])
-
         prompts = [self.config.prompt.replace("{concept}", concept) for concept in concepts]
         images = study.arrays(
-            "clip-images", {**key, "probing": study.probing.digest()}, {str(i): i for i in study.images}, clip, see
+            "clip-images",
+            {**key, "probing": study.probing.digest()},
+            {str(i): i for i in study.images},
+            clip,
+            clip.encode,
+            ahead=study.probing.open,
         )
-        texts = study.arrays("clip-texts", key, {prompt: prompt for prompt in prompts}, clip, clip.encode)
-        return (
-            np.stack([images[str(i)] for i in study.images]).astype(np.float64),
-            np.stack([texts[prompt] for prompt in prompts]).astype(np.float64),
+        texts = study.arrays(
+            "clip-texts", key, {prompt: prompt for prompt in prompts}, clip, clip.encode, batch_size=_TEXTS
         )
+        return np.stack([images[str(i)] for i in study.images]), np.stack([texts[prompt] for prompt in prompts])

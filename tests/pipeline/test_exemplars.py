@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from PIL import Image
 
 from dnd.api import Box, ProbingSet, Unit
 from dnd.config.run import Exemplars
-from dnd.errors import UsageError
+from dnd.errors import StoppedError, UsageError
 from dnd.pipeline.exemplars.boxes import attention_boxes
 from dnd.pipeline.exemplars.crop import REGIONS, Region, regions_of
 from dnd.pipeline.exemplars.find import ONE_IMAGE, SILENT, ExemplarResult, find_exemplars
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.topk import LayerTop
-from dnd.probing.remember import RememberedSet
+from dnd.probing.remember import ROOM, RememberedSet
 from dnd.store.images import Store
 from dnd.target.geometry import cut
 from dnd.target.hooked import HookedTarget
@@ -45,6 +44,8 @@ def find(tmp_path: Path) -> Find:
         progress: Callable[[int], None] = lambda n: None,
         prepare: Any = preprocess,
         seed: int = 0,
+        room: int = ROOM,
+        all_activations: bool = False,
         **settings: Any,
     ) -> ExemplarResult:
         units = units or {"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]}
@@ -52,8 +53,9 @@ def find(tmp_path: Path) -> Find:
         with HookedTarget(net or network(), prepare, list(units)) as hooked:
             wanted = [Unit(layer, index) for layer, indices in units.items() for index in indices]
             return find_exemplars(
-                hooked, probing or Blobs(), wanted, chosen, Store(tmp_path / store), "key",
+                hooked, RememberedSet(probing or Blobs(), room), wanted, chosen, Store(tmp_path / store), "key",
                 seed=seed, batch_size=batch_size, progress=progress, workers=2, pool=pool, fresh=fresh,
+                all_activations=all_activations,
             )  # fmt: skip
 
     return find
@@ -486,6 +488,43 @@ def test_diverse_exemplars_come_from_the_pool(find: Find) -> None:
     assert different
 
 
+def test_a_pass_keeps_all_activations_for_a_method_that_asks(find: Find) -> None:
+    probing = Blobs(bad=(7,))
+    images = [i for i in range(len(probing)) if i not in (5, 7)]  # 5 equals 2
+    units = {"2": [0, 4], "5": [3]}
+    for first in ({}, {"store": "known"}):  # from the first pass, or one that was there and kept none
+        if first:
+            find(probing, units, **first)
+        result = find(probing, units, all_activations=True, **first)
+        assert result.record is not None
+        assert result.record.images() == images
+        for layer, index in (("2", 4), ("5", 3)):
+            expected = plain(Unit(layer, index), [probing.open(i) for i in images])
+            assert result.record.of(layer)[images, index] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    before = list(probing.opened)
+    again = find(probing, units, all_activations=True)
+    assert (again.target_seconds, probing.opened) == (0, before)
+
+
+def test_a_stopped_pass_goes_on_with_its_activations(find: Find) -> None:
+    whole, seen = find(all_activations=True), [0]
+
+    def stop(n: int) -> None:
+        seen[0] += n
+        if seen[0] > 16:
+            raise StoppedError("stopped", "")
+
+    probing = Blobs()
+    with pytest.raises(StoppedError):
+        find(probing, store="stopped", all_activations=True, progress=stop)
+    resumed = find(probing, store="stopped", all_activations=True)
+    assert max(probing.opened[:16]) <= 2, "of those that were in, the sample and the exemplars alone"
+    assert whole.record is not None
+    assert resumed.record is not None
+    for layer in ("2", "5"):
+        assert np.array_equal(resumed.record.of(layer), whole.record.of(layer))
+
+
 def test_ties_go_to_whole_images_and_then_to_the_first() -> None:
     box = Box(0.0, 0.0, 0.5, 0.5)
     regions = [Region(9, None, 1.0), Region(3, box, 1.0), Region(3, None, 1.0), Region(0, box, 2.0)]
@@ -512,13 +551,12 @@ def test_of_a_large_set_only_the_chosen_images_are_opened_again(find: Find, monk
     """With room for a batch alone: once for the crops and once to keep them, whatever the number of units."""
     one = Blobs().open(0)
     room = 40 * one.width * one.height * 3
-    monkeypatch.setattr("dnd.pipeline.exemplars.find.RememberedSet", partial(RememberedSet, room=room))
     monkeypatch.setattr("dnd.pipeline.exemplars.find._ROWS_AT_ONCE", 1)
     monkeypatch.setattr("dnd.pipeline.exemplars.find._UNITS_AT_ONCE", 1)
     few, many = {"2": [0]}, {"2": [0, 1, 2, 3, 4, 5]}
     for units in (few, many):
         probing = Blobs(400)
-        result = find(probing, units=units, store=str(units), sample=1)
+        result = find(probing, units=units, store=str(units), sample=1, room=room)
         chosen = {int(e.source[:3]) for index in units["2"] for e in result.exemplars[Unit("2", index)]}
         again = [index for index, times in enumerate(probing.opened) if times > 1]
         assert {index for index in chosen if index < 350} <= set(again), "the last ones are still in memory"
@@ -526,9 +564,7 @@ def test_of_a_large_set_only_the_chosen_images_are_opened_again(find: Find, monk
         assert sum(probing.opened) <= 400 + 1 + 2 * 5 * len(units["2"])
 
 
-def test_an_image_that_vanishes_in_mid_run_is_named(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnd.pipeline.exemplars.find.RememberedSet", partial(RememberedSet, room=0))
-
+def test_an_image_that_vanishes_in_mid_run_is_named(find: Find) -> None:
     class Fleeting(Blobs):
         def open(self, index: int) -> Image.Image:
             if self.opened[index]:
@@ -538,4 +574,4 @@ def test_an_image_that_vanishes_in_mid_run_is_named(find: Find, monkeypatch: pyt
     with pytest.raises(
         UsageError, match=r"probing set changed under the run: \d+.png cannot be read any more \(gone\)"
     ):
-        find(Fleeting())
+        find(Fleeting(), room=0)

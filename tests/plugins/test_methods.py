@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 import toys
 from corpus import png_of
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ from dnd.errors import UsageError
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Entry, Registry
 from dnd.results.run import RunFolder
+from dnd.target.hooked import HookedTarget
 from dnd_methods import broden, dissection, quantile, similarity
 from dnd_methods.concepts import concept_set
 
@@ -42,10 +45,17 @@ def planted(seed: int = 0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.floa
     return 0.2 + 0.1 * shows + 0.01 * rng.normal(size=shows.shape), shows + 0.1 * rng.normal(size=shows.shape)
 
 
+def compared(name: str, likeness: npt.NDArray[Any], activations: npt.NDArray[Any], **settings: Any) -> npt.NDArray[Any]:
+    """The whole table (n_units, n_concepts); `likeness` (n_images, n_concepts)."""
+    known = similarity.Likeness(likeness, np.eye(likeness.shape[1]))
+    parts: Any = similarity.SIMILARITIES[name]
+    return np.concatenate(list(parts(known, activations.astype(np.float32), **settings)))
+
+
 @pytest.mark.parametrize("name", similarity.SIMILARITIES)
 def test_each_similarity_finds_the_planted_concept(name: str) -> None:
     likeness, activations = planted()
-    table = similarity.SIMILARITIES[name](likeness, activations)
+    table = compared(name, likeness, activations)
     assert table.shape == (8, 8)
     wrong = int((table.argmax(axis=1) != np.arange(8)).sum())
     # As published, rank-reorder sees no more than the order of the 20 strongest images, and misses two of the eight.
@@ -56,9 +66,23 @@ def test_each_similarity_finds_the_planted_concept(name: str) -> None:
 def test_the_order_of_images_and_concepts_changes_nothing(name: str) -> None:
     likeness, activations = planted(1)
     images, concepts = RNG.permutation(400), RNG.permutation(8)
-    table = similarity.SIMILARITIES[name](likeness, activations)
-    other = similarity.SIMILARITIES[name](likeness[images][:, concepts], activations[images])
-    assert np.allclose(other, table[:, concepts])
+    table = compared(name, likeness, activations)
+    other = compared(name, likeness[images][:, concepts], activations[images])
+    assert np.allclose(other, table[:, concepts], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", similarity.SIMILARITIES)
+def test_blocks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    likeness, activations = planted(2)
+    whole = compared(name, likeness, activations)
+    for setting, size in (("_AT_ONCE", 3), ("_CONCEPTS", 3), ("_IN_MEMORY", 0)):
+        monkeypatch.setattr(similarity, setting, size)
+    assert np.allclose(compared(name, likeness, activations), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_of_equal_activations_the_first_image_counts() -> None:
+    activations = np.array([[0, 2, 1, 2, 1, np.nan], [0, 0, 0, 0, 0, 0], [np.nan] * 6], np.float32).T
+    assert similarity._strongest(activations, 3).tolist() == [[1, 3, 2], [0, 1, 2], [0, 1, 2]]
 
 
 def test_soft_wpmi_is_the_published_sum() -> None:
@@ -70,12 +94,12 @@ def test_soft_wpmi_is_the_published_sum() -> None:
             belongs = 0.998 - place / 20 * (0.998 - 0.97)
             given_unit[unit] += np.log(1 + belongs * (p[image] - 1) + 1e-7)
     expected = given_unit - np.log(np.exp(given_unit).mean(0))
-    assert np.allclose(similarity.soft_wpmi(likeness, activations, top=20), expected)
+    assert np.allclose(compared("soft-wpmi", likeness, activations, top=20), expected, rtol=1e-4)
 
 
 def test_rank_reorder_is_zero_for_the_unit_s_own_order() -> None:
     activations = RNG.random((200, 1))
-    table = similarity.rank_reorder(np.concatenate([activations, RNG.random((200, 1))], axis=1), activations)
+    table = compared("rank-reorder", np.concatenate([activations, RNG.random((200, 1))], axis=1), activations)
     assert table[0, 0] == 0
     assert table[0, 1] < 0
 
@@ -86,7 +110,7 @@ def test_rank_reorder_is_the_published_ratio() -> None:
     top = np.argsort(-activations[:, 0])[:10]
     target, seen = activations[top, 0], likeness[top]
     by_chance = np.mean([np.abs(target - RNG.permutation(target)) ** 3 for _ in range(20_000)])
-    for concept, found in enumerate(similarity.rank_reorder(likeness, activations)[0]):
+    for concept, found in enumerate(compared("rank-reorder", likeness, activations)[0]):
         reordered = np.empty(10)
         reordered[np.argsort(seen[:, concept])] = np.sort(target)
         moved = (np.abs(target - reordered) ** 3).mean()
@@ -95,13 +119,15 @@ def test_rank_reorder_is_the_published_ratio() -> None:
 
 def test_cosine_cubed_is_the_published_cosine() -> None:
     likeness, activations = RNG.random((50, 3)), RNG.random((50, 2))
-    found = similarity.cosine_cubed(likeness, activations)
+    found = compared("cosine-cubed", likeness, activations)
     for unit in range(2):
         for concept in range(3):
             one = (activations[:, unit] - activations[:, unit].mean()) ** 3
             other = (likeness[:, concept] - likeness[:, concept].mean()) ** 3
-            assert found[unit, concept] == pytest.approx(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
-    assert (similarity.cosine_cubed(np.ones((5, 1)), activations[:5]) == 0).all()
+            assert found[unit, concept] == pytest.approx(
+                one @ other / np.linalg.norm(one) / np.linalg.norm(other), rel=1e-3
+            )
+    assert (compared("cosine-cubed", np.ones((5, 1)), activations[:5]) == 0).all()
 
 
 # --- Network Dissection ------------------------------------------------------------------------------
@@ -191,7 +217,7 @@ def registry() -> Registry:
     own = [
         Entry("probing-set", "halves", Halves, "tests", "1", "ok"),
         Entry("captioner", "teller", Teller, "tests", "1", "ok"),
-        *(Entry("method", m.name, m, "tests", "1", "ok") for m in dnd_methods.register_methods()),
+        *(Entry("method", m.name, m, "tests", "1", "ok") for m in (*dnd_methods.register_methods(), Reddest)),
     ]
     return Registry([*toys.registry().entries, *own])
 
@@ -216,6 +242,50 @@ def test_network_dissection_names_what_the_masks_name(tmp_path: Path) -> None:
     assert [row["label"] for row in rows[:3]] == list(toys.COLOURS)
     assert all(float(row["score"]) > 0.5 for row in rows[:3])
     assert rows[3]["status"] == "uninterpretable", "the unit that is always zero"
+
+
+class Reddest(api.Method):
+    """The mean of all activations: it needs neither exemplars nor a second pass."""
+
+    name = "reddest"
+    crops = False
+    all_activations = True
+
+    def describe(self, study: api.Study) -> Iterator[api.Label]:
+        table = study.activations("units")
+        assert table.shape == (len(study.images), 4)
+        for unit in study.units:
+            yield api.Label(unit, "labelled", (("mean", float(table[:, unit.index].mean())),))
+
+
+def test_all_activations_come_from_the_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    plain = Halves.open
+    monkeypatch.setattr(Halves, "open", lambda self, index: opened.append(index) or plain(self, index))
+    shown: list[int] = []
+    observe = HookedTarget.observe
+
+    def noted(self: HookedTarget, batch: torch.Tensor, wanted: Any) -> Any:
+        shown.append(len(batch))
+        return observe(self, batch, wanted)
+
+    monkeypatch.setattr(HookedTarget, "observe", noted)
+    rows = run_method(tmp_path / "run", "reddest")
+    assert sorted(opened) == list(range(24))
+    assert sum(shown) == 24
+    images = [plain(Halves.__new__(Halves), index) for index in range(24)]
+    net = toys.Net().eval()
+    with torch.no_grad():
+        expected = net.units(torch.stack([toys.preprocess(image) for image in images])).mean((0, 2, 3))
+    assert [float(row["score"]) for row in rows[:3]] == pytest.approx(expected[:3].tolist(), rel=1e-3)
+
+
+def test_a_method_that_asks_for_what_it_did_not_announce_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reddest, "all_activations", False)
+    with pytest.raises(api.PluginError, match="asks for all activations"):
+        run_method(tmp_path / "run", "reddest")
 
 
 def test_milan_names_what_the_captions_share(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ import pyarrow as pa
 from dnd.api import Box, ProbingSet, Unit
 from dnd.pipeline.exemplars.crop import REGIONS, Cropper, Region, Stage, regions_of, unseen
 from dnd.pipeline.exemplars.keep import EXEMPLARS, KeptExemplars, exemplar_row, images_named, keep_images
+from dnd.pipeline.exemplars.record import Record
 from dnd.pipeline.exemplars.sample import SampleActivations, projection
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.shard import Shard, ShardFiles, ShardPass
 from dnd.pipeline.exemplars.topk import TopKPass, check_readable, run_pass
 from dnd.probing.prefetch import open_again
-from dnd.probing.remember import RememberedSet
 from dnd.results.unit import Baseline, baseline
 from dnd.store.images import Store
 from dnd.store.keys import digest_of
@@ -88,6 +88,8 @@ class ExemplarResult:
         self.computed = 0
         """Units that were not in the store before."""
         self.target_seconds = 0.0
+        self.record: Record | None = None
+        """All activations, if they were asked for."""
         self.no_crops = ""
         """Why the target's preprocess allows no attention crops, for all or for some sizes of image; or empty."""
 
@@ -133,6 +135,7 @@ def find_exemplars(
     fresh: bool = False,
     stage: Stage = unseen,
     shard: Shard | None = None,
+    all_activations: bool = False,
 ) -> ExemplarResult:
     """Exemplars of some units of the hooked layers, in the store under `key`.
 
@@ -140,17 +143,20 @@ def find_exemplars(
     what is in the store of earlier choices is reused. `progress` is called with the number of images newly seen.
     With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`; crops are taken of
     the k strongest images in either case. A `shard` sees its part of the images, and goes on once all parts are there:
-    else NotYetError. `stage` shows how far what follows the pass is: `Meter.stage`.
+    else NotYetError. `stage` shows how far what follows the pass is: `Meter.stage`. With `all_activations`, not for a
+    shard, the pass keeps them, see `ExemplarResult.record`.
     """
-    probing = RememberedSet(probing)
     hooked.use_batches_of(batch_size)
     hooked.check_units(units)
     table, crops = store.table("exemplars", key, EXEMPLARS), store.table("crops", key, REGIONS)
     sample, folder = store.table("sample", key, SAMPLE), store.folder / f"topk-{key[:24]}"
+    record = Record(folder, hooked.layer_sizes(), len(probing)) if all_activations else None
     if fresh:
         _clear((table, crops, sample), folder)
     began = hooked.seconds
-    passes = _passes(hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, shard)
+    passes = _passes(
+        hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, shard, record
+    )
     pictures = _keep_sample(store, sample, probing, next(iter(passes.values())).sample_images(), workers)
     activations = SampleActivations(passes)
     names = {str(unit): unit for unit in units}
@@ -189,6 +195,7 @@ def find_exemplars(
             )
     table.compact()
     result = ExemplarResult(passes, pictures, activations, KeptExemplars(units, table.columns(names)))
+    result.record = record
     result.computed, result.no_crops = len(missing), cropper.geometry.problem
     result.target_seconds = hooked.seconds - began
     return result
@@ -208,7 +215,7 @@ def _clear(tables: Iterable[Table], folder: Path) -> None:
     """Remove what earlier runs kept of the stage."""
     for table in tables:
         table.clear()
-    for file in folder.glob("*.npz"):
+    for file in (*folder.glob("*.npz"), *folder.glob("*.f32")):
         file.unlink(missing_ok=True)
 
 
@@ -239,6 +246,7 @@ def _passes(
     workers: int,
     progress: Callable[[int], None],
     shard: Shard | None,
+    record: Record | None,
 ) -> dict[str, TopKPass]:
     """A finished pass of each layer, from the store or from one pass for all that are missing."""
     sizes = hooked.layer_sizes()
@@ -256,21 +264,23 @@ def _passes(
         return len({tuple(one.sample_images()) for one in found.values()}) < 2
 
     stored = {layer: pass_over([layer]).restore(file) for layer, file in files.items() if file.exists()}
-    found = {layer: one for layer, one in stored.items() if one.done}
+    found = {layer: one for layer, one in stored.items() if one.done and (record is None or record.has(layer))}
     if len(found) == len(sizes) and agree():
         progress(len(probing))
     while len(found) < len(sizes) or not agree():
         missing = [layer for layer in sizes if layer not in found] or list(sizes)
         tag = digest_of(missing)[:16]
-        partial, shared = folder / f"partial-{tag}.npz", pass_over(missing)
-        shards = ShardFiles(folder, tag, part_of(missing), len(probing))
+        partial = folder / f"{'recorded' if record else 'partial'}-{tag}.npz"
+        shared, shards = pass_over(missing), ShardFiles(folder, tag, part_of(missing), len(probing))
         if shard:
             shards.run(shard, hooked, probing, workers, progress)
             shards.check(shard)
-        if not shards.merge(shared):
-            run_pass(shared.restore(partial), hooked, probing, partial, workers, progress)
+        if record or not shards.merge(shared):
+            run_pass(shared.restore(partial), hooked, probing, partial, workers, progress, record)
         check_readable(shared)
         for layer in missing:
+            if record:
+                record.finish(layer)
             shared.save(files[layer], [layer])
             found[layer] = shared
         partial.unlink(missing_ok=True)

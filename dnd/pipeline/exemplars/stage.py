@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from dnd.api import ProbingSet, Unit
+from dnd.api import Method, ProbingSet, Unit
+from dnd.errors import UsageError
 from dnd.pipeline.exemplars.find import ExemplarResult, find_exemplars
 from dnd.pipeline.job import Job
 from dnd.pipeline.rates import Passed
@@ -17,9 +18,22 @@ _LOG = logging.getLogger(__name__)
 
 
 def exemplar_stage(
-    job: Job, hooked: HookedTarget, identity: str, probing: ProbingSet, units: Sequence[Unit]
+    job: Job,
+    hooked: HookedTarget,
+    identity: str,
+    probing: ProbingSet,
+    units: Sequence[Unit],
+    method: Method | None = None,
 ) -> ExemplarResult:
+    """What `method` needs of it; all that the core's own method needs, without one."""
     settings = job.run.exemplars
+    if method and method.all_activations and job.shard:
+        raise UsageError(
+            f"{method.name} needs the activations of all images in one place: it has no shards",
+            "Run it without --shard; several devices or a cluster serve it.",
+        )
+    if method and not method.crops:
+        settings = settings.model_copy(update={"crops": False, "shortlist": 0})
     key = stage_key(
         "exemplars",
         4,
@@ -49,6 +63,7 @@ def exemplar_stage(
             fresh=job.fresh,
             stage=job.meter.stage,
             shard=job.shard,
+            all_activations=method is not None and method.all_activations,
         )
     stats.items, stats.computed, stats.backend_seconds = len(units), result.computed, result.target_seconds
     stats.passed = passed.items, passed.seconds

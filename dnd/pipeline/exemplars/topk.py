@@ -19,6 +19,7 @@ import torch
 
 from dnd.api import ProbingSet, derive_seed
 from dnd.errors import StoppedError, UsageError
+from dnd.pipeline.exemplars.record import Record
 from dnd.probing.prefetch import Loaded, load_ahead
 from dnd.store.files import write_atomic
 from dnd.target.hooked import HookedTarget
@@ -202,8 +203,9 @@ def run_pass(
     file: Path,
     workers: int,
     progress: Callable[[int], None],
+    record: Record | None = None,
 ) -> None:
-    """Bring a pass to its end; `file` holds what is done until then."""
+    """Bring a pass to its end; `file` holds what is done until then. `record` gets all activations."""
     saved, cost = time.monotonic(), 0.0
     progress(topk.position)
     batch: list[Loaded] = []
@@ -215,7 +217,10 @@ def run_pass(
             continue
         if batch:
             inputs = stack([one.tensor for one in batch if one.tensor is not None])
-            topk.add([one.index for one in batch], hooked.pooled(inputs))
+            indices, pooled = [one.index for one in batch], hooked.pooled(inputs)
+            topk.add(indices, pooled)
+            if record:
+                record.add(indices, {layer: pooled[layer] for layer in topk.layers})
         new, topk.position = loaded.index + 1 - topk.position, loaded.index + 1
         batch = []
         try:
