@@ -4,8 +4,9 @@
 
 The default run in this process, one thread, an empty store. Time inside the outermost call of a model (a forward pass,
 a `generate`, a pipeline) is what the bare models cost on the same inputs; beside it stands the CPU time of the
-whole process, start-up included. Inputs are counted, and how many of them are distinct: what a model is given twice is
-waste that no share shows. Writes benchmarks/results/limit.json.
+whole process, start-up included. Inputs are counted, and how many of them are distinct: `share_of_distinct` leaves out
+what a model was given twice. Beside it, what is neither a model nor the pipeline: importing libraries, and rendering
+the probing scenes, which other probing sets read from disk. Writes benchmarks/results/limit.json.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Watch:
         self.models: dict[str, Model] = {}
         self.own_seconds = 0.0
         """Of the watch itself."""
+        self.others: dict[str, float] = {}
+        self._lock = threading.Lock()
         self._inside = threading.local()
 
     def wrap(self, cls: Any, name: str) -> None:
@@ -63,6 +66,20 @@ class Watch:
             finally:
                 self._inside.here = False
                 found.cpu_seconds += time.thread_time() - start
+
+        setattr(cls, name, timed)
+
+    def time(self, cls: Any, name: str) -> None:
+        """Time a method that is no model's."""
+        plain: Callable[..., Any] = getattr(cls, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                with self._lock:
+                    self.others[cls.__name__] = self.others.get(cls.__name__, 0.0) + time.thread_time() - began
 
         setattr(cls, name, timed)
 
@@ -98,16 +115,23 @@ def measure(units: str, folder: Path) -> dict[str, Any]:
     with offline():
         registry = Registry.load()
         run = read_run("default", registry, options={"target.units": units, "device": "cpu"})
+        scenes = registry.find("probing-set", "microworld").cls
+        watch.time(scenes, "open")
+        imports = time.process_time()
         result = execute(run, folder / "run", registry=registry)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     whole = sum(one.ru_utime + one.ru_stime for one in used) - watch.own_seconds
     inside = sum(model.cpu_seconds for model in watch.models.values())
+    distinct = sum(m.cpu_seconds * len(m.digests) / m.inputs for m in watch.models.values() if m.inputs)
     return {
         "units": len(result.labels),
         "cpu_seconds": round(whole, 1),
         "inside_models": round(inside, 1),
         "share": round(inside / whole, 3),
+        "share_of_distinct": round(distinct / whole, 3),
         "goal": GOAL,
+        "imports": round(imports, 1),
+        "probing_images": round(sum(watch.others.values()), 1),
         "models": {
             name: {
                 "calls": model.calls,
