@@ -25,6 +25,8 @@ class Known:
     concepts: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
     images: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By concept, digests of the images made so far, in the order of their seeds; empty without a generator."""
+    counts: dict[Unit, dict[str, int]] = field(default_factory=dict)
+    """How many of a candidate's images a unit needed: it knows of no more, so that no other unit changes its answer."""
     missing: dict[str, str] = field(default_factory=dict)
     """Concepts whose images could not be made, and why."""
     activations: dict[Unit, npt.NDArray[np.float32]] = field(default_factory=dict)
@@ -45,7 +47,11 @@ class Known:
 
     def complete(self, unit: Unit) -> tuple[str, ...]:
         """Its candidates that have all their images."""
-        return tuple(c for c in self.candidates(unit) if len(self.images.get(c, ())) == self.n_images)
+        return tuple(c for c in self.candidates(unit) if len(self.images_of(unit, c)) == self.n_images)
+
+    def images_of(self, unit: Unit, concept: str) -> tuple[str, ...]:
+        """Digests of a candidate's images, as far as the unit needed them."""
+        return self.images.get(concept, ())[: self.counts.get(unit, {}).get(concept, 0)]
 
     def evidence(
         self, unit: Unit, concepts: Sequence[str], n_images: int | None = None, enough: int | None = None
@@ -56,9 +62,10 @@ class Known:
         store, exemplars = self.job.store, self.exemplars.images(unit)
         n = self.n_images if n_images is None else n_images
         rows = [self.concepts[unit].index(concept) for concept in concepts]
-        images = [self.images.get(concept, ())[:n] for concept in concepts]
+        images = [self.images_of(unit, concept)[:n] for concept in concepts]
         activations = self.activations[unit][rows, :n] if n else np.zeros((len(rows), 0), np.float32)
         for place, own in enumerate(images):
+            activations[place, len(own) :] = np.nan
             if enough is not None and enough <= len(own) < n:
                 again = np.arange(n) % len(own)
                 images[place], activations[place] = tuple(own[i] for i in again), activations[place, again]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -41,7 +40,7 @@ def make_images(known: Known, hooked: HookedTarget, identity: str, left: Callabl
     elif stopping == "economy":
         rounds.by_halving()
     else:
-        rounds.add({concept: known.n_images for unit in left() for concept in known.concepts[unit]})
+        rounds.add({unit: dict.fromkeys(known.concepts[unit], known.n_images) for unit in left()})
 
 
 def steps(scorer: Scorer, n: int) -> list[int]:
@@ -57,10 +56,15 @@ class _Rounds:
     left: Callable[[], list[Unit]]
     """Units that may still get a label."""
 
-    def add(self, wanted: Mapping[str, int]) -> None:
-        """Let each concept have this many images."""
+    def add(self, wanted: Mapping[Unit, Mapping[str, int]]) -> None:
+        """Let units have this many images of candidates of theirs; each image is made once."""
         known, job = self.known, self.known.job
-        new = {concept: range(len(known.images.get(concept, ())), n) for concept, n in wanted.items()}
+        most: dict[str, int] = {}
+        for unit, counts in wanted.items():
+            known.counts[unit] = {**known.counts.get(unit, {}), **counts}
+            for concept, n in counts.items():
+                most[concept] = max(n, most.get(concept, 0))
+        new = {concept: range(len(known.images.get(concept, ())), n) for concept, n in most.items()}
         made, missing = image_stage(job, {concept: numbers for concept, numbers in new.items() if numbers})
         known.missing |= missing
         for unit in self.left():
@@ -78,22 +82,23 @@ class _Rounds:
         units, at = self.left(), sorted({enough, *steps(job.backend("scorer")[0], known.n_images)})
         while units:
             bounds = bound_stage(job, units, lambda unit: known.evidence(unit, known.candidates(unit), enough=enough))
-            lacking = {unit: self._lacking(unit, own, places) for unit, own in bounds.items()}
+            wanted = {unit: self._wanted(unit, own, places, at) for unit, own in bounds.items()}
             for unit, own in bounds.items():
                 self._keep(unit, own)
-            before, wanted = set(known.missing), dict.fromkeys(chain.from_iterable(lacking.values()))
-            if not wanted:
+            if not any(wanted.values()):
                 break
-            self.add({concept: next(n for n in at if n > len(known.images.get(concept, ()))) for concept in wanted})
+            before = set(known.missing)
+            self.add({unit: counts for unit, counts in wanted.items() if counts})
             lost = set(known.missing) - before
-            units = [unit for unit in self.left() if lacking.get(unit) or lost & set(known.concepts[unit])]
+            units = [unit for unit in self.left() if wanted.get(unit) or lost & set(known.concepts[unit])]
 
-    def _lacking(self, unit: Unit, bounds: Sequence[Bound], places: int) -> list[str]:
-        """Candidates whose images to come matter to the unit."""
-        known, candidates = self.known, self.known.candidates(unit)
+    def _wanted(self, unit: Unit, bounds: Sequence[Bound], places: int, at: Sequence[int]) -> dict[str, int]:
+        """Candidates whose images to come matter to the unit, and how many it wants of them now."""
+        candidates = self.known.candidates(unit)
         first, *others = ranked([bound.score for bound in bounds])[:places]
         needed = [candidates[place] for place in (first, *(place for place in others if bounds[place].open))]
-        return [concept for concept in needed if len(known.images.get(concept, ())) < known.n_images]
+        there = {concept: len(self.known.images_of(unit, concept)) for concept in needed}
+        return {concept: next(n for n in at if n > so_far) for concept, so_far in there.items() if so_far < at[-1]}
 
     def _keep(self, unit: Unit, bounds: Sequence[Bound]) -> None:
         """The scores of those that come first and cannot change; the others' bounds."""
@@ -112,7 +117,7 @@ class _Rounds:
         known, job = self.known, self.known.job
         alive = {unit: list(known.concepts[unit]) for unit in self.left()}
         for n in steps(job.backend("scorer")[0], known.n_images):
-            self.add({concept: n for unit in self.left() for concept in alive[unit]})
+            self.add({unit: dict.fromkeys(alive[unit], n) for unit in self.left()})
             for unit, concepts in alive.items():
                 alive[unit] = [concept for concept in concepts if concept not in known.missing]
                 if not alive[unit]:
