@@ -81,11 +81,13 @@ def photos(tmp_path: Path) -> Path:
     return toys.make_photos(tmp_path / "photos")
 
 
-def label(photos: Path, out: Path, stopping: str, scorer: type[api.Scorer] = Bounded, **options: Any) -> RunFolder:
+def label(
+    photos: Path, out: Path, stopping: str, scorer: type[api.Scorer] = Bounded, units: str = "0", **options: Any
+) -> RunFolder:
     kinds = {"captioner": toys.Captioner, "summarizer": Summarizer, "generator": Generator, "scorer": scorer}
     known = type(toys.registry())(Entry(kind, "toy", cls, "toys", "1", "ok") for kind, cls in kinds.items())
     tables = {
-        "target": {"name": "Net", "layers": ["units"], "units": "0"},  # red
+        "target": {"name": "Net", "layers": ["units"], "units": units},  # 0 is red
         "concepts": {"n": len(PALETTE)},
         "images": {"n": 8, "early_stopping": stopping},
     }
@@ -200,3 +202,15 @@ def test_steps_end_with_all_images() -> None:
     assert steps(scorer, 8) == [2, 4, 8]
     assert steps(scorer, 1) == [1]
     assert steps(toys.Scorer(toys.BatchConfig(), api.Runtime("cpu", Path)), 10) == [2, 4, 6, 10]
+
+
+def test_other_units_do_not_change_a_units_record(photos: Path, tmp_path: Path) -> None:
+    label(photos, tmp_path / "a" / "alone", "exact")
+    MADE.clear()
+    label(photos, tmp_path / "b" / "all", "exact", units="0-2")
+    alone, first = (
+        (folder / "labels.jsonl").read_text().splitlines()[0]
+        for folder in (tmp_path / "a" / "alone", tmp_path / "b" / "all")
+    )
+    assert alone == first
+    assert Counter(concept for concept, _ in MADE)["green"] == 8  # more than the first unit needed
