@@ -123,7 +123,7 @@ class Images(Config):
 class Labels(Config):
     min_auc: float = pydantic.Field(0.7, ge=0, le=1)
     """AUC that the best candidate must reach, else the unit is uninterpretable: how well the unit's activations tell
-    the candidate's images from random probing images; 0.5 is chance."""
+    the candidate's images from random probing images, and from the images of other units' labels; 0.5 is chance."""
     min_score: float | None = None
     """What its score must reach besides: depends on the scorer, so there is none unless a run file says so."""
     calibration: str | None = None

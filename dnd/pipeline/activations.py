@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dnd.api import Picture, Unit
 from dnd.pipeline.job import Job
+from dnd.runtime.stats import StageStats
 from dnd.store.keys import stage_key
 from dnd.target.hooked import HookedTarget
 
@@ -36,8 +37,7 @@ def activation_stage(
 ) -> None:
     """Write each unit's activations on these images of its candidates to its array (n_concepts, n_images) in `found`;
     mark units failed that have one missing or not finite. `images` are digests by concept and number."""
-    parts = {"target": identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
-    stats = job.stats("activations", stage_key("activations", 1, parts))
+    stats = _stats(job, hooked, identity)
     wanted = _wanted(hooked, candidates, images)
     concepts: dict[str, list[tuple[str, int]]] = {}
     """Digest -> the concepts it is an image of, and which of theirs: the same may come of several."""
@@ -68,13 +68,31 @@ def activation_stage(
                 job.failed[unit] = f"{stats.name}: its activations on synthetic images are not finite (NaN or infinite)"
 
 
+def known_activations(
+    job: Job, hooked: HookedTarget, identity: str, digests: Iterable[str]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """By digest, the activations of all units of all layers on images that the stage has seen; see `columns`."""
+    table = job.table(_stats(job, hooked, identity), ACTIVATIONS)
+    return {row["key"]: np.frombuffer(row["values"], "<f4") for row in table.rows(keys=set(digests))}
+
+
+def columns(hooked: HookedTarget) -> dict[str, int]:
+    """Each layer's first place among the units of all layers."""
+    sizes = hooked.layer_sizes()
+    return dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+
+
+def _stats(job: Job, hooked: HookedTarget, identity: str) -> StageStats:
+    parts = {"target": identity, "layers": list(hooked.layers), "pooling": hooked.pooling}
+    return job.stats("activations", stage_key("activations", 1, parts))
+
+
 def _wanted(
     hooked: HookedTarget, candidates: Mapping[Unit, Sequence[str]], images: Mapping[str, object]
 ) -> dict[str, list[tuple[Unit, int, int]]]:
     """Concept with images -> the units that have it: which of their candidates it is, and the unit's place among those
     of all layers."""
-    sizes = hooked.layer_sizes()
-    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+    starts = columns(hooked)
     wanted: dict[str, list[tuple[Unit, int, int]]] = {}
     for unit, concepts in candidates.items():
         for candidate, concept in enumerate(concepts):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dnd.api import Evidence, Picture, Unit
 from dnd.config.run import UNUSED
+from dnd.pipeline.controls import Controls
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
 
@@ -35,6 +36,9 @@ class Known:
     """By candidate, for those that were judged."""
     bounds: dict[Unit, dict[str, float]] = field(default_factory=dict)
     """What other candidates could score at best; empty unless the scorer gives bounds."""
+
+    controls: Controls | None = None
+    """None without a generator."""
 
     @property
     def n_images(self) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
-from dnd.api import Label, Unit, auc
+import numpy as np
+
+from dnd.api import Evidence, Label, Unit, auc
 from dnd.config.run import UNUSED
+from dnd.pipeline.activations import columns, known_activations
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.choose import choose
 from dnd.pipeline.concepts import concept_stage
+from dnd.pipeline.controls import Controls, control_auc, control_labels
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
 from dnd.pipeline.known import Known
@@ -39,7 +44,28 @@ def label_units(
         if not known.bounds:
             scores = score_stage(job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
             known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
+    if known.n_images:
+        known.controls = _controls(known, hooked, identity, left())
     return (_abstained(known, unit, too_few[unit]) if unit in too_few else _result(known, unit) for unit in units)
+
+
+def _controls(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> Controls:
+    """What the units make of the images of each other's labels: all of these were made, in every kind of rounds."""
+    firsts = [max(scores, key=lambda one: scores[one]) for unit in units if (scores := known.scores.get(unit))]
+    images = {label: known.images[label] for label in control_labels(firsts, known.job.run.seed)}
+    seen = known_activations(known.job, hooked, identity, chain.from_iterable(images.values()))
+    pool = {label: [seen[one] for one in digests if one in seen] for label, digests in images.items()}
+    whole = {label: np.stack(rows) for label, rows in pool.items() if len(rows) == known.n_images}
+    return Controls(whole, columns(hooked))
+
+
+def _control_aucs(known: Known, unit: Unit, evidence: Evidence) -> dict[str, float]:
+    """By candidate that has all its images; empty where too few labels of other units serve."""
+    controls = known.controls.of(unit, known.concepts[unit]) if known.controls else None
+    if controls is None:
+        return {}
+    rows = dict(zip(evidence.concepts, evidence.activations, strict=True))
+    return {concept: control_auc(row, controls) for concept, row in rows.items() if np.isfinite(row).all()}
 
 
 def _abstained(known: Known, unit: Unit, reason: str) -> UnitResult:
@@ -81,10 +107,12 @@ def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tup
         for concept, row in zip(evidence.concepts, seen, strict=True)
         if row.size
     }
+    control_aucs = _control_aucs(known, unit, evidence)
     label = choose(
         unit,
         scores,
         aucs,
+        control_aucs,
         min_auc=labels.min_auc,
         min_score=labels.min_score,
         calibration=labels.calibrated,
@@ -96,6 +124,7 @@ def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tup
             score=scores.get(concept),
             bound=bounds.get(concept),
             auc=aucs.get(concept),
+            control_auc=control_aucs.get(concept),
             images=tuple(
                 StoredImage(digest=picture.digest, activation=float(value))
                 for picture, value in zip(images, row, strict=True)

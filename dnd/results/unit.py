@@ -130,7 +130,7 @@ class Exemplar(StoredImage):
 class Candidate(_Part):
     """A concept that was considered for a unit."""
 
-    optional = frozenset({"score", "bound", "auc", "images"})
+    optional = frozenset({"score", "bound", "auc", "control_auc", "images"})
 
     concept: str
     score: Score | None = None
@@ -139,6 +139,8 @@ class Candidate(_Part):
     """What it could score at best, where that decided that it gets no more images (`images.early_stopping`)."""
     auc: Score | None = Field(default=None, validation_alias=AliasChoices("auc", "drive"))
     """`dnd.api.auc` of its images against the baseline. Files of 0.1.0 call it `drive`."""
+    control_auc: Score | None = None
+    """The same against the images of other units' labels, the median over these; None where there are too few."""
     images: tuple[StoredImage, ...] = ()
     """Synthetic ones, in the order of their seeds."""
 

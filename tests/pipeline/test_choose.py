@@ -46,6 +46,14 @@ def test_a_candidate_that_does_not_drive_the_unit_is_no_label() -> None:
     assert "0.60 < 0.70" in label.reason
 
 
+def test_a_candidate_that_drives_the_unit_no_more_than_other_labels_is_no_label() -> None:
+    label = choose(UNIT, {"red": 0.9, "blue": 0.1}, {"red": 0.9}, {"red": 0.6, "blue": 0.9}, min_auc=0.7)
+    assert label.status == "uninterpretable"
+    assert label.reason == "images of 'red' drive it little more than those of other units' labels: 0.60 < 0.70"
+    assert choose(UNIT, {"red": 0.9}, {"red": 0.9}, {"red": 0.7}, min_auc=0.7).status == "labelled"
+    assert choose(UNIT, {"red": 0.9}, {"red": 0.9}, {"blue": 0.6}, min_auc=0.7).status == "labelled"  # not compared
+
+
 def test_a_score_can_be_too_low_as_well() -> None:
     assert choose(UNIT, {"red": 0.1}, {"red": 0.9}, min_auc=0.7).status == "labelled"
     label = choose(UNIT, {"red": 0.1}, {"red": 0.9}, min_auc=0.7, min_score=0.2)

@@ -80,6 +80,21 @@ def test_every_unit_gets_its_colour(photos: Path, tmp_path: Path) -> None:
     assert len(line["candidates"][0]["images"]) == 4
 
 
+def test_images_of_other_units_labels_are_what_candidates_are_compared_with(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit's own colour activates it more than the others' labels do; nothing is computed for that."""
+    monkeypatch.setattr(toys.Summarizer, "summarize", lambda self, asked: [[a.captions[0].split()[1]] for a in asked])
+    monkeypatch.setattr("dnd.pipeline.controls.LEAST", 2)
+    label(photos, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "labels.jsonl").read_text().splitlines()]
+    assert [line["candidates"][0]["control_auc"] for line in lines[:3]] == [1.0] * 3
+    assert stages(tmp_path / "run")["activations"]["items"] <= 3 * 4
+    monkeypatch.setattr("dnd.pipeline.controls.LEAST", 3)  # more than there are
+    label(photos, tmp_path / "again")
+    assert "control_auc" not in (tmp_path / "again" / "labels.jsonl").read_text()
+
+
 def test_a_steered_network_gets_answers_of_its_own_from_a_shared_store(photos: Path, tmp_path: Path) -> None:
     run, net = toys.toy_run(photos), toys.Net()
     before = execute(run, tmp_path / "before", registry=toys.registry(), live=(net, toys.preprocess))
