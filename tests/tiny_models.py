@@ -264,3 +264,210 @@ def siglip(folder: Path) -> Path:
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "SiglipProcessor"}))
     return folder
+
+
+_UNET = {
+    "sample_size": 8,
+    "block_out_channels": (32, 64),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
+_BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+
+
+def _clip_text(vocabulary: int, kind: str = "CLIPTextModel") -> Any:
+    import transformers
+
+    places = {"max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = transformers.CLIPTextConfig(**_WIDTHS, **places, vocab_size=vocabulary, projection_dim=64)
+    return getattr(transformers, kind)(config)
+
+
+def _clip_tokenizer() -> Any:
+    tokenizer = _tokenizer({})
+    tokenizer.model_max_length = 16
+    return tokenizer
+
+
+def _t5(vocabulary: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=vocabulary, d_model=64, d_kv=32, d_ff=64, num_layers=1, num_heads=2))
+
+
+def _vae(channels: int, **more: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(16, 32), latent_channels=channels, norm_num_groups=8, sample_size=16, **_BLOCKS, **more
+    )
+
+
+def stable_diffusion_1(folder: Path) -> Path:
+    """With a safety checker that finds every image unsafe, as the published pipeline has one."""
+    import diffusers
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessorPil
+
+    torch.manual_seed(0)
+    tokenizer = _clip_tokenizer()
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=_WIDTHS, vision_config={**_WIDTHS, "image_size": 16, "patch_size": 8}, projection_dim=64)
+    )
+    pipeline: Any = diffusers.StableDiffusionPipeline(
+        vae=_vae(4),
+        text_encoder=_clip_text(len(tokenizer)),
+        tokenizer=tokenizer,
+        unet=diffusers.UNet2DConditionModel(**_UNET, cross_attention_dim=64, attention_head_dim=4),
+        scheduler=diffusers.PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
+        safety_checker=checker,
+        feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=16),
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def stable_diffusion_3(folder: Path) -> Path:
+    import diffusers
+
+    torch.manual_seed(0)
+    tokenizer = _clip_tokenizer()
+    pipeline: Any = diffusers.StableDiffusion3Pipeline(
+        transformer=diffusers.SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=4,
+            caption_projection_dim=64,
+            joint_attention_dim=128,
+            pooled_projection_dim=128,
+            pos_embed_max_size=16,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(4, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=_clip_text(len(tokenizer), "CLIPTextModelWithProjection"),
+        tokenizer=tokenizer,
+        text_encoder_2=_clip_text(len(tokenizer), "CLIPTextModelWithProjection"),
+        tokenizer_2=_clip_tokenizer(),
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def flux(folder: Path) -> Path:
+    import diffusers
+
+    torch.manual_seed(0)
+    tokenizer = _clip_tokenizer()
+    pipeline: Any = diffusers.FluxPipeline(
+        transformer=diffusers.FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=4,
+            joint_attention_dim=64,
+            pooled_projection_dim=64,
+            axes_dims_rope=(4, 4, 8),
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(4, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=_clip_text(len(tokenizer)),
+        tokenizer=tokenizer,
+        text_encoder_2=_t5(len(tokenizer)),
+        tokenizer_2=_tokenizer({}),
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def pixart(folder: Path) -> Path:
+    import diffusers
+
+    torch.manual_seed(0)
+    tokenizer = _tokenizer({})
+    pipeline: Any = diffusers.PixArtSigmaPipeline(
+        transformer=diffusers.PixArtTransformer2DModel(
+            sample_size=8,
+            num_layers=1,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=3,
+            caption_channels=64,
+            in_channels=4,
+            cross_attention_dim=24,
+            out_channels=8,
+            norm_num_groups=1,
+            use_additional_conditions=False,
+        ),
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+        vae=_vae(4),
+        text_encoder=_t5(len(tokenizer)),
+        tokenizer=tokenizer,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def sana(folder: Path) -> Path:
+    import diffusers
+    from transformers import Gemma2Config, Gemma2Model
+
+    torch.manual_seed(0)
+    tokenizer = _tokenizer({})
+    text = {**_TEXT, "vocab_size": len(tokenizer), "query_pre_attn_scalar": 32}
+    pipeline: Any = diffusers.SanaPipeline(
+        transformer=diffusers.SanaTransformer2DModel(
+            sample_size=16,
+            patch_size=1,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            num_attention_heads=2,
+            attention_head_dim=4,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=4,
+            cross_attention_dim=8,
+            caption_channels=64,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+        vae=diffusers.AutoencoderDC(
+            in_channels=3,
+            latent_channels=4,
+            attention_head_dim=2,
+            encoder_block_types=("ResBlock", "EfficientViTBlock"),
+            decoder_block_types=("ResBlock", "EfficientViTBlock"),
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            encoder_qkv_multiscales=((), (5,)),
+            decoder_qkv_multiscales=((), (5,)),
+            encoder_layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            downsample_block_type="conv",
+            upsample_block_type="interpolate",
+            decoder_norm_types="rms_norm",
+            decoder_act_fns="silu",
+            scaling_factor=0.41407,
+        ),
+        text_encoder=Gemma2Model(Gemma2Config(**text)),
+        tokenizer=tokenizer,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+PIPELINES: dict[str, Callable[[Path], Path]] = {
+    "Stable Diffusion 1": stable_diffusion_1,
+    "Stable Diffusion 3": stable_diffusion_3,
+    "FLUX": flux,
+    "PixArt-Sigma": pixart,
+    "Sana": sana,
+}

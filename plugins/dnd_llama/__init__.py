@@ -31,10 +31,11 @@ class LlamaConfig(WeightsConfig, AskingConfig):
     """Settings of the summarizer "llama"; the batch size counts chats."""
 
     model: ModelName = "llama-3.1-8b-instruct"
+    """Any causal language model of transformers with a chat template: Llama, Qwen, Mistral, Gemma, Phi, SmolLM, ..."""
 
 
 class LlamaSummarizer(Fitted, AskingSummarizer):
-    """A local Llama, or any chat model, on transformers.
+    """A local Llama, or any other chat model of transformers.
 
     Any folder with a causal language model and a chat template serves: Llama, Qwen, SmolLM2, Gemma, Mistral.
 

@@ -9,7 +9,8 @@ import pytest
 from dnd.config.packed import packed_runfile, read_needs
 from dnd.errors import UsageError
 
-FULL = ["blip2-opt-2.7b", "llama-3.1-8b-instruct", "sdxl-base-1.0", "clip-vit-large-patch14"]
+SDXL = ["sdxl-base-1.0", "sdxl-lightning-4step"]
+FULL = ["blip2-opt-2.7b", "llama-3.1-8b-instruct", *SDXL, "clip-vit-large-patch14"]
 
 
 def test_a_run_file_without_target_and_images_names_its_backends_models() -> None:

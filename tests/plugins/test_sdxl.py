@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from benchmarks.training import prompts
 from dnd import api
 from dnd.config.tables import read_tables
+from dnd_diffusers.build import SCHEDULERS
 from dnd_microworld import world
 from dnd_sdxl import SdxlConfig, SdxlGenerator
-from dnd_sdxl.build import SCHEDULERS
 
 FOLDER = Path(world.__file__).parent / "weights" / "microworld-sdxl"
 REQUESTS = [api.ImageRequest(concept, seed) for seed in range(3) for concept in ("red", "star", "blue dots", "zebra")]
@@ -125,7 +125,7 @@ def test_slices_change_no_pixel(settings: dict[str, Any], drawn: npt.NDArray[np.
 
 
 def test_parts_that_move_between_stores_change_no_pixel(drawn: npt.NDArray[np.uint8]) -> None:
-    from dnd_sdxl.offload import Placement, place
+    from dnd_diffusers.offload import Placement, place
 
     with generator() as backend:
         pipeline = backend._pipeline

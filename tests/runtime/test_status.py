@@ -29,6 +29,9 @@ from dnd.runtime.stats import StageStats
 from dnd.runtime.status import read_status, tell
 
 
+SMALL = ("exemplars.k=4", "exemplars.sample=12", "images.n=4", "labels.min_auc=0.7")
+
+
 def toy_target() -> tuple[torch.nn.Module, Any]:
     return toys.Net(), toys.preprocess
 
@@ -42,7 +45,7 @@ def photos(tmp_path: Path) -> Path:
 def arguments(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("dnd.plugin.registry.Registry.load", toys.registry)
     chosen = [word for kind in ("captioner", "summarizer", "generator", "scorer") for word in (f"--{kind}", "toy")]
-    settings = [word for one in ("exemplars.k=4", "exemplars.sample=12", "images.n=4") for word in ("--set", one)]
+    settings = [word for one in SMALL for word in ("--set", one)]
     where = ["--target", "test_status:toy_target", "--layer", "units", "--probe", str(photos), "--device", "cpu"]
     return ["run", "full", *where, *chosen, *settings, "--out", str(tmp_path / "run")]
 
