@@ -5,6 +5,8 @@ Like vLLM it has processes of its own that a careless end would leave behind.
 """
 
 import argparse
+import base64
+import io
 import json
 import os
 import socket
@@ -15,6 +17,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
+
+from PIL import Image
 
 HERE = Path(os.environ["VLLM_FAKE"])
 ORDERS = json.loads((HERE / "orders.json").read_text())
@@ -69,7 +73,7 @@ class Chat(BaseHTTPRequestHandler):
                 time.sleep(300)
         with LOCK:
             Chat.under_way -= 1
-        text = body["messages"][-1]["content"]
+        text = said(body["messages"][-1]["content"])
         if number <= ORDERS.get("errors", 0) or "cursed" in text:
             self.reply(500, {"error": {"message": "a passing weakness"}})
         elif len(text) > ORDERS.get("longest", 10**9):
@@ -94,7 +98,26 @@ class Chat(BaseHTTPRequestHandler):
         pass
 
 
+def said(content: object) -> str:
+    """A message as text; of an image its size and the mean of its colours."""
+    if isinstance(content, str):
+        return content
+    parts = []
+    for part in content:
+        if part["type"] == "image_url":
+            head, _, data = part["image_url"]["url"].partition(",")
+            assert head == "data:image/png;base64", head
+            with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+                mean = [round(band.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))) for band in image.split()]
+                parts.append(f"picture {image.width}x{image.height} {mean}")
+        else:
+            parts.append(part["text"])
+    return " ".join(parts)
+
+
 def answer(text: str, seed: int) -> str:
+    if text.startswith("picture "):
+        return f"a {text}\n"
     if "Caption: " in text:
         return text.rpartition("Caption: ")[2].removeprefix("a ")
     return ("star", "red star", "blue star")[seed % 3]
@@ -104,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("model", "served-model-name", "uds", "load-format", "dtype", "generation-config", "quantization"):
         parser.add_argument(f"--{name}")
-    for name in ("chat-template-content-format", "uvicorn-log-level", "gpu-memory-utilization"):
+    for name in ("chat-template-content-format", "uvicorn-log-level", "gpu-memory-utilization", "limit-mm-per-prompt"):
         parser.add_argument(f"--{name}")
     for name in ("max-model-len", "tensor-parallel-size", "seed"):
         parser.add_argument(f"--{name}", type=int)

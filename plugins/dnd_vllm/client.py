@@ -59,7 +59,7 @@ class Client:
         except httpx.TransportError as error:
             raise UsageError(
                 f"nothing answers at {self._http.base_url}: {error or type(error).__name__}",
-                "Start the server there, or leave out summarizer.url and one is started.",
+                "Start the server there, or leave out url and one is started.",
             ) from error
         _refuse(found)
         try:
@@ -69,7 +69,7 @@ class Client:
         if self._model not in names:
             raise UsageError(
                 f"the server at {self._http.base_url} has no model {self._model!r}; it has {', '.join(names)}",
-                "Set summarizer.served_model to one of these.",
+                "Set served_model to one of these.",
             )
 
     def healthy(self) -> bool:
@@ -140,12 +140,10 @@ def _refuse(found: httpx.Response) -> None:
         return
     said = _said(found)
     if found.status_code in (401, 403):
-        raise UsageError(
-            f"{found.url} does not take the key: {said}", "Set summarizer.api_key_env to the variable that holds it."
-        )
+        raise UsageError(f"{found.url} does not take the key: {said}", "Set api_key_env to the variable that holds it.")
     if found.status_code in (400, 413, 422):
         too_long = "context length" in said
-        hint = "Raise summarizer.context_length." if too_long else "vLLM 0.11 or later is needed."
+        hint = "Raise context_length." if too_long else "vLLM 0.11 or later is needed."
         raise ItemError(f"the server refuses {'so long a prompt' if too_long else 'a chat'}: {said}", hint)
     raise UsageError(f"{found.url} is not there: {said}", "The server must be vLLM's OpenAI server, 0.11 or later.")
 

@@ -1,4 +1,4 @@
-"""Settings of the summarizer `vllm`."""
+"""Settings of what vLLM serves."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from urllib.parse import urlsplit
 
 import pydantic
 
-from dnd.api import ModelName
+from dnd.api import Config, ModelName
 from dnd_llama.conversation import AskingConfig
 
 DEFAULT_MODEL = "llama-3.1-8b-instruct"
 
 
-class VllmConfig(AskingConfig):
-    """Most of these belong to a server of our own; with `url` only those of the conversation do, and the last three."""
+class ServerConfig(Config):
+    """Most of these belong to a server of our own; with `url` only the last three do not."""
 
+    default_model: ClassVar[str] = DEFAULT_MODEL
     removed: ClassVar[Mapping[str, str]] = {"port": "a server of our own listens on a Unix socket in a private folder"}
-    unkeyed: ClassVar[frozenset[str]] = AskingConfig.unkeyed | {
+    unkeyed: ClassVar[frozenset[str]] = Config.unkeyed | {
         "python",
         "gpu_memory_fraction",
         "context_length",
@@ -33,16 +34,11 @@ class VllmConfig(AskingConfig):
     }
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("summarizer", "captioner")}
     model: ModelName | None = None
-    """Left out: llama-3.1-8b-instruct, or with `url` what `served_model` names there."""
+    """Left out: a model that is usual for it, or with `url` what `served_model` names there."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """ "auto" is the checkpoint's own."""
     quantization: Literal["fp8", "bitsandbytes"] | None = None
     """Pack the weights while they load. A checkpoint that is packed already needs no setting."""
-    structured: bool = True
-    """Hold the model to one to five plain words where it is asked for a concept: a weak model then has fewer answers
-    that cannot be read (benchmarks/results/vllm.json)."""
-    batch_size: int = pydantic.Field(256, ge=1)
-    """Units at a time: their chats go out together, and their answers are kept before the next units' turn."""
 
     python: str | None = None
     """The Python that has vLLM, or its virtual environment's folder; left out: this one."""
@@ -75,7 +71,7 @@ class VllmConfig(AskingConfig):
     @classmethod
     def _name_the_default(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("model") is None and values.get("url") is None:
-            return {**values, "model": DEFAULT_MODEL}
+            return {**values, "model": cls.default_model}
         return values
 
     @pydantic.field_validator("url")
@@ -112,6 +108,17 @@ class VllmConfig(AskingConfig):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name} is for a server that dnd starts: leave it out with url")
         return self
+
+
+class VllmConfig(ServerConfig, AskingConfig):
+    """Settings of the summarizer `vllm`."""
+
+    unkeyed: ClassVar[frozenset[str]] = ServerConfig.unkeyed | AskingConfig.unkeyed
+    structured: bool = True
+    """Hold the model to one to five plain words where it is asked for a concept: a weak model then has fewer answers
+    that cannot be read (benchmarks/results/vllm.json)."""
+    batch_size: int = pydantic.Field(256, ge=1)
+    """Units at a time: their chats go out together, and their answers are kept before the next units' turn."""
 
 
 def _is_loopback(host: str) -> bool:

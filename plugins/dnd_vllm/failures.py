@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 _LESS_MEMORY = (
-    "Lower summarizer.gpu_memory_fraction or summarizer.context_length, end other processes on the device, take"
-    ' summarizer.quantization = "fp8" or "bitsandbytes", several GPUs with summarizer.tensor_parallel, or a smaller'
-    " summarizer.model."
+    "Lower gpu_memory_fraction or context_length, end other processes on the device, take"
+    ' quantization = "fp8" or "bitsandbytes", several GPUs with tensor_parallel, or a smaller'
+    " model."
 )
 _REINSTALL = (
     "Reinstall vLLM in an environment of its own, so that it brings the torch it was built for, and name that"
-    " with summarizer.python. For the CPU build also: pip uninstall torchvision torchaudio torchcodec"
+    " with python. For the CPU build also: pip uninstall torchvision torchaudio torchcodec"
 )
 _KNOWN = (
     (
@@ -39,7 +39,7 @@ _KNOWN = (
         r"Failed to infer device type|No CUDA GPUs are available|no NVIDIA driver|CUDA driver version is insufficient",
         "it finds no device that it was built for",
         "vLLM's plain build needs a GPU and a driver that fits; for --device cpu install a CPU build and name its"
-        " Python with summarizer.python.",
+        " Python with python.",
     ),
     (
         r"torchvision::nms|undefined symbol|libtorch|libcudart|libcublas|lib\w+\.so[.\d]*: cannot open"
@@ -50,7 +50,7 @@ _KNOWN = (
     (
         r"max_model_len[^\n]{0,80}greater than|User-specified max_model_len",
         "the model does not reach as far as the context length asked for",
-        "Lower summarizer.context_length, or leave it out.",
+        "Lower context_length, or leave it out.",
     ),
     (
         r"unrecognized arguments|invalid choice|error: argument",

@@ -111,5 +111,5 @@ def _path(python: str | None) -> Path:
 def how_to_install() -> str:
     return (
         "Give vLLM an environment of its own, since it pins torch:"
-        " python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm; then --set summarizer.python=~/vllm"
+        " python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm; then set python = '~/vllm'"
     )

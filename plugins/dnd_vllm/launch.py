@@ -11,7 +11,7 @@ from typing import Any
 
 from dnd.api import ModelError, Runtime, UsageError
 from dnd_hf.sizes import weight_bytes, work_beside
-from dnd_vllm.config import VllmConfig
+from dnd_vllm.config import ServerConfig
 from dnd_vllm.environment import server_environment
 from dnd_vllm.interpreter import MODULE, Interpreter
 
@@ -40,7 +40,7 @@ class Plan:
         return max(1, len(self.gpus) // self.replicas)
 
 
-def make_plan(config: VllmConfig, runtime: Runtime, folder: Path) -> Plan:
+def make_plan(config: ServerConfig, runtime: Runtime, folder: Path) -> Plan:
     """UsageError where the model in the folder cannot be served as the settings say."""
     shape = _shape(config, folder)
     heads, reach = shape.get("num_attention_heads"), shape.get("max_position_embeddings")
@@ -48,19 +48,19 @@ def make_plan(config: VllmConfig, runtime: Runtime, folder: Path) -> Plan:
     replicas, wanted = config.data_parallel or 1, config.tensor_parallel
     given = {"tensor_parallel": config.tensor_parallel, "data_parallel": config.data_parallel}
     if (wanted or 1) * replicas > max(1, len(numbers)):
-        named = " and ".join(f"summarizer.{name} = {value}" for name, value in given.items() if value)
+        named = " and ".join(f"{name} = {value}" for name, value in given.items() if value)
         raise UsageError(
             f"{named} want{'' if ' and ' in named else 's'} {(wanted or 1) * replicas} GPUs,"
             f" and this run has {len(numbers) or 'none'}",
             "Lower it, or give the run more: --device cuda:0,cuda:1",
         )
     if wanted is not None and isinstance(heads, int) and heads % wanted:
-        raise UsageError(f"summarizer.tensor_parallel = {wanted} does not divide {config.model}'s {heads} heads")
+        raise UsageError(f"tensor_parallel = {wanted} does not divide {config.model}'s {heads} heads")
     if wanted is None:
         divides = [n for n in range(1, len(numbers) // replicas + 1) if isinstance(heads, int) and not heads % n]
         wanted = max(divides, default=1)
     if isinstance(reach, int) and (config.context_length or 0) > reach:
-        raise UsageError(f"summarizer.context_length = {config.context_length}, and {config.model} reaches {reach}")
+        raise UsageError(f"context_length = {config.context_length}, and {config.model} reaches {reach}")
     context = config.context_length or min(_CONTEXT, reach if isinstance(reach, int) else _CONTEXT)
     return Plan(context, tuple(numbers[: wanted * replicas]), replicas)
 
@@ -69,7 +69,7 @@ _PACKED = {"fp8": "8bit", "bitsandbytes": "4bit"}
 """vLLM's names for weights of eight and of four bits."""
 
 
-def memory(config: VllmConfig, runtime: Runtime, folder: Path) -> int:
+def memory(config: ServerConfig, runtime: Runtime, folder: Path) -> int:
     """Bytes on each device for one chat at a time: an estimate. UsageError as in `make_plan`."""
     shared_by = make_plan(config, runtime, folder).shared_by
     dtype = None if config.dtype == "auto" else config.dtype
@@ -77,7 +77,7 @@ def memory(config: VllmConfig, runtime: Runtime, folder: Path) -> int:
     return weights // shared_by + work_beside(weights // shared_by, runtime.device)
 
 
-def _shape(config: VllmConfig, folder: Path) -> dict[str, Any]:
+def _shape(config: ServerConfig, folder: Path) -> dict[str, Any]:
     try:
         shape: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
         return shape.get("text_config") or shape
@@ -92,7 +92,9 @@ def _gpus(runtime: Runtime) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def command(config: VllmConfig, plan: Plan, python: Interpreter, folder: Path, socket: Path) -> list[str]:
+def command(
+    config: ServerConfig, plan: Plan, python: Interpreter, folder: Path, socket: Path, *, images: bool = False
+) -> list[str]:
     """Never --trust-remote-code; weights from safetensors only; no sampling settings from the model's folder."""
     options: dict[str, Any] = {
         "model": folder,
@@ -103,12 +105,14 @@ def command(config: VllmConfig, plan: Plan, python: Interpreter, folder: Path, s
         "max-model-len": plan.context,
         "tensor-parallel-size": plan.shared_by,
         "generation-config": "vllm",
-        "chat-template-content-format": "string",
+        "chat-template-content-format": "openai" if images else "string",
         "seed": 0,
         "uvicorn-log-level": "warning",
     }
     if plan.replicas > 1:
         options["data-parallel-size"] = plan.replicas
+    if images:
+        options["limit-mm-per-prompt"] = '{"image": 1}'
     if config.quantization:
         options["quantization"] = config.quantization
     fraction = config.gpu_memory_fraction or _free_share(plan.gpus)
@@ -132,7 +136,7 @@ def _free_share(gpus: Sequence[int]) -> float | None:
     return max(0.05, min(_SHARE, *(round(left / total - 0.02, 3) for left, total in free)))
 
 
-def environment(config: VllmConfig, plan: Plan, ours: Mapping[str, str] = os.environ) -> dict[str, str]:
+def environment(config: ServerConfig, plan: Plan, ours: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What the server gets of ours, with only the GPUs that it is to use."""
     env = server_environment(ours)
     env["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(plan.gpus, ours.get("CUDA_VISIBLE_DEVICES")))

@@ -100,7 +100,7 @@ class Server:
                 last = [line for raw in self.tail().splitlines() if (line := plain(raw))][-1:] or ["starting"]
                 say(f"{told - began:.0f} s: {last[0][:100]}")
             time.sleep(0.2)
-        return f"was not ready after {seconds:.0f} s (summarizer.startup_seconds)"
+        return f"was not ready after {seconds:.0f} s (startup_seconds)"
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -72,7 +72,7 @@ def test_a_plugin_is_shown_with_its_settings(capsys: pytest.CaptureFixture[str])
     for arguments in (("--json", "blip2"), ("blip2", "--json")):
         (record,) = json.loads(dnd(capsys, "plugins", *arguments)[1])
         assert {one["name"] for one in record["settings"]} >= {"model", "num_beams"}
-    status, _, err = dnd(capsys, "plugins", "blip3")
+    status, _, err = dnd(capsys, "plugins", "blip-2")
     assert (status, "Did you mean 'blip2'" in err) == (1, True)
 
 

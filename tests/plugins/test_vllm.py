@@ -23,11 +23,12 @@ from typing import Any
 import psutil
 import pydantic
 import pytest
+from PIL import Image
 
 from dnd.api import DeviceError, ItemError, PluginError, Runtime, SummaryRequest, UsageError
 from dnd.offline import hook
 from dnd.offline.block import offline
-from dnd_vllm import VllmSummarizer
+from dnd_vllm import VllmCaptioner, VllmCaptionerConfig, VllmSummarizer
 from dnd_vllm.config import DEFAULT_MODEL, VllmConfig
 from dnd_vllm.environment import server_environment
 from dnd_vllm.failures import explain, last_words
@@ -82,6 +83,10 @@ class Fake:
             except psutil.Error:
                 pass
         return found
+
+    def captioner(self, **settings: Any) -> VllmCaptioner:
+        config = VllmCaptionerConfig(**{"model": "tiny-vlm", "python": str(self.python), **settings})
+        return VllmCaptioner(config, RUNTIME)
 
     def summarizer(self, **settings: Any) -> VllmSummarizer:
         config = VllmConfig(**{"model": "microworld-llama", "python": str(self.python), "n_samples": 4, **settings})
@@ -280,7 +285,7 @@ def test_too_long_a_prompt_fails_alone(fake: Fake) -> None:
 
 
 def test_a_chat_on_which_a_healthy_server_fails_fails_alone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnd_vllm._TRIES", 2)
+    monkeypatch.setattr("dnd_vllm.served._TRIES", 2)
     with fake.summarizer(simplify=False) as summarizer:
         for _ in range(2):
             with pytest.raises(ItemError, match="a passing weakness"):
@@ -361,7 +366,7 @@ def test_nothing_outlives_us(fake: Fake, how: signal.Signals, while_starting: bo
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "plugins")!r}]
         from pathlib import Path
         from dnd.api import Runtime
-        from dnd_vllm import VllmSummarizer
+        from dnd_vllm import VllmCaptioner, VllmCaptionerConfig, VllmSummarizer
         from dnd_vllm.config import VllmConfig
         from dnd_vllm.server import Server
         Server.grace = 0.3
@@ -565,12 +570,12 @@ def test_copies_of_the_model_have_gpus_of_their_own(
 @pytest.mark.parametrize(
     ("devices", "settings", "words"),
     [
-        (("cuda:0",), {"data_parallel": 2}, "summarizer.data_parallel = 2 wants 2 GPUs, and this run has 1"),
+        (("cuda:0",), {"data_parallel": 2}, "data_parallel = 2 wants 2 GPUs, and this run has 1"),
         (("cpu",), {"data_parallel": 2}, "data_parallel = 2 wants 2 GPUs, and this run has none"),
         (
             ("cuda:0", "cuda:1"),
             {"data_parallel": 2, "tensor_parallel": 2},
-            "tensor_parallel = 2 and summarizer.data_parallel = 2 want 4 GPUs, and this run has 2",
+            "tensor_parallel = 2 and data_parallel = 2 want 4 GPUs, and this run has 2",
         ),
     ],
 )
@@ -609,3 +614,53 @@ def test_the_plugin_imports_nothing_heavy() -> None:
 def test_the_port_of_earlier_run_files_is_passed_over() -> None:
     assert VllmConfig.model_validate({"port": 8000}) == VllmConfig()
     assert VllmConfig.notes({"port": 8000}) == [f"port is ignored: {VllmConfig.removed['port']}"]
+
+
+# --- images ------------------------------------------------------------------------------------------
+
+
+def test_images_are_captioned_as_they_are_shown(fake: Fake) -> None:
+    pictures = [Image.new("RGB", (40, 20), (200, 10, 30)), Image.new("RGB", (300, 100), (0, 90, 250))]
+    with fake.captioner(max_side=150, prompt="what is it", max_new_tokens=20) as captioner:
+        assert captioner.caption(pictures) == [
+            "a picture 40x20 [200, 10, 30] what is it",
+            "a picture 150x50 [0, 90, 250] what is it",
+        ]
+        assert captioner.caption([]) == []
+    asked = fake.lines("asked")
+    assert {(line["temperature"], line["max_tokens"], line["seed"]) for line in asked} == {(0.0, 20, 0)}
+    assert not any("structured_outputs" in line for line in asked)
+    options = fake.lines("starts")[0]["options"]
+    assert options["chat_template_content_format"] == "openai"
+    assert json.loads(options["limit_mm_per_prompt"]) == {"image": 1}
+    assert fake.left() == []
+
+
+def test_a_server_that_dies_is_started_again_with_its_images(fake: Fake) -> None:
+    pictures = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in range(0, 200, 20)]
+    fake.orders(die_at=4)
+    with fake.captioner(prompt="?") as captioner:
+        assert captioner.caption(pictures) == [f"a picture 8x8 [{shade}, 0, 0] ?" for shade in range(0, 200, 20)]
+    assert len(fake.lines("starts")) == 2
+
+
+def test_one_running_server_serves_captions_and_concepts(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    fake.orders(port=port)
+    with fake.summarizer() as ours:  # its server stands for one that the user started
+        assert ours._server is not None
+        monkeypatch.setenv("SERVER_KEY", ours._server.key)
+        running = {"model": None, "python": None, "url": f"http://127.0.0.1:{port}"}
+        running |= {"served_model": "dnd", "api_key_env": "SERVER_KEY"}
+        with fake.captioner(prompt="?", **running) as captioner, fake.summarizer(**running) as summarizer:
+            assert captioner.memory() == 0
+            assert captioner.caption([Image.new("RGB", (8, 8))]) == ["a picture 8x8 [0, 0, 0] ?"]
+            assert summarizer.summarize(REQUESTS)
+    assert len(fake.lines("starts")) == 1
+
+
+def test_the_captioner_stays_on_this_machine_and_has_a_model_of_its_own() -> None:
+    with pytest.raises(pydantic.ValidationError, match="is not this machine"):
+        VllmCaptionerConfig(url="http://example.org", served_model="x")
+    assert VllmCaptionerConfig().model == "qwen2.5-vl-7b-instruct"
+    assert VllmConfig().model == DEFAULT_MODEL

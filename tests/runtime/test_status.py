@@ -28,7 +28,6 @@ from dnd.runtime.signals import stop_on_signals
 from dnd.runtime.stats import StageStats
 from dnd.runtime.status import read_status, tell
 
-
 SMALL = ("exemplars.k=4", "exemplars.sample=12", "images.n=4", "labels.min_auc=0.7")
 
 
