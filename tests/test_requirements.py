@@ -65,7 +65,7 @@ def test_what_is_too_old_is_named_with_its_remedy(installed: Any, version: str, 
 
 def test_what_is_missing_is_named_alone(installed: Any) -> None:
     installed("toy-plugin", "1", "toy-part>=2; extra == 'needing'")
-    with pytest.raises(PluginError, match=r"captioner 'needing' needs toy_part$") as caught:
+    with pytest.raises(PluginError, match=r"captioner 'needing' needs toy_part\n") as caught:
         check_packages([ENTRY])
     assert caught.value.hint == "Run: pip install 'toy-plugin[needing]'"
 

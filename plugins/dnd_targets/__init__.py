@@ -28,6 +28,7 @@ class TorchvisionTarget(api.Target):
     name = "torchvision"
     Config = TorchvisionConfig
     config: TorchvisionConfig
+    requires = ("torchvision",)
 
     def build(self) -> Built:
         """Raises UsageError for an unknown architecture or transform, ModelError for weights that do not fit it."""
@@ -51,6 +52,7 @@ class TimmTarget(api.Target):
     name = "timm"
     Config = TimmConfig
     config: TimmConfig
+    requires = ("timm",)
 
     def build(self) -> Built:
         """Raises UsageError for an unknown architecture or options, ModelError for weights that do not fit it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from dnd_vllm.environment import server_environment
 
 MODULE = "vllm.entrypoints.openai.api_server"
 """`vllm serve` is missing in vLLM's builds for CPUs; this module is in all of them."""
+
+_OLDEST = (0, 11)
+"""The first vLLM that takes `structured_outputs` in a request."""
 
 _PROBE = """
 import importlib.util, json, sys
@@ -84,6 +88,11 @@ def find(python: str | None) -> Interpreter:
     if not facts["found"]:
         where = "this environment" if python is None else path
         raise PluginError(f"vLLM is not installed in {where} (Python {facts['python']})", how_to_install())
+    if facts["vllm"] and _numbers(facts["vllm"]) < _OLDEST:
+        raise PluginError(
+            f"vLLM {facts['vllm']} in {path} is too old: {'.'.join(map(str, _OLDEST))} or later is needed",
+            f"Run: {path} -m pip install -U vllm; or give vLLM an environment of its own: {how_to_install()}",
+        )
     if facts["wanted_torch"]:
         raise PluginError(
             f"the wrong torch is beside vLLM {facts['vllm']} in {path}: it was built for torch{facts['wanted_torch']},"
@@ -92,6 +101,12 @@ def find(python: str | None) -> Interpreter:
             f" {how_to_install()}",
         )
     return Interpreter(path, facts["vllm"], facts["torch"])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(0, 11, 2) of "0.11.2.dev7+cpu"."""
+    found = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 def _path(python: str | None) -> Path:

@@ -436,6 +436,17 @@ def test_the_wrong_torch_is_found_before_anything_starts(fake: Fake) -> None:
     assert fake.lines("starts") == []
 
 
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [("0.10.2", True), ("0.9.0.dev1+cpu", True), ("0.11.0", False), ("0.11.0rc2", False), ("1.0", False)],
+)
+def test_a_vllm_that_is_too_old_is_found_before_anything_starts(fake: Fake, version: str, old: bool) -> None:
+    fake.needs("torch", version)
+    faults = fake.summarizer().check()
+    assert [f"vLLM {version} in {fake.python} is too old: 0.11 or later" in str(one) for one in faults] == [True] * old
+    assert fake.lines("starts") == []
+
+
 def test_check_is_content_where_all_is_well(fake: Fake) -> None:
     assert fake.summarizer().check() == []
     assert fake.summarizer(python=str(fake.folder / "python")).check() == []
