@@ -57,15 +57,18 @@ class LayerSettings(Config):
     relu: bool = False
     """Cut projections on directions off below zero."""
 
-    @pydantic.field_validator("directions")
+    sae: str | None = None
+    """A sparse autoencoder of the layer, whose latents are the units: a folder of SAELens's, or a file of saev's."""
+
+    @pydantic.field_validator("directions", "sae")
     @classmethod
     def _kept(cls, file: str | None) -> str | None:
         return absolute(file) if file else None
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> Self:
-        if self.heads and self.directions:
-            raise ValueError("heads or directions: a layer's units are one of them")
+        if sum(map(bool, (self.heads, self.directions, self.sae))) > 1:
+            raise ValueError("heads, directions or sae: a layer's units are one of them")
         if self.relu and not self.directions:
             raise ValueError("relu goes with directions")
         return self

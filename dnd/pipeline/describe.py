@@ -39,6 +39,7 @@ def describe(
     sign: str | None = None,
     directions: str | os.PathLike[str] | None = None,
     relu: bool | None = None,
+    sae: str | os.PathLike[str] | None = None,
     captioner: str | None = None,
     summarizer: str | None = None,
     generator: str | None = None,
@@ -54,7 +55,7 @@ def describe(
     """Say in plain words what units of `model` respond to.
 
     `model` is a live module, with `preprocess` from an RGB image to its input (C, H, W), or a target's name.
-    `layer` is one or several dotted names; what follows from `layout` to `relu` says how they are read (see [target]
+    `layer` is one or several dotted names; what follows from `layout` to `sae` says how they are read (see [target]
     in the reference); `images` one or several folders or named probing sets. What is not given comes from
     `runfile`; `settings` are its dotted keys ({"captioner.num_beams": 5}). Results are kept in `out` (default
     runs/<time>) and reused as the command line does. Raises DndError for what its caller can mend; a unit that
@@ -72,7 +73,8 @@ def describe(
     }
     axes = layout if layout is None or isinstance(layout, str) else list(layout)
     reads = {"layout": axes, "call": call, "at": at, "output": output, "tokens": tokens, "heads": heads, "sign": sign}
-    reads |= {"directions": None if directions is None else os.fspath(directions), "relu": relu}
+    files = {"directions": directions, "sae": sae}
+    reads |= {"relu": relu, **{name: os.fspath(file) for name, file in files.items() if file is not None}}
     options |= {f"target.{name}": value for name, value in reads.items() if value is not None}
     chosen = {"captioner": captioner, "summarizer": summarizer, "generator": generator, "scorer": scorer}
     options |= {f"{kind}.backend": name for kind, name in chosen.items() if name is not None}

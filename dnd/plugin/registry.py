@@ -42,7 +42,7 @@ class Kind:
     """Keys of a run file's table that are not the plugin's: its Config must not have them."""
 
 
-_OF_LAYERS = ("layout", "call", "at", "output", "tokens", "heads", "sign", "directions", "relu")
+_OF_LAYERS = ("layout", "call", "at", "output", "tokens", "heads", "sign", "directions", "relu", "sae")
 """Settings of the core, see `dnd.config.run.LayerSettings`."""
 KINDS = {
     "captioner": Kind("register_captioners", api.Captioner, frozenset({"backend"})),

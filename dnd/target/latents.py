@@ -1,17 +1,22 @@
-"""Units that are not axes of a layer but directions in it: rows of a matrix, as of probes, PCA or concept vectors."""
+"""Units that are not axes of a layer but directions in it: rows of a matrix, as of probes, PCA or
+concept vectors, or the latents of a sparse autoencoder."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from dnd.errors import UsageError
 from dnd.files import open_regular
 
+Activation = Literal["none", "relu", "topk"]
+Normalize = Literal["none", "layer_norm", "constant_norm_rescale"]
 _NAMES = ("directions", "weight")
 
 
@@ -25,29 +30,66 @@ class Latents:
     """(K, C), float32."""
     bias: torch.Tensor
     """(K,)."""
-    relu: bool
     digest: str
     """Of the files."""
-    _on: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    shift: torch.Tensor | None = None
+    """(C,), taken off the features first."""
+    normalize: Normalize = "none"
+    """Of each place's features, before that."""
+    scale: torch.Tensor | None = None
+    """(K,), multiplied before the activation."""
+    activation: Activation = "none"
+    k: int = 0
+    """Units that `topk` keeps at each place."""
+    threshold: torch.Tensor | None = None
+    """(K,), which a value must pass or else is zero: JumpReLU."""
+    _copies: dict[torch.device, Latents] = field(default_factory=dict, init=False)
+    """By device."""
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def of(self, units: torch.Tensor) -> torch.Tensor:
         """(B, C, ...) -> float32 (B, K, ...)."""
-        if units.device not in self._on:
-            self._on[units.device] = self.weight.to(units.device), self.bias.to(units.device)
-        weight, bias = self._on[units.device]
-        found = torch.nn.functional.linear(units.movedim(1, -1).float(), weight, bias)
-        return (found.relu() if self.relu else found).movedim(-1, 1)
+        on = self._on(units.device)
+        features = _normalized(units.movedim(1, -1).float(), self.normalize)
+        features = features if on.shift is None else features - on.shift
+        found = torch.nn.functional.linear(features, on.weight, on.bias)
+        return on._activated(found if on.scale is None else found * on.scale).movedim(-1, 1)
+
+    def _on(self, device: torch.device) -> Latents:
+        if device not in self._copies:
+            tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+            moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
+            self._copies[device] = replace(self, **moved)
+        return self._copies[device]
+
+    def _activated(self, found: torch.Tensor) -> torch.Tensor:
+        if self.activation == "topk":
+            values, places = found.topk(min(self.k, len(self)), -1)
+            return torch.zeros_like(found).scatter_(-1, places, values.relu())
+        if self.threshold is not None:
+            return found.relu() * (found > self.threshold)
+        return found.relu() if self.activation == "relu" else found
+
+
+def _normalized(features: torch.Tensor, how: Normalize) -> torch.Tensor:
+    """As SAELens names and computes it."""
+    if how == "layer_norm":
+        features = features - features.mean(-1, keepdim=True)
+        return features / (features.std(-1, keepdim=True) + 1e-5)
+    if how == "constant_norm_rescale":
+        length: torch.Tensor = features.norm(dim=-1, keepdim=True)
+        return features * (math.sqrt(features.shape[-1]) / length)
+    return features
 
 
 def read_directions(path: str, relu: bool) -> Latents:
     """A safetensors file with rows (K, C) called `directions` or `weight`, or whatever its one matrix is called, and
     perhaps a `bias` (K,). Raises UsageError."""
     file = Path(path)
-    content = _bytes(file)
-    tensors = _tensors(file, content)
+    content = read_content(file, "directions")
+    tensors = read_tensors(file, content)
     matrices = [name for name, tensor in tensors.items() if tensor.ndim == 2]
     name = next((name for name in _NAMES if name in matrices), matrices[0] if len(matrices) == 1 else None)
     if name is None:
@@ -60,23 +102,26 @@ def read_directions(path: str, relu: bool) -> Latents:
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise UsageError(f"{file} has values that are not finite")
     digest = hashlib.sha256(content).hexdigest()
-    return Latents(f"{len(weight)} directions of {file.name}", weight, bias, relu, digest)
+    activation: Activation = "relu" if relu else "none"
+    return Latents(f"{len(weight)} directions of {file.name}", weight, bias, digest, activation=activation)
 
 
-def _bytes(file: Path) -> bytes:
+def read_content(file: Path, setting: str) -> bytes:
+    """The bytes of a file that a setting names. Raises UsageError."""
     try:
         with open_regular(file) as opened:
             return opened.read()
     except OSError as error:
-        raise UsageError(f"cannot read target.directions {file}: {error.strerror or error}") from error
+        raise UsageError(f"cannot read target.{setting} {file}: {error.strerror or error}") from error
 
 
-def _tensors(file: Path, content: bytes) -> Mapping[str, torch.Tensor]:
+def read_tensors(file: Path, content: bytes) -> Mapping[str, torch.Tensor]:
+    """What a safetensors file holds. Raises UsageError."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        hint = "safetensors.torch.save_file({'directions': matrix}, file) writes one."
+        hint = "safetensors.torch.save_file({name: tensor}, file) writes one."
         raise UsageError(f"{file} is no safetensors file: {error}", hint) from error

@@ -19,6 +19,7 @@ from dnd.target.latents import read_directions
 from dnd.target.layout import Reading, units_second
 from dnd.target.locality import BOXES, EDGES, changed, response, weigh
 from dnd.target.replica import Replica, See
+from dnd.target.sae import read_sae
 
 _FEW, _MORE = 2, 3
 """Images in two passes: the axis that grows is the batch."""
@@ -76,13 +77,17 @@ def _settled(name: str, reading: Reading) -> Reading:
         raise UsageError(f"layer {name}: no class token was found among its {count} tokens", hint)
     if isinstance(which, int) and not -count <= which < count:
         raise UsageError(f"layer {name} has no token {which}: its {count} are 0 to {count - 1}")
+    latents = None
     if reading.settings.directions:
         latents = read_directions(reading.settings.directions, reading.settings.relu)
+    elif reading.settings.sae:
+        latents = read_sae(reading.settings.sae)
+    if latents:
         width = latents.weight.shape[1]
         if width != reading.size:
             raise UsageError(
                 f"layer {name} has {reading.size} features, and the {latents.name} have {width}",
-                "Each row needs a value for each feature of the layer.",
+                "They must be of this layer: one value for each of its features.",
             )
         return replace(reading, size=len(latents), latents=latents)
     return replace(reading, size=heads) if heads else reading

@@ -1,7 +1,9 @@
-"""Units that are rows of a matrix on a layer."""
+"""Units that are rows of a matrix on a layer, or latents of a sparse autoencoder."""
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ def net() -> Net:
 
 
 def save(file: Path, **tensors: torch.Tensor) -> str:
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, file)
+    save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, file)
     return str(file)
 
 
@@ -95,7 +97,114 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert "save_file" in caught.value.hint
 
 
-@pytest.mark.parametrize("settings", [{"directions": "a", "heads": 2}, {"relu": True}])
+@pytest.mark.parametrize("settings", [{"directions": "a", "heads": 2}, {"relu": True}, {"sae": "a", "directions": "b"}])
 def test_settings_that_contradict_each_other(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"heads or directions|relu goes with directions"):
+    with pytest.raises(ValueError, match=r"heads, directions or sae|relu goes with directions"):
         LayerSettings(**settings)
+
+
+# --- sparse autoencoders -----------------------------------------------------------------------------
+
+SHIFT, THRESHOLD = torch.linspace(-0.2, 0.8, 192), torch.linspace(0, 4, 5)
+DECODER = torch.randn(5, 192, generator=torch.Generator().manual_seed(2))
+TENSORS = {"W_enc": ROWS.T, "b_enc": BIAS, "W_dec": DECODER, "b_dec": SHIFT, "threshold": THRESHOLD}
+
+
+def saelens(folder: Path, **config: Any) -> str:
+    folder.mkdir()
+    save(folder / "sae_weights.safetensors", **TENSORS)
+    (folder / "cfg.json").write_text(json.dumps({"d_in": 192, "d_sae": 5, **config}))
+    return str(folder)
+
+
+def saev(file: Path, config: dict[str, Any]) -> str:
+    content = io.BytesIO()
+    torch.save(TENSORS, content)
+    file.write_bytes(json.dumps(config).encode() + b"\n" + content.getvalue())
+    return str(file)
+
+
+def top(values: torch.Tensor, k: int) -> torch.Tensor:
+    """The k highest of each row, the others zero."""
+    least = values.sort(-1, descending=True).values[..., k - 1 : k]
+    return torch.where(values >= least, values, 0).relu()
+
+
+def encoded(x: torch.Tensor) -> torch.Tensor:
+    return x @ ROWS.T + BIAS
+
+
+def normed(x: torch.Tensor) -> torch.Tensor:
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x.std(-1, keepdim=True) + 1e-5)
+
+
+NEW = {"schema": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"architecture": "standard"}, lambda x: encoded(x - SHIFT).relu()),
+        ({"architecture": "standard", "apply_b_dec_to_input": False}, lambda x: encoded(x).relu()),
+        ({"architecture": "topk", "k": 2}, lambda x: top(encoded(x - SHIFT), 2)),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}, lambda x: top(encoded(x - SHIFT), 3)),
+        (
+            {"architecture": "topk", "k": 2, "rescale_acts_by_decoder_norm": True},
+            lambda x: top(encoded(x - SHIFT) * DECODER.norm(dim=1), 2),
+        ),
+        (
+            {"architecture": "jumprelu"},
+            lambda x: torch.where(encoded(x - SHIFT) > THRESHOLD, encoded(x - SHIFT), 0).relu(),
+        ),
+        ({"normalize_activations": "layer_norm"}, lambda x: encoded(normed(x) - SHIFT).relu()),
+        (
+            {"normalize_activations": "constant_norm_rescale"},
+            lambda x: encoded(x * 192**0.5 / x.norm(dim=-1, keepdim=True) - SHIFT).relu(),
+        ),
+        ({"d_vit": 192, "exp_factor": 1}, lambda x: encoded(x - SHIFT).relu()),
+        ({**NEW, "cfg": {"activation": {"cls": "Relu", "params": {}}}}, lambda x: encoded(x).relu()),
+        ({**NEW, "cfg": {"activation": {"cls": "TopK", "params": {"top_k": 2}}}}, lambda x: top(encoded(x), 2)),
+        ({**NEW, "cfg": {"activation": {"cls": "BatchTopK", "params": {"top_k": 1}}}}, lambda x: top(encoded(x), 1)),
+    ],
+)
+def test_the_latents_of_a_sparse_autoencoder_are_units(config: Any, expected: Any, tmp_path: Path) -> None:
+    own = "d_vit" in config or "schema" in config
+    sae = saev(tmp_path / "sae.pt", config) if own else saelens(tmp_path / "sae", **config)
+    with HookedTarget(net(), preprocess, ["layer"], reads=LayerSettings(sae=sae)) as hooked:
+        assert str(hooked.readings["layer"]).startswith(f"units = axis 2 (5 latents of {Path(sae).name}), map 8x8")
+        found, maps = hooked.observe(BATCH, {"layer": [(2, 4), (0, 1), (1, 0)]})
+    wanted = expected(patches(BATCH))
+    assert (wanted == 0).any()
+    torch.testing.assert_close(found["layer"], wanted.mean(1), rtol=1e-3, atol=1e-4)
+    cells = wanted[[2, 0, 1], :, [4, 1, 0]].reshape(3, 8, 8)
+    np.testing.assert_allclose(maps["layer"], cells, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architecture": "gated"}, "a sparse autoencoder 'gated' with activation 'relu' is not known"),
+        ({"architecture": "topk"}, "does not say how many latents are kept"),
+        ({"normalize_activations": "expected_average_only_in"}, "is not computed here"),
+    ],
+)
+def test_sparse_autoencoders_that_are_not_known(config: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(net(), sae=saelens(tmp_path / "sae", **config))
+
+
+def test_no_sparse_autoencoders_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read target.sae .*cfg.json: No such file"):
+        read(net(), sae=str(tmp_path))
+    pickled = tmp_path / "whole.pt"
+    torch.save(torch.nn.Linear(2, 2), pickled)
+    with pytest.raises(UsageError, match="is no sparse autoencoder that is known"):
+        read(net(), sae=str(pickled))
+    pickled.write_bytes(b'{"schema": 1}\n' + pickled.read_bytes())
+    with pytest.raises(UsageError, match="its weights cannot be read: UnpicklingError"):
+        read(net(), sae=str(pickled))
+    broken = Path(saelens(tmp_path / "sae"))
+    save(broken / "sae_weights.safetensors", W_enc=ROWS, b_enc=BIAS)
+    with pytest.raises(UsageError, match=r"W_enc is \(5, 192\) and b_enc \(5,\)"):
+        read(net(), sae=str(broken))
