@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks.concepts.chats import KeptSummarizer
-from benchmarks.concepts.sets import CaptionSet, plain, read_sets
-from dnd.api import ItemError, SummaryRequest, derive_seed
+from benchmarks.concepts.sets import CaptionSet, read_sets
+from dnd.api import ItemError, SummaryRequest, base_form, derive_seed
 from dnd_llama import LlamaConfig
 
 N_CONCEPTS = 5
@@ -55,7 +55,7 @@ def figures(sets: Sequence[CaptionSet], found: dict[str, list[str]]) -> dict[str
     """Means over the sets that have something in common; `distinct` over all."""
     named = [one for one in sets if one.answers]
     return {
-        "distinct": statistics.mean(len(set(map(plain, found[one.name]))) for one in sets),
+        "distinct": statistics.mean(len(set(map(base_form, found[one.name]))) for one in sets),
         "candidates": statistics.mean(len(found[one.name]) for one in sets),
         "first": statistics.mean(min(1.0, one.hits(found[one.name][:1]) * len(one.answers)) for one in named),
         "among": statistics.mean(one.hits(found[one.name]) for one in named),
