@@ -12,8 +12,9 @@ from dnd.text import json_text
 @click.option(
     "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Where all goes.  [default: runs/bench-<matrix>]"
 )
+@click.option("--dry-run", is_flag=True, help="Print what each combination takes: hours, disk, models. Run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: bench.json on standard output.")
-def bench(matrix: str, out: str | None, as_json: bool) -> int:
+def bench(matrix: str, out: str | None, dry_run: bool, as_json: bool) -> int:
     """Run every combination of a matrix and compare them.
 
     Stages that combinations share are computed once. The same command goes on where it was stopped: finished
@@ -31,6 +32,11 @@ def bench(matrix: str, out: str | None, as_json: bool) -> int:
     from dnd.plugin.registry import Registry
 
     wanted = read_matrix(Path(matrix))
+    if dry_run:
+        from dnd.cli.bench_plan import show_bench_plan
+
+        show_bench_plan(wanted, Registry.load())
+        return 0
     choose_metric(wanted.metric, set())
     folder = Path(out) if out else Path("runs") / f"bench-{wanted.path.stem}"
 

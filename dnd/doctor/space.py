@@ -11,8 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from dnd.api import Backend, Generator
+from dnd.config.run import Choice, Run
 from dnd.doctor.check import Check, Context, State, gigabytes
 from dnd.errors import DndError, ModelError
+from dnd.pipeline.build import Builder
 from dnd.pipeline.plan import stage_items
 from dnd.runtime.memory import Need, estimate, free_memory, work_beside
 from dnd.store.folders import cache_folder, store_folder
@@ -90,14 +92,10 @@ def check_disk(context: Context) -> Iterator[Check]:
             "disk", "warning", "not known, as the number of units is not", "Mend the faults of the target first."
         )
         return
-    items = stage_items(context.run, units, context.images)
-    drawn, sure = _drawn_pixels(context)
-    kept = items["captions"] + min(context.run.exemplars.sample, context.images or context.run.exemplars.sample)
-    pictures = PNG_BYTES * (kept * (context.pixels or _MEGAPIXEL) + items["images"] * drawn)
-    rows = float(units * UNIT_BYTES)  # in the store and its temporary files much as in labels.jsonl
-    tables = 4.0 * (context.width or units) * items["activations"]
+    drawn, sure = drawn_pixels(context.helpers().get("generator"), context.builder)
     sure = sure and context.pixels is not None
-    needs = {"disk.store": (context.store, pictures + tables + rows), "disk.out": (context.out, rows)}
+    stored = store_bytes(context.run, units, context.images, drawn=drawn, pixels=context.pixels, width=context.width)
+    needs = {"disk.store": (context.store, stored), "disk.out": (context.out, float(units * UNIT_BYTES))}
     for name, (folder, need) in needs.items():
         free = shutil.disk_usage(existing(folder)).free
         what = f"at most {gigabytes(need)} for {units:,} units" + (
@@ -112,12 +110,23 @@ def check_disk(context: Context) -> Iterator[Check]:
             yield Check(name, state, detail, f"Free space (`du -sh {folder}`), or {move}, or label fewer --units.")
 
 
-def _drawn_pixels(context: Context) -> tuple[float, bool]:
+def store_bytes(
+    run: Run, units: int, images: int | None, *, drawn: float, pixels: float | None = None, width: int | None = None
+) -> float:
+    """What a run adds to the store at most. `drawn` and `pixels` are those of a generated and of a probing image,
+    `width` the units of its layers."""
+    items = stage_items(run, units, images)
+    kept = items["captions"] + min(run.exemplars.sample, images or run.exemplars.sample)
+    pictures = PNG_BYTES * (kept * (pixels or _MEGAPIXEL) + items["images"] * drawn)
+    rows = float(units * UNIT_BYTES)  # in the store and its temporary files much as in labels.jsonl
+    return pictures + 4.0 * (width or units) * items["activations"] + rows
+
+
+def drawn_pixels(choice: Choice | None, builder: Builder) -> tuple[float, bool]:
     """Pixels of a generated image, and whether its generator knows that."""
-    choice = context.helpers().get("generator")
     size = None
     if choice is not None:
-        made = context.builder.plugin(choice)
+        made = builder.plugin(choice)
         with suppress(ModelError):  # whose settings would tell
             size = made.image_size() if isinstance(made, Generator) else None
     return (float(math.prod(size)), True) if size else (_MEGAPIXEL, False)

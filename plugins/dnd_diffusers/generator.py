@@ -67,6 +67,8 @@ class DiffusersGenerator(api.Generator):
         return expected(self.config, self._parts(), self.runtime.device, self._dtype, self._placement)
 
     def image_size(self) -> tuple[int, int]:
+        if self.config.width and self.config.height:  # known without the model
+            return self.config.width, self.config.height
         return image_size(self.config, self._parts())
 
     @cached_property
