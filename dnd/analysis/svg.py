@@ -16,8 +16,21 @@ class Drawing:
         ET.SubElement(self._root, "title").text = plain(title)
         self._add("rect", "", width="100%", height="100%", fill="#ffffff")
 
-    def text(self, x: float, y: float, words: str, *, anchor: str = "start", size: int = 12) -> None:
-        found = self._add("text", "", x=x, y=y, text_anchor=anchor, font_size=str(size), fill="#222222")
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        anchor: str = "start",
+        size: int = 12,
+        colour: str = "#222222",
+        turn: int = 0,
+    ) -> None:
+        """`turn` are degrees, clockwise."""
+        found = self._add("text", "", x=x, y=y, text_anchor=anchor, font_size=str(size), fill=colour)
+        if turn:
+            found.set("transform", f"rotate({turn} {x:.1f} {y:.1f})")
         found.text = plain(words)
 
     def bar(self, x: float, y: float, width: float, height: float, colour: str, title: str) -> None:
@@ -27,9 +40,13 @@ class Drawing:
     def dot(self, x: float, y: float, colour: str, title: str) -> None:
         self._add("circle", title, cx=x, cy=y, r=5, fill=colour)
 
-    def line(self, points: Iterable[tuple[float, float]], colour: str) -> None:
+    def line(self, points: Iterable[tuple[float, float]], colour: str, *, dashed: bool = False) -> None:
         """Through all points."""
-        self._add("polyline", "", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), fill="none", stroke=colour)
+        found = self._add(
+            "polyline", "", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), fill="none", stroke=colour
+        )
+        if dashed:
+            found.set("stroke-dasharray", "4 4")
 
     def _add(self, tag: str, title: str, **attributes: float | str) -> ET.Element:
         named = {key.replace("_", "-"): value for key, value in attributes.items()}

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from dnd.bench.matrix import Combination, Matrix
 from dnd.bench.outcome import Outcome, read_outcome
 from dnd.bench.quality import Judge
@@ -30,16 +32,18 @@ Report = Callable[[int, int, str], None]
 """Called for each combination with: its number, of how many, and its name."""
 
 
-def run_matrix(matrix: Matrix, out: Path, registry: Registry, report: Report) -> list[Outcome]:
+def run_matrix(
+    matrix: Matrix, out: Path, registry: Registry, report: Report, console: Console | None = None
+) -> list[Outcome]:
     """An outcome per combination, in the matrix's order. Runs lie in out/runs, and share the store beside them.
 
-    UsageError before any work where a combination's settings are wrong.
+    `console` shows each run's progress. UsageError before any work where a combination's settings are wrong.
     """
     with only_here(out):
-        return _run_all(matrix, out, registry, report)
+        return _run_all(matrix, out, registry, report, console)
 
 
-def _run_all(matrix: Matrix, out: Path, registry: Registry, report: Report) -> list[Outcome]:
+def _run_all(matrix: Matrix, out: Path, registry: Registry, report: Report, console: Console | None) -> list[Outcome]:
     planned = list(_plan(matrix, registry))
     judge = Judge(matrix.truth, matrix.encoder)
     outcomes = []
@@ -51,7 +55,7 @@ def _run_all(matrix: Matrix, out: Path, registry: Registry, report: Report) -> l
             if run is None:
                 known = Outcome(one.name, key, one.variants, one.note, reason)
             else:
-                known = _run(one, run, key, folder, registry, judge)
+                known = _run(one, run, key, folder, registry, judge, console)
             known.write(folder)
         outcomes.append(known)
     return outcomes
@@ -81,12 +85,14 @@ def _key(matrix: Matrix, run: Run | None, registry: Registry) -> str:
     return digest_of(parts)
 
 
-def _run(one: Combination, run: Run, key: str, folder: Path, registry: Registry, judge: Judge) -> Outcome:
+def _run(
+    one: Combination, run: Run, key: str, folder: Path, registry: Registry, judge: Judge, console: Console | None
+) -> Outcome:
     if (folder / "outcome.json").is_file():  # of other settings: the folder is the bench's own
         (folder / "run.toml").unlink(missing_ok=True)
     began, peak = time.perf_counter(), Peak()
     try:
-        result = execute(run, folder, registry=registry)
+        result = execute(run, folder, registry=registry, console=console)
     except OfflineError:
         raise  # the process has been told to reach for the network: nothing more that it does can be trusted
     except Exception as error:

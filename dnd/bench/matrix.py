@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,16 @@ class Matrix:
     truth: Path | None = None
     encoder: str | None = None
     metric: str | None = None
+
+    def only(self, names: Sequence[str]) -> Matrix:
+        """Some of its combinations; the first of them is the reference where the matrix's own is left out."""
+        known = [one.name for one in self.combinations]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"--only: there is no combination {name!r}", suggest(name, known))
+        chosen = tuple(one for one in self.combinations if one.name in names)
+        reference = self.reference if self.reference in names else chosen[0].name
+        return replace(self, combinations=chosen, reference=reference)
 
 
 def read_matrix(path: Path) -> Matrix:

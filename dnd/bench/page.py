@@ -1,31 +1,32 @@
-"""The bench's files: bench.json, bench.md, bench.html with the plot in it, and the plot by itself."""
+"""The bench's files: bench.json, bench.md, bench.html with the plot in it, the plot alone, the table as CSV."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from dnd.bench.compare import Bench
 from dnd.bench.plot import plot
-from dnd.bench.table import STAGE_COLUMNS, columns, markdown, notes, rows, stage_rows
+from dnd.bench.table import STAGE_COLUMNS, columns, csv_table, markdown, notes, rows, stage_rows
 from dnd.store.files import write_atomic
-from dnd.text import json_text
+from dnd.text import csv_lines, json_text
 
 _STYLE = """
-:root { color-scheme: light dark; --ground: #fff; --ink: #222; --line: #ddd; --bad: #a00; }
-@media (prefers-color-scheme: dark) { :root { --ground: #16181d; --ink: #ddd; --line: #3a3d45; --bad: #f99; } }
-body { font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 1400px; padding: 0 1em; }
-body { background: var(--ground); color: var(--ink); }
-table { border-collapse: collapse; font-size: 13px; }
-th, td { border-bottom: 1px solid var(--line); padding: 3px 8px; text-align: left; vertical-align: top; }
-th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground); }
-.failed td { color: var(--bad); }
-.wide { overflow-x: auto; }
-svg { display: block; max-width: 1000px; }
-@media print { th:first-child, td:first-child { position: static; } }
+body { display: block; max-width: 1400px; margin: 0 auto; padding: 26px 30px 60px; height: auto; }
+html { height: auto; overflow-y: auto; }
+th:nth-child(2), td:nth-child(2) { position: sticky; left: 0; background: var(--ground); }
+th, td { white-space: nowrap; overflow-wrap: normal; }
+.failed td { color: var(--bad); white-space: normal; }
+p { margin: 4px 0; color: var(--soft); font-size: 0.87rem; }
+h1, h2 { margin: 12px 0; }
+svg { height: auto; max-width: 1000px; margin: 18px 0; border-radius: 12px; }
+@media print { th:nth-child(2), td:nth-child(2) { position: static; } }
 """
+"""Beside the report's own style sheet."""
 
 
 def write_bench(out: Path, bench: Bench, title: str) -> None:
@@ -36,39 +37,49 @@ def write_bench(out: Path, bench: Bench, title: str) -> None:
     drawn = plot(bench)
     if drawn:
         write_atomic(out / "bench.svg", drawn.encode())
-    write_atomic(out / "bench.html", page(bench, title, drawn or "").encode())
+    write_atomic(out / "bench.csv", "".join(csv_lines(csv_table(bench))).encode())
+    links = {one.name: f"runs/{one.name}/report/index.html" for one in bench.outcomes}
+    there = {name: link for name, link in links.items() if (out / link).is_file()}
+    write_atomic(out / "bench.html", page(bench, title, drawn or "", there).encode())
 
 
-def page(bench: Bench, title: str, drawn: str) -> str:
-    """One page without scripts or links to elsewhere."""
+def page(bench: Bench, title: str, drawn: str, reports: Mapping[str, str] | None = None) -> str:
+    """One page without scripts or links to elsewhere, in the look of the report; `reports` are those of its runs."""
+    style = resources.files("dnd.results.report").joinpath("page/report.css").read_text("utf-8") + _STYLE
     body = [
         f"<h1>{escape(title)}</h1>",
-        _table(columns(bench), rows(bench)),
+        _table(columns(bench), rows(bench), reports or {}),
         "".join(f"<p>{_code(note)}</p>" for note in notes(bench)),
         drawn,
         "<h2>Stages</h2>",
-        _table(STAGE_COLUMNS, stage_rows(bench)),
+        _table(STAGE_COLUMNS, stage_rows(bench), {}),
     ]
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{_STYLE}</style></head>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{style}</style></head>'
         f"<body>{''.join(body)}</body></html>\n"
     )
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], links: Mapping[str, str]) -> str:
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(_line(line, len(heads)) for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join(_line(line, len(heads), links) for line in lines)
+    return f'<div class="scroller"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _line(line: Sequence[str], width: int) -> str:
+def _line(line: Sequence[str], width: int, links: Mapping[str, str]) -> str:
     if len(line) < width:  # a failed combination: its reason over all the rest
-        return f'<tr class="failed"><td>{escape(line[0])}</td><td colspan="{width - 1}">{escape(line[1])}</td></tr>'
-    cells = (escape(cell).replace(", ", ",&nbsp;") for cell in line)  # an interval's ends stay together
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        number, name, reason = map(escape, line)
+        return f'<tr class="failed"><td>{number}</td><td>{name}</td><td colspan="{width - 2}">{reason}</td></tr>'
+    return f"<tr>{''.join(f'<td>{_linked(cell, links)}</td>' for cell in line)}</tr>"
+
+
+def _linked(cell: str, links: Mapping[str, str]) -> str:
+    """An interval's ends stay together; a combination leads to its report."""
+    text, link = escape(cell).replace(", ", ",&nbsp;"), links.get(cell.removesuffix(" *"))
+    return f'<a href="{escape(quote(link))}">{text}</a>' if link else text
 
 
 def _code(note: str) -> str:

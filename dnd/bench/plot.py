@@ -6,9 +6,10 @@ import math
 
 from dnd.analysis.svg import Drawing
 from dnd.bench.compare import Bench
+from dnd.bench.table import ranked
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 520, 70, 60, 30, 30
-_ON, _OFF, _GRID, _INTERVAL, _AXIS = "#bb3300", "#6688aa", "#eeeeee", "#bbbbbb", "#444444"
+_ON, _OFF, _GRID, _INTERVAL, _AXIS = "#a3262c", "#6d86e8", "#eeeeee", "#b9c0cb", "#444444"
 
 
 def plot(bench: Bench) -> str | None:
@@ -36,17 +37,18 @@ def plot(bench: Bench) -> str | None:
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     drawing.text(middle, _HEIGHT - 14, "seconds alone, logarithmic", anchor="middle")
     drawing.text(_LEFT, _TOP - 10, f"{bench.metric}, with 95 % intervals")
-    drawing.text(_WIDTH - _RIGHT, _TOP - 10, "red: none is both better and cheaper", anchor="end")
+    drawing.text(
+        _WIDTH - _RIGHT, _TOP - 10, "numbers as in the table; red: none is both better and cheaper", anchor="end"
+    )
     drawing.line([place(c, q) for c, q in sorted((c, e.value) for n, c, e in points if n in bench.front)], _ON)
-    named: list[tuple[float, float]] = []
+    places = {outcome.name: place for place, outcome in enumerate(ranked(bench), 1)}
     for name, cost, e in sorted(points, key=lambda point: -point[2].value):
         x, y = place(cost, e.value)
         drawing.line([place(cost, e.low), place(cost, e.high)], _INTERVAL)
         drawing.dot(x, y, _ON if name in bench.front else _OFF, f"{name}: {e.value:.3f}, {cost:.1f} s")
-        if name in bench.front and all(abs(x - a) > 90 or abs(y - b) > 13 for a, b in named):
-            named.append((x, y))
-            left = x > _WIDTH * 0.7
-            drawing.text(x + (-9 if left else 9), y - 7, name, anchor="end" if left else "start")
+        words = f"{places[name]} {name}" if name in bench.front else str(places[name])
+        left = x > _WIDTH * 0.7
+        drawing.text(x + (-9 if left else 9), y - 7, words, anchor="end" if left else "start")
     return drawing.svg()
 
 

@@ -21,13 +21,13 @@ def columns(bench: Bench) -> list[str]:
     kinds = [f"{kind}" for kind in kinds_of(bench)]
     figures = [_SHORT.get(figure, figure) for figure in _ordered(bench)]
     reference = ["against the reference"] if bench.metric else []
-    return ["combination", *figures, *kinds, "no label", *reference, "s alone", "s here", "images", "tokens", "MB"]
+    return ["", "combination", *figures, *kinds, "no label", *reference, "s alone", "s here", "images", "tokens", "MB"]
 
 
 def rows(bench: Bench) -> list[list[str]]:
-    """Best first by the metric; failed combinations last, their reason in the second cell and no others."""
-    return [_row(bench, outcome) for outcome in ranked(bench)] + [
-        [outcome.name, f"failed: {outcome.reason}"] for outcome in bench.failed
+    """Best first by the metric, numbered as in the plot; failed ones last, of three cells with their reason."""
+    return [[str(place), *_row(bench, outcome)] for place, outcome in enumerate(ranked(bench), 1)] + [
+        ["", outcome.name, f"failed: {outcome.reason}"] for outcome in bench.failed
     ]
 
 
@@ -115,6 +115,7 @@ def notes(bench: Bench) -> list[str]:
             "Holm for the number of pairs; open: not shown. `*`: none is both better and cheaper."
         )
     lines += [
+        "The first column numbers the dots of the plot.",
         "s here: seconds it took, with what earlier combinations had left in the store. s alone: what it would have "
         "taken with an empty store, by what this bench has measured of its stages; ? where a stage was in the store "
         "before.",
@@ -123,6 +124,33 @@ def notes(bench: Bench) -> list[str]:
         "in it included.",
     ]
     return lines + [f"{outcome.name}: {outcome.note}" for outcome in bench.outcomes if outcome.note]
+
+
+def csv_table(bench: Bench) -> list[list[object]]:
+    """Heads, then a line per combination: numbers as they are, for other programs."""
+    figures, kinds = _ordered(bench), kinds_of(bench)
+    axes = list(dict.fromkeys(axis for outcome in bench.outcomes for axis in outcome.variants))
+    heads = [f"{figure}{end}" for figure in figures for end in ("", "_low", "_high")]
+    heads += [f"{kind}_{what}" for kind in kinds for what in ("right", "total")]
+    costs = ("seconds_alone", "seconds_here", "seconds_per_right_unit", "images", "tokens")
+    lines: list[list[object]] = [["combination", *axes, "failed", "labelled", "units", *heads, *costs]]
+    for outcome in bench.outcomes:
+        cost, found = bench.costs.get(outcome.name), [bench.figures[figure].get(outcome.name) for figure in figures]
+        shares = [outcome.kinds.get(kind, ("", "")) for kind in kinds]
+        right = sum(share[0] for share in outcome.kinds.values())
+        alone = cost.alone if cost else None
+        lines.append(
+            [
+                *(outcome.name, *(outcome.variants.get(axis, "") for axis in axes), outcome.reason),
+                *(outcome.counts.get("labelled", 0), outcome.units),
+                *(value for one in found for value in ((one.value, one.low, one.high) if one else ("", "", ""))),
+                *(number for share in shares for number in share),
+                *("" if alone is None else round(alone, 3), round(cost.here, 3) if cost else ""),
+                "" if alone is None or not right else round(alone / right, 4),
+                *((cost.images, "" if cost.tokens is None else cost.tokens) if cost else ("", "")),
+            ]
+        )
+    return lines
 
 
 def markdown(bench: Bench, title: str) -> str:

@@ -12,13 +12,14 @@ from dnd.text import json_text
 @click.option(
     "--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Where all goes.  [default: runs/bench-<matrix>]"
 )
+@click.option("--only", metavar="NAME", multiple=True, help="These combinations alone; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Print what each combination takes: hours, disk, models. Run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: bench.json on standard output.")
-def bench(matrix: str, out: str | None, dry_run: bool, as_json: bool) -> int:
+def bench(matrix: str, out: str | None, only: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
     """Run every combination of a matrix and compare them.
 
     Stages that combinations share are computed once. The same command goes on where it was stopped: finished
-    combinations are not run again. Writes bench.json, bench.md, bench.html and bench.svg.
+    combinations are not run again. Writes bench.json, bench.csv, bench.md, bench.html and bench.svg.
     """
     from pathlib import Path
 
@@ -28,10 +29,12 @@ def bench(matrix: str, out: str | None, dry_run: bool, as_json: bool) -> int:
     from dnd.bench.page import write_bench
     from dnd.bench.quality import choose_metric
     from dnd.bench.table import columns, rows
-    from dnd.cli.console import print_table
+    from dnd.cli.console import make_progress_console, print_table
     from dnd.plugin.registry import Registry
 
     wanted = read_matrix(Path(matrix))
+    if only:
+        wanted = wanted.only(only)
     if dry_run:
         from dnd.cli.bench_plan import show_bench_plan
 
@@ -44,7 +47,7 @@ def bench(matrix: str, out: str | None, dry_run: bool, as_json: bool) -> int:
         click.echo(f"{number} of {of}: {name}", err=True)
 
     try:
-        outcomes = run_matrix(wanted, folder, Registry.load(), report)
+        outcomes = run_matrix(wanted, folder, Registry.load(), report, make_progress_console())
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What is finished is kept: the same command goes on from there.", err=True)
         return 1

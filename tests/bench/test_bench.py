@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from dnd.cli.main import cli
 from dnd.config.tables import flatten
 from dnd.errors import ModelError, UsageError
 from dnd.plugin.registry import Entry, Registry
+from dnd.results.report.build import build_report
+from dnd.results.run import RunFolder
 
 TRUTH = {0: "red", 1: "green", 2: "blue"}
 
@@ -215,7 +218,7 @@ def test_a_failed_combination_is_a_row(here: Path) -> None:
     found = measure(bench(here, text), "toy")
     assert [outcome.failed for outcome in found.outcomes] == [True, False]
     assert found.exit_code == 3
-    assert rows(found)[-1] == ["broken", "failed: its weights are <b>gone</b> | lost"]
+    assert rows(found)[-1] == ["", "broken", "failed: its weights are <b>gone</b> | lost"]
     shown = page(found, "<i>title</i>", plot(found) or "")
     assert "<b>gone" not in shown
     assert "&lt;b&gt;gone" in shown
@@ -326,12 +329,32 @@ def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["reference"] == "plain+two+toy"
     assert [one["counts"]["labelled"] for one in record["combinations"]] == [3, 0, 3, 0, 3, 3]
     folder = here / "runs" / "bench-matrix"
-    assert {p.name for p in folder.iterdir()} >= {"bench.json", "bench.md", "bench.html", "bench.svg", "runs"}
+    files = {"bench.json", "bench.csv", "bench.md", "bench.html", "bench.svg", "runs"}
+    assert {p.name for p in folder.iterdir()} >= files
+    table = list(csv.DictReader((folder / "bench.csv").read_text("utf-8").splitlines()))
+    assert [row["combination"] for row in table] == [one["name"] for one in record["combinations"]]
+    assert (table[0]["captioner"], table[0]["labelled"], float(table[0]["match.graded"])) == ("plain", "3", 1.0)
+    assert float(table[0]["seconds_per_right_unit"]) == pytest.approx(float(table[0]["seconds_alone"]) / 4, abs=1e-3)
+    drawn = (folder / "bench.svg").read_text()
+    assert all(re.search(rf">{number}[ <]", drawn) for number in range(1, 7)), "every dot has its number"
     assert json.loads((folder / "bench.json").read_text()) == record
     assert (folder / "bench.svg").read_text().count("<circle") == 6
     html = (folder / "bench.html").read_text("utf-8")
     for said in ("right: share of units", "Ranked by <code>match.graded</code>", "1.000 [0.510,&nbsp;1.000]"):
         assert said in html
+    assert "plain+two+toy *</a>" not in html
+    build_report([RunFolder(folder / "runs" / "plain+two+toy")], progress=lambda n: None)
+    again = CliRunner().invoke(cli, ["bench", "matrix.toml"], standalone_mode=False)
+    assert again.exception is None
+    html = (folder / "bench.html").read_text("utf-8")
+    assert '<a href="runs/plain%2Btwo%2Btoy/report/index.html">plain+two+toy' in html
+    only = CliRunner().invoke(
+        cli, ["bench", "matrix.toml", "--only", "loud+two+toy", "--dry-run"], standalone_mode=False
+    )
+    assert only.stdout == "loud+two+toy\n"
+    assert matrix(here, GRID).only(["loud+two+toy"]).reference == "loud+two+toy"
+    with pytest.raises(UsageError, match="no combination 'loud'"):
+        matrix(here, GRID).only(["loud"])
 
 
 def test_the_matrix_of_the_benchmarks_fits_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
