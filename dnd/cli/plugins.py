@@ -97,14 +97,17 @@ def plugins_check(name: str, kind: str | None, settings: tuple[str, ...], device
     from dnd.testing.check import check_plugin
 
     set_switches()  # before anything imports torch
-    broken = 0
+    broken = kept = 0
     for entry, outcomes in check_plugin(name, kind, settings, device):
         click.echo(f"{entry.kind} {entry.name} ({entry.distribution} {entry.version})")
         for outcome in outcomes:
             click.echo(f"  {'BROKEN' if outcome.broken else 'ok    '}  {outcome.rule}")
+            kept += not outcome.broken
             if outcome.broken:
                 broken += 1
                 click.echo(f"          {outcome.broken}")
     if broken:
-        click.echo(f"Error: {broken} {'rule is' if broken == 1 else 'rules are'} broken", err=True)
-    return 1 if broken else 0
+        click.echo(f"Error: {broken} {'rule is' if broken == 1 else 'rules are'} broken, {kept} kept", err=True)
+        return 1
+    click.echo(f"{name} keeps all {kept} rules.")
+    return 0

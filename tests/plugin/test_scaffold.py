@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,7 @@ def test_the_list_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_right_plugin_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = dnd(capsys, "plugins", "check", "topk-squared", "--set", "top=2")
+    assert re.fullmatch(rf"topk-squared keeps all {out.count('  ok ')} rules\.", out.splitlines()[-1])
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith("scorer topk-squared (dnd-describe ")
