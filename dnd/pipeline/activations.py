@@ -14,17 +14,19 @@ from dnd.pipeline.job import Job
 from dnd.runtime.stats import StageStats
 from dnd.store.keys import stage_key
 from dnd.target.hooked import HookedTarget
+from dnd.target.preprocess import stack
 
 ACTIVATIONS = pa.schema([("key", pa.string()), ("values", pa.binary())])
 
 
 def activations_on(hooked: HookedTarget, pictures: Sequence[Picture]) -> list[bytes]:
     """Pooled activations of all units of all layers, joined in the layers' order: float32 bytes per image."""
-    pooled = hooked.pooled_images([picture.open() for picture in pictures])
-    return [
-        b"".join(pooled[layer][row].astype("<f4", copy=False).tobytes() for layer in hooked.layers)
-        for row in range(len(pictures))
-    ]
+    return _joined(hooked, hooked.pooled_images([picture.open() for picture in pictures]))
+
+
+def _joined(hooked: HookedTarget, pooled: Mapping[str, npt.NDArray[np.float32]]) -> list[bytes]:
+    rows = np.concatenate([pooled[layer] for layer in hooked.layers], 1).astype("<f4", copy=False)
+    return [row.tobytes() for row in rows]
 
 
 def activation_stage(
@@ -56,9 +58,10 @@ def activation_stage(
         job.table(stats, ACTIVATIONS),
         {digest: digest for digest in concepts},
         hooked,
-        lambda digests: activations_on(hooked, [job.store.picture(digest) for digest in digests]),
+        lambda inputs: _joined(hooked, {name: own.numpy() for name, own in hooked.pooled(stack(inputs)).items()}),
         answer=put,
         batch_size=lambda: hooked.batch_size,
+        ahead=lambda digest: hooked.prepare(job.store.picture(digest).open()),
     )
     own = {unit: [one for one in concepts if one in images] for unit, concepts in candidates.items()}
     job.mark_failed(stats, {unit: [one for c in some for one in images[c].values()] for unit, some in own.items()})
