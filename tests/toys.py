@@ -100,7 +100,7 @@ class Scorer(Batched, api.Scorer):
 
     def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
         MOOD.note("scores", [str(one.unit) for one in evidence])
-        return [[float(row.mean()) for row in one.activations] for one in evidence]
+        return [[float(np.nanmean(row)) for row in one.activations] for one in evidence]
 
 
 class Net(torch.nn.Module):
@@ -122,10 +122,12 @@ def preprocess(image: Image.Image) -> torch.Tensor:
 
 
 def flat(colour: str, seed: int, size: int = 12) -> Image.Image:
-    """A nearly flat image of a colour; the seed moves every channel a little."""
+    """A nearly flat image of a colour; the seed moves every channel a little, and no two are the same."""
     rng = np.random.default_rng(seed)
     tint = np.clip(np.array(COLOURS[colour]) + rng.integers(-60, 61, 3), 0, 255).astype(np.uint8)
-    return Image.fromarray(np.broadcast_to(tint, (size, size, 3)).copy())
+    pixels = np.broadcast_to(tint, (size, size, 3)).copy()
+    pixels[0, :2] = rng.integers(0, 256, (2, 3))  # where the tint is cut off at the colour itself, too
+    return Image.fromarray(pixels)
 
 
 def make_photos(folder: Path, n: int = 24) -> Path:

@@ -42,7 +42,7 @@ class Summarizer(api.Summarizer):
 class Generator(api.Generator):
     name = "right"
 
-    def generate(self, requests: Sequence[api.ImageRequest]) -> list[Image.Image]:
+    def generate(self, requests: Sequence[api.ImageRequest]) -> Sequence[Image.Image | None]:
         return [self.one(request) for request in requests]
 
     def one(self, request: api.ImageRequest) -> Image.Image:
@@ -222,6 +222,18 @@ class LoudConcepts(Summarizer):
 class SeedsAreIgnored(Generator):
     def one(self, request: api.ImageRequest) -> Image.Image:
         return self.noise(np.random.default_rng(list(request.concept.encode())))
+
+
+class OutOfOrder(Generator):
+    def generate(self, requests: Sequence[api.ImageRequest]) -> list[Image.Image | None]:
+        return [None if request.number == 3 else self.one(request) for request in requests]
+
+
+class OneForAll(Generator):
+    """Nothing is wrong with this one: it has one image of each concept, and says so."""
+
+    def generate(self, requests: Sequence[api.ImageRequest]) -> list[Image.Image | None]:
+        return [None if request.number else self.one(request) for request in requests]
 
 
 class GlobalChance(Generator):

@@ -38,7 +38,17 @@ from dnd.api.records import (
     SummaryRequest,
     Unit,
 )
-from dnd.api.settings import Config, ModelFolder, ModelName, ProbingFolder, model_folders, model_names, probing_folders
+from dnd.api.settings import (
+    Config,
+    ModelFolder,
+    ModelName,
+    ProbingFolder,
+    ProbingFolders,
+    all_probing_folders,
+    model_folders,
+    model_names,
+    probing_folders,
+)
 from dnd.api.truth import Truth, read_truth
 from dnd.api.words import base_form
 from dnd.errors import DeviceError, DndError, ItemError, ModelError, PluginError, UsageError
@@ -71,6 +81,7 @@ __all__ = [
     "Plugin",
     "PluginError",
     "ProbingFolder",
+    "ProbingFolders",
     "ProbingSet",
     "Runtime",
     "Scorer",
@@ -81,6 +92,7 @@ __all__ = [
     "Truth",
     "Unit",
     "UsageError",
+    "all_probing_folders",
     "auc",
     "base_form",
     "derive_seed",

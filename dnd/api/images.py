@@ -29,6 +29,7 @@ _SURE = _KINDS - {"DIB", "PCX", "SGI", "TGA"}
 """Those whose files say what they are in their first bytes."""
 _NARROW = 32
 """Of 256 steps: an image of 12 bits or fewer in 16, or of 8 bits in 32, has less between its darkest and brightest."""
+_UNREADABLE = b"unreadable"
 _ROWS = 256
 """Of a grey image that are converted at a time."""
 _BIG = 1 << 24
@@ -157,6 +158,14 @@ class ImageFolder(ProbingSet):
             total.update(os.fsencode(path) + b"\0" + content)
         return total.hexdigest()
 
+    def halves(self) -> tuple[list[int], list[int]]:
+        """Indices of the images to probe with, and of those to test candidates by where a generator shows images of the
+        folder: by each file's sha256, so that copies of a file are in one half. Unreadable files are to be probed."""
+        halves: tuple[list[int], list[int]] = [], []
+        for index, content in enumerate(self.contents()):
+            halves[content != _UNREADABLE and content[-1] % 2].append(index)
+        return halves
+
     def contents(self) -> Iterator[bytes]:
         """Each file's sha256."""
         for path in self.paths:
@@ -169,7 +178,7 @@ def file_digest(path: Path) -> bytes:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:
-        return b"unreadable"
+        return _UNREADABLE
 
 
 def _images_below(folder: Path) -> tuple[list[str], int]:

@@ -132,8 +132,9 @@ class Summarizer(Backend):
 
 class Generator(Backend):
     @abstractmethod
-    def generate(self, requests: Sequence[ImageRequest]) -> list[Image]:
-        """One RGB image per request, which depends on nothing but the request."""
+    def generate(self, requests: Sequence[ImageRequest]) -> Sequence[Image | None]:
+        """One RGB image per request, which depends on nothing but the request; None where there are no more images of
+        the concept than those of lower numbers. A concept with few images is not scored."""
 
     def image_size(self) -> tuple[int, int] | None:
         """(width, height) in pixels of its images, at most, for `dnd doctor`; None where that is not known."""

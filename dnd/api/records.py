@@ -56,6 +56,9 @@ class ImageRequest:
 
     concept: str
     seed: int
+    number: int = 0
+    """Which of the concept's images it is, from 0 on: all have other seeds. A generator that shows images it has, and
+    makes none, gives another one for each number, and None where it has no more."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Evidence:
     concepts: tuple[str, ...]
     """The candidates, distinct."""
     images: tuple[tuple[Picture, ...], ...]
-    """Synthetic images of each candidate: n_concepts x n_images. Fewer of some, the first ones, in `Scorer.bound`."""
+    """Synthetic images of each candidate: n_concepts x n_images. Those of a candidate of which the generator has fewer
+    are repeated in their order. Fewer of some, the first ones, in `Scorer.bound`."""
     activations: npt.NDArray[np.float32]
     """(n_concepts, n_images): the unit's pooled activation on each of them. NaN for images to come."""
     sample: tuple[Picture, ...]

@@ -50,7 +50,11 @@ class _Marker:
 ModelName = Annotated[str, _Marker("model")]
 """Type of a setting that names a model: the core then verifies it, plans for it and keys results by its digest."""
 ProbingFolder = Annotated[Path, _Marker("probing folder")]
-"""Type of a setting that is the run's probing folder where the run file does not say another."""
+"""Type of a setting that is the run's probing folder where the run file does not say another. Of a folder that is both
+a generator's and probed, `dnd.api.ImageFolder.halves` says which images the run probes with, and which are left to the
+generator."""
+ProbingFolders = Annotated[tuple[Path, ...], _Marker("probing folders")]
+"""Type of a setting that the core fills: all folders that the run probes with."""
 
 
 def _folder(path: Path) -> Path:
@@ -85,6 +89,11 @@ def model_folders(config: pydantic.BaseModel) -> dict[str, Path]:
 def probing_folders(config: type[pydantic.BaseModel]) -> list[str]:
     """The settings of type `dnd.api.ProbingFolder`, optional or not."""
     return _marked(config, "probing folder")
+
+
+def all_probing_folders(config: type[pydantic.BaseModel]) -> list[str]:
+    """The settings of type `dnd.api.ProbingFolders`."""
+    return _marked(config, "probing folders")
 
 
 def _marked(config: type[pydantic.BaseModel], meaning: str) -> list[str]:

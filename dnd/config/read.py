@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from dnd.api import Config, Method, Plugin, Scorer, Summarizer, probing_folders
+from dnd.api import Config, Method, Plugin, Scorer, Summarizer, all_probing_folders, probing_folders
 from dnd.config.calibration import CalibrationFile
 from dnd.config.problems import Problems
 from dnd.config.run import (
     BACKENDS,
     CORE_SECTIONS,
+    HALF,
     OWN_METHOD,
     UNUSED,
     Choice,
@@ -66,8 +68,19 @@ def _build(tables: Mapping[str, Any], registry: Registry, live_target: bool) -> 
         },
         "general": problems.check("", General, rest, also=sections) or General(),
     }
+    parts["probing"] = _halved(parts["probing"], parts["generator"])
     _check_calibration(parts["labels"], parts["scorer"], problems)
     return Run(**parts), problems
+
+
+def _halved(probing: Sequence[Choice], generator: Choice | None) -> tuple[Choice, ...]:
+    """Of a folder whose images the generator shows, half are probed with: what suggests a concept does not test it."""
+    config = generator.config if generator else Config()
+    shown = {Path(folder).resolve() for key in probing_folders(type(config)) if (folder := getattr(config, key))}
+    return tuple(
+        replace(choice, config=HALF) if choice.kind == "folder" and Path(choice.name).resolve() in shown else choice
+        for choice in probing
+    )
 
 
 def _check_calibration(labels: Labels, scorer: Choice | None, problems: Problems) -> None:
@@ -153,6 +166,7 @@ class _Reader:
     def _fill_folders(self, section: str, settings: dict[str, Any]) -> bool:
         """The probing folder for settings of type `ProbingFolder` that name no other; False where one is missing."""
         cls = self._class(section)
+        settings |= {key: self.folders for key in (all_probing_folders(cls.Config) if cls else ())}
         for key in probing_folders(cls.Config) if cls else ():
             if settings.get(key, _PROBING) != _PROBING:
                 continue

@@ -186,6 +186,16 @@ class Choice:
     config: Config
 
 
+class FolderConfig(Config):
+    """Of a folder of probing images; no setting of the user's."""
+
+    half: bool = False
+    """Only half of the images are probed with: the generator shows the others (`dnd.api.ImageFolder.halves`)."""
+
+
+HALF = FolderConfig(half=True)
+
+
 @dataclass(frozen=True)
 class TargetChoice(Choice):
     layers: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from dnd.evaluation.clip import BATCH, Clip
 from dnd.evaluation.estimates import Pairs
 from dnd.evaluation.reopen import Opened
 from dnd.evaluation.tables import Row
-from dnd.pipeline.images import image_stage
+from dnd.pipeline.images import image_stage, repeated, too_few
 
 Floats = npt.NDArray[np.float64]
 HELD_OUT = 512
@@ -47,6 +47,8 @@ class OnImages:
 def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnImages:
     """Figures of labelled units, each by its first label; a label without images is left out and noted."""
     digests, missing = image_stage(opened.job, {row.labels[0]: range(opened.job.run.images.n) for row in rows})
+    most = opened.job.run.images.n
+    missing |= {label: reason for label, own in digests.items() if (reason := too_few([*own.values()], most))}
     notes = [f"not generated: {label!r} ({reason})" for label, reason in missing.items()]
     rows = [row for row in rows if row.labels[0] not in missing]
     if not rows:
@@ -55,7 +57,9 @@ def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnI
     held_out, source = _held_out(opened)
     if source == "sample":
         notes.append("the probing set is too small to hold images out: its random images may have chosen the labels")
-    drawn = [opened.job.store.picture(digest) for label in labels for digest in digests[label].values()]
+    drawn = [
+        opened.job.store.picture(digest) for label in labels for digest in repeated([*digests[label].values()], most)
+    ]
     repeated = len({picture.digest for picture in drawn} & opened.seen().drawn)
     if repeated:
         notes.append(f"{repeated} of {len(drawn)} generated images were among those that chose the labels")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dnd.api import Plugin, ProbingSet, Runtime, Target, Unit
-from dnd.config.run import Choice, Run
+from dnd.config.run import HALF, Choice, Run
 from dnd.config.units import SHOWN, parse_units
 from dnd.errors import DndError, UsageError
 from dnd.plugin.guard import guard
@@ -63,7 +63,9 @@ class Builder:
     def probing(self, choices: Sequence[Choice], digests: Path | None = None) -> ProbingSet:
         """The probing set, or several as one. `digests` is a file that remembers the digests of folders."""
         sets: list[ProbingSet] = [
-            FolderSet(Path(choice.name), digests) if choice.kind == "folder" else self.plugin(choice)
+            FolderSet(Path(choice.name), digests, half=choice.config == HALF)
+            if choice.kind == "folder"
+            else self.plugin(choice)
             for choice in choices
         ]
         return sets[0] if len(sets) == 1 else UnionSet(sets)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dnd.api import Backend, Method, ProbingSet, Runtime, Unit, model_folders
 from dnd.config.read import build_run
-from dnd.config.run import OWN_METHOD, Run
+from dnd.config.run import HALF, OWN_METHOD, Run
 from dnd.config.tables import flatten
 from dnd.errors import DamagedError, DndError, StoreError, UsageError
 from dnd.files import read_text
@@ -152,7 +152,7 @@ def _execute(
         models = {name: weights.digest(name) for name in run.models()} | _folders(run)
         layers = {layer: str(reading) for layer, reading in hooked.readings.items()}
         known = {"models": models, "target": identity, "layers": layers, "hooks": hooks}
-        facts = {**known, **_facts(exemplars, run.exemplars.k), "units": statuses}
+        facts = {**known, **_facts(exemplars, run), "units": statuses}
         write_provenance(
             out,
             all_stats,
@@ -201,14 +201,15 @@ def _stages(
     return exemplars, label_units(job, hooked, identity, exemplars, units)
 
 
-def _facts(exemplars: ExemplarResult, k: int) -> dict[str, Any]:
+def _facts(exemplars: ExemplarResult, run: Run) -> dict[str, Any]:
     """What run.json says of the probing images."""
     probing = {
         "images": exemplars.n_images,
         "duplicates": exemplars.duplicates,
         "unreadable": dict(exemplars.unreadable),
+        "half": [choice.name for choice in run.probing if choice.config == HALF],
     }
-    return {"probing": probing, "no_crops": exemplars.no_crops, "notes": list(_notes(exemplars, k))}
+    return {"probing": probing, "no_crops": exemplars.no_crops, "notes": list(_notes(exemplars, run.exemplars.k))}
 
 
 def _notes(exemplars: ExemplarResult, k: int) -> Iterator[str]:

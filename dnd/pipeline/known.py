@@ -25,11 +25,16 @@ class Known:
     """Of each exemplar, None where it failed; empty without a captioner."""
     concepts: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
     images: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By concept, digests of the images made so far, in the order of their seeds; empty without a generator."""
+    """By concept, digests of the images made so far, in the order of their seeds, repeated where there are fewer than
+    wanted; empty without a generator."""
     counts: dict[Unit, dict[str, int]] = field(default_factory=dict)
     """How many of a candidate's images a unit needed: it knows of no more, so that no other unit changes its answer."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Concepts whose images could not be made, and why."""
+    """Concepts that cannot be scored for want of images, and why."""
+    scarce: set[str] = field(default_factory=set)
+    """Those of them of which nothing failed: there are too few."""
+    unseen: dict[Unit, str] = field(default_factory=dict)
+    """Units all of whose concepts are scarce, and why they are uninterpretable."""
     activations: dict[Unit, npt.NDArray[np.float32]] = field(default_factory=dict)
     """(n_concepts, n_images), NaN for images not made; empty without a generator."""
     scores: dict[Unit, dict[str, float]] = field(default_factory=dict)

@@ -33,7 +33,7 @@ def label_units(
 
     def left() -> list[Unit]:
         """Those that still may get a label."""
-        return [unit for unit in units if unit not in too_few and unit not in job.failed]
+        return [unit for unit in units if unit not in too_few and unit not in job.failed and unit not in known.unseen]
 
     if job.run.captioner.name != UNUSED:
         known.captions = caption_stage(job, exemplars, left())
@@ -46,7 +46,8 @@ def label_units(
             known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
     if known.n_images:
         known.controls = _controls(known, hooked, identity, left())
-    return (_abstained(known, unit, too_few[unit]) if unit in too_few else _result(known, unit) for unit in units)
+    known.unseen |= too_few
+    return (_result(known, unit) for unit in units)
 
 
 def _controls(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> Controls:
@@ -68,19 +69,15 @@ def _control_aucs(known: Known, unit: Unit, evidence: Evidence) -> dict[str, flo
     return {concept: control_auc(row, controls) for concept, row in rows.items() if np.isfinite(row).all()}
 
 
-def _abstained(known: Known, unit: Unit, reason: str) -> UnitResult:
-    label = Label(unit, "uninterpretable", (), reason)
-    exemplars = known.exemplars
-    return UnitResult.of(label, exemplars=exemplars.exemplars[unit], baseline=exemplars.baseline(unit))
-
-
 def _result(known: Known, unit: Unit) -> UnitResult:
-    reason = known.job.failed.get(unit)
-    if reason is None:
-        label, candidates, dropped = _judged(known, unit)
+    unseen, failed = known.unseen.get(unit), known.job.failed.get(unit)
+    if unseen is None and failed is None:
+        label, candidates = _judged(known, unit)
     else:
-        label, dropped = Label(unit, "failed", (), reason), ()
+        label = Label(unit, "failed", (), failed) if failed else Label(unit, "uninterpretable", (), unseen or "")
         candidates = tuple(Candidate(concept=concept) for concept in known.concepts.get(unit, ()))
+    lost = [concept for concept in known.concepts.get(unit, ()) if concept in known.missing]
+    dropped = () if failed else tuple(Dropped(concept=one, reason=known.missing[one]) for one in lost)
     return UnitResult.of(
         label,
         exemplars=captioned(known.exemplars.exemplars[unit], known.captions.get(unit, ())),
@@ -98,7 +95,7 @@ def captioned(exemplars: Sequence[Exemplar], captions: Sequence[str | None]) -> 
     return tuple(exemplar.model_copy(update={"caption": caption}) for exemplar, caption in pairs)
 
 
-def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tuple[Dropped, ...]]:
+def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...]]:
     labels, scores, bounds = known.job.run.labels, known.scores[unit], known.bounds.get(unit, {})
     evidence = known.evidence(unit, known.candidates(unit))
     seen = [row[: len(own)] for row, own in zip(evidence.activations, evidence.images, strict=True)]
@@ -126,11 +123,10 @@ def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...], tup
             auc=aucs.get(concept),
             control_auc=control_aucs.get(concept),
             images=tuple(
-                StoredImage(digest=picture.digest, activation=float(value))
-                for picture, value in zip(images, row, strict=True)
+                StoredImage(digest=digest, activation=value)
+                for digest, value in dict(zip((one.digest for one in images), row.tolist(), strict=True)).items()
             ),
         )
         for concept, images, row in zip(evidence.concepts, evidence.images, seen, strict=True)
     )
-    lost = [concept for concept in known.concepts[unit] if concept in known.missing]
-    return label, candidates, tuple(Dropped(concept=one, reason=known.missing[one]) for one in lost)
+    return label, candidates

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from dnd.api import N_LABELS, Bound, Scorer, Unit, ranked
 from dnd.pipeline.activations import activation_stage
-from dnd.pipeline.images import image_stage
+from dnd.pipeline.images import image_stage, repeated, too_few
 from dnd.pipeline.known import Known
 from dnd.pipeline.scores import bound_stage, score_stage
 from dnd.target.hooked import HookedTarget
@@ -67,13 +68,45 @@ class _Rounds:
         new = {concept: range(len(known.images.get(concept, ())), n) for concept, n in most.items()}
         made, missing = image_stage(job, {concept: numbers for concept, numbers in new.items() if numbers})
         known.missing |= missing
+        for concept in made:
+            self._keep_images(concept, new[concept], made)
         for unit in self.left():
             if not known.candidates(unit):
-                job.failed[unit] = known.missing[known.concepts[unit][0]]
+                self._give_up(unit)
         candidates = {unit: known.concepts[unit] for unit in self.left()}
+        made = {concept: images for concept, images in made.items() if concept not in known.missing}
         activation_stage(job, self.hooked, self.identity, candidates, made, known.activations)
-        for concept, images in made.items():
-            known.images[concept] = (*known.images.get(concept, ()), *images.values())
+
+    def _keep_images(self, concept: str, wanted: range, made: dict[str, dict[int, str]]) -> None:
+        """Add a concept's new images to the known ones, or say why it cannot be scored. Where the generator has no
+        more, those there are take the places of those that are missing."""
+        known, n = self.known, self.known.n_images
+        images = (*known.images.get(concept, ()), *made[concept].values())
+        over = len(made[concept]) < len(wanted)
+        reason = too_few(images, n) if over or len(images) == n else ""
+        if not self.exemplars.isdisjoint(images):
+            reason = "its images are exemplars of units: what suggests a concept cannot test it"
+        if reason:
+            known.missing[concept] = reason
+            known.scarce.add(concept)
+        if over and concept not in known.missing:
+            images = repeated(images, n)
+            made[concept] = dict(enumerate(images))
+        known.images[concept] = images
+
+    @cached_property
+    def exemplars(self) -> frozenset[str]:
+        """Digests of those of all units."""
+        known = self.known
+        return frozenset(digest for unit in known.concepts for digest, _ in known.exemplars.images(unit))
+
+    def _give_up(self, unit: Unit) -> None:
+        """A unit none of whose candidates can be scored has failed; or it means nothing that the images show."""
+        known, concepts = self.known, self.known.concepts[unit]
+        if failed := [known.missing[concept] for concept in concepts if concept not in known.scarce]:
+            known.job.failed.setdefault(unit, failed[0])
+        else:
+            known.unseen[unit] = "; ".join(f"{concept!r}: {known.missing[concept]}" for concept in concepts)
 
     def by_bound(self, places: int, enough: int) -> None:
         """Until the first `places` candidates of every unit cannot change, and the first has all its images. `enough`
@@ -121,7 +154,7 @@ class _Rounds:
             for unit, concepts in alive.items():
                 alive[unit] = [concept for concept in concepts if concept not in known.missing]
                 if not alive[unit]:
-                    job.failed.setdefault(unit, known.missing[concepts[0]])
+                    self._give_up(unit)
             several = [unit for unit in self.left() if len(alive[unit]) > 1 and n < known.n_images]
             scores = score_stage(job, several, lambda unit, n=n: known.evidence(unit, alive[unit], n))  # type: ignore[misc]
             for unit, own in scores.items():

@@ -47,16 +47,18 @@ def checked_concepts(answer: Sequence[str], at_most: int) -> list[str]:
     return distinct
 
 
-def checked_images(answers: Sequence[Image], n: int) -> list[Image]:
-    """n images as RGB."""
+def checked_images(answers: Sequence[Image | None], n: int) -> list[Image | None]:
+    """n images as RGB; None for those that there are not."""
     from PIL import Image
 
     for answer in counted(answers, n):
+        if answer is None:
+            continue
         if not isinstance(answer, Image.Image):
             raise PluginError(f"not an image but {type(answer).__name__}")
         if min(answer.size) < _LEAST_SIDE or max(answer.size) > _MOST_SIDE:
             raise PluginError(f"not an image of a usable size: {answer.width}x{answer.height}")
-    return [answer.convert("RGB") for answer in answers]
+    return [answer and answer.convert("RGB") for answer in answers]
 
 
 def checked_scores(answer: Sequence[float], n: int) -> list[float]:

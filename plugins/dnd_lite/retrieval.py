@@ -1,15 +1,14 @@
-"""Generator `retrieval`: shows a concept by the photos of a folder that match it best, inventing nothing."""
+"""Generator `retrieval`: shows a concept by the photos of a folder that match it, inventing nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import pydantic
 
-from dnd.api import Config, Generator, ImageRequest, ProbingFolder, Runtime
+from dnd.api import Config, Generator, ImageRequest, ProbingFolder, ProbingFolders, Runtime
 from dnd_lite.index import Index, Vocabulary, build_index, listing_digest
 from dnd_lite.networks import Variant
 from dnd_lite.tagger import Recogniser
@@ -20,15 +19,21 @@ if TYPE_CHECKING:
 
 class RetrievalConfig(Config):
     folder: ProbingFolder
-    """Where the photos are: those of the probing set unless others are named, which is better."""
+    """Where the photos are. Those of the probing set unless others are named, which is better: half of them are then
+    left to the generator, and only the other half is probed with."""
+    probing: ProbingFolders = ()
+    """The folders that are probed with: no photo is shown that is in one of them too, nor nearly. Filled in."""
     listing: str = ""
-    """Digest of the photos' names and sizes; filled in, so that a change of the folder is noticed."""
+    """Digest of the photos in `folder`; filled in, so that a change is noticed."""
+    probed: str = ""
+    """Digest of the photos in `probing`; filled in."""
     variant: Variant = 2
     """Which Lite network looks at the photos."""
-    nearest: int = pydantic.Field(10, ge=1)
-    """Photos per concept, at most."""
+    match: float = pydantic.Field(0.2, gt=0, le=1)
+    """How sure it must be that a photo shows the concept."""
     longest: int = pydantic.Field(400, ge=64)
     """Longer side of the images given, px."""
+    removed: ClassVar[Mapping[str, str]] = {"nearest": "images.n says how many photos are shown, generator.match which"}
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -36,22 +41,19 @@ class RetrievalConfig(Config):
         if not isinstance(values, dict) or not isinstance(values.get("folder"), str | Path):
             return values
         folder = Path(values["folder"]).expanduser().absolute()
-        listing = listing_digest(folder)
+        listing = listing_digest([folder])
         if values.get("listing", listing) not in (listing, ""):
             raise ValueError(f"other photos are in {folder} now: remove generator.listing to use them")
-        return {**values, "folder": folder, "listing": listing}
+        probed = listing_digest(map(Path, values.get("probing", ())))
+        return {**values, "folder": folder, "listing": listing, "probed": probed}
 
 
 class Retrieval(Generator):
     """Photos of a folder that match a concept, in place of synthetic images: nothing is invented.
 
-    A concept's photos are those with at least half the best one's match, `nearest` of them at most.
-
-    A request's seed is an opaque number and a request knows nothing of the others, so the seed draws one of
-    these photos, all alike: other seeds give other photos as often as chance and the folder have it. Where a
-    folder has one photo of a concept, every seed gives that one; two concepts with the same photos then score
-    alike, and the earlier candidate wins. A concept of which no word is known may be any photo of the folder:
-    that drives a unit no more than chance does.
+    A concept's images are the photos that match it, the best first, each once; where there are no more, there is none.
+    Photos that the run probes with, and near copies of them, are not shown. A concept of which no word is known has no
+    photos.
     """
 
     name = "retrieval"
@@ -64,8 +66,9 @@ class Retrieval(Generator):
         self._vocabulary: Vocabulary | None = None
 
     def load(self) -> None:
+        c = self.config
         self._vocabulary = Vocabulary()
-        self._index = build_index(self.config.folder, Recogniser(self.config.variant, self.runtime.device))
+        self._index = build_index(c.folder, c.probing, Recogniser(c.variant, self.runtime.device))
 
     def close(self) -> None:
         self._index = self._vocabulary = None
@@ -73,13 +76,15 @@ class Retrieval(Generator):
     def image_size(self) -> tuple[int, int]:
         return self.config.longest, self.config.longest
 
-    def generate(self, requests: Sequence[ImageRequest]) -> list[Image]:
+    def generate(self, requests: Sequence[ImageRequest]) -> list[Image | None]:
         return [self._show(request) for request in requests]
 
-    def _show(self, request: ImageRequest) -> Image:
+    def _show(self, request: ImageRequest) -> Image | None:
         assert self._index is not None, "used outside of `with`"
         assert self._vocabulary is not None
-        numbers = self._index.nearest(self._vocabulary.parts(request.concept), self.config.nearest)
-        photo = self._index.photos.open(int(np.random.default_rng(request.seed).choice(numbers)))
+        numbers = self._index.matching(self._vocabulary.parts(request.concept), self.config.match)
+        if request.number >= len(numbers):
+            return None
+        photo = self._index.photos.open(int(numbers[request.number]))
         photo.thumbnail((self.config.longest, self.config.longest))
         return photo

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+NOTHING = "a photo"
+"""The caption of a photo in which nothing is recognised."""
+
+
 class Recogniser:
     """A Lite network that says which ImageNet classes an image shows."""
 
@@ -43,7 +47,7 @@ def caption_of(probabilities: npt.NDArray[np.float32], shares: dict[str, float],
     order = np.argsort(-probabilities, kind="stable")[:most]
     tags = dict.fromkeys(class_name(int(i)) for i in order if probabilities[i] >= threshold)
     named = ", ".join(f"{'an' if tag[0] in 'aeiou' else 'a'} {tag}" for tag in tags)
-    return "; ".join(part for part in (named, look.describe(shares)) if part) or "a photo"
+    return "; ".join(part for part in (named, look.describe(shares)) if part) or NOTHING
 
 
 class TaggerConfig(Config):

@@ -19,6 +19,7 @@ from dnd.api import (
     Generator,
     ModelName,
     ProbingFolder,
+    ProbingFolders,
     ProbingSet,
     Scorer,
     Summarizer,
@@ -26,7 +27,7 @@ from dnd.api import (
     model_names,
 )
 from dnd.config.read import build_run, read_run
-from dnd.config.run import Run
+from dnd.config.run import HALF, Run
 from dnd.config.tables import RUNFILES, parse_setting, read_tables
 from dnd.config.units import parse_units, unit_text
 from dnd.errors import PluginError, UsageError
@@ -49,6 +50,7 @@ class Sampled(Config):
 
 class Shows(Config):
     folder: ProbingFolder
+    probing: ProbingFolders = ()
 
 
 class Net(Config):
@@ -227,6 +229,18 @@ def test_an_unknown_target_may_be_an_architecture(monkeypatch: pytest.MonkeyPatc
         build_run(tables(target={"name": "resnet50", "layers": ["a"]}), registry)
     assert "--target zoo --set target.architecture=resnet50 --set target.weights=FILE" in caught.value.hint
     assert "--target my_models:net" in caught.value.hint
+
+
+def test_a_folder_that_the_generator_shows_is_probed_by_half() -> None:
+    """Whatever else is probed, and by whatever path; a folder that it does not show is probed whole."""
+    shows = {"backend": "shows", "folder": "tests/../tests"}
+    run = build_run(tables(generator=shows, probing={"sets": ["tests", "./docs"]}), REGISTRY)
+    assert [choice.config == HALF for choice in run.probing] == [True, False]
+    assert run.generator.config.probing == (Path("tests").absolute(), Path("docs").absolute())
+    again = build_run(tomllib.loads(run.to_toml()), REGISTRY)
+    assert again == run
+    run = build_run(tables(generator={"backend": "shows", "folder": "docs"}, probing={"set": "tests"}), REGISTRY)
+    assert [choice.config == HALF for choice in run.probing] == [False]
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -378,7 +378,8 @@ def draw_for_green(bad: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (Image.new("RGB", (1, 1)), "images: not an image of a usable size: 1x1"),
         (Image.new("L", (9000, 10)), "images: not an image of a usable size: 9000x10"),
-        (None, "images: not an image but NoneType"),
+        ("green", "images: not an image but str"),
+        (None, "only 0 images show it"),
     ],
 )
 def test_a_candidate_that_cannot_be_drawn_is_dropped_and_the_rest_are_judged(
@@ -396,13 +397,56 @@ def test_a_candidate_that_cannot_be_drawn_is_dropped_and_the_rest_are_judged(
 def test_a_unit_none_of_whose_candidates_can_be_drawn_has_failed_and_a_silent_one_keeps_its_evidence(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw_for_green(None, monkeypatch)
+    draw_for_green("green", monkeypatch)
     result = label(photos, tmp_path / "run", concepts={"n": 1}, labels={"min_score": 2.0})
     assert result.labels[1].status == "failed"
-    assert result.labels[1].reason == "images: not an image but NoneType"
+    assert result.labels[1].reason == "images: not an image but str"
     assert "explains too little" in result.labels[0].reason
     silent = json.loads((tmp_path / "run" / "labels.jsonl").read_text().splitlines()[3])
     assert (len(silent["exemplars"]), silent["sample"]["n"]) == (0, 12)
+
+
+def show(images: dict[str, list[Image.Image]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator has these images of a concept and no others."""
+
+    def shown(self: object, requests: list[api.ImageRequest]) -> list[Image.Image | None]:
+        return [dict(enumerate(images[one.concept])).get(one.number) for one in requests]
+
+    monkeypatch.setattr(toys.Generator, "generate", shown)
+
+
+def test_a_candidate_that_few_images_show_is_not_scored(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three different ones are enough, beside four of another; the same one four times is one."""
+    red, green = [toys.flat("red", seed) for seed in range(100, 104)], [toys.flat("green", s) for s in range(100, 103)]
+    show({"red": red, "green": green, "blue": [toys.flat("blue", 100)] * 4}, monkeypatch)
+    result = label(photos, tmp_path / "run")
+    assert [one.status for one in result.labels[:3]] == ["labelled", "labelled", "uninterpretable"]
+    assert [one.labels[0][0] for one in result.labels[:2]] == ["red", "green"]
+    unit = result.unit(0)
+    assert {one.concept: len(one.images) for one in unit.candidates} == {"red": 4, "green": 3}
+    assert np.isfinite([shown.activation for one in unit.candidates for shown in one.images]).all()
+    assert [one.auc > 0.8 for one in unit.candidates if one.auc is not None] == [True, False]
+    assert [(one.concept, one.reason) for one in unit.dropped] == [("blue", "only 1 image shows it")]
+    alone = label(photos, tmp_path / "alone", concepts={"n": 1})
+    assert (alone.labels[2].status, alone.labels[2].reason) == ("uninterpretable", "'blue': only 1 image shows it")
+    assert label(photos, tmp_path / "again").exit_code == 0
+    assert stages(tmp_path / "again")["images"]["computed"] == 0
+
+
+@pytest.mark.parametrize("stopping", ["off", "exact", "economy"])
+def test_what_suggested_a_concept_does_not_test_it(
+    stopping: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator that shows a unit's exemplars."""
+    made = {colour: [toys.flat(colour, seed) for seed in range(100, 104)] for colour in toys.COLOURS}
+    show(made | {"red": [toys.flat("red", number) for number in range(0, 24, 3)]}, monkeypatch)
+    images = {"n": 4, "early_stopping": stopping}
+    result = label(photos, tmp_path / "run", exemplars={"k": 8, "sample": 12, "crops": False}, images=images)
+    assert [one.concept for one in result.unit(0).dropped] == ["red"]
+    assert "exemplars" in result.unit(0).dropped[0].reason
+    assert [result.unit(unit).concept for unit in (1, 2)] == ["green", "blue"]
 
 
 def test_a_unit_goes_on_without_the_captions_that_failed(

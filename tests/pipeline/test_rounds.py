@@ -47,8 +47,11 @@ class Generator(toys.Generator):
     def one(self, request: api.ImageRequest) -> Image.Image:
         if request.concept in toys.MOOD.fail_on:
             raise RuntimeError(f"cannot do {request.concept}")
-        shade = np.random.default_rng(request.seed).integers(-60, 61, 3)
-        return Image.new("RGB", (12, 12), tuple(int(x) for x in np.clip(PALETTE[request.concept] + shade, 0, 255)))
+        chance = np.random.default_rng(request.seed)
+        shade = np.clip(PALETTE[request.concept] + chance.integers(-60, 61, 3), 0, 255)
+        image = Image.new("RGB", (12, 12), tuple(int(x) for x in shade))
+        image.putpixel((0, 0), tuple(int(x) for x in chance.integers(0, 256, 3)))  # no two are the same
+        return image
 
 
 class Bounded(toys.Scorer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from dnd.config.read import read_run
 from dnd.pipeline.build import chosen_units
 from dnd.plugin.registry import Registry
 from dnd_lite import look
+from dnd_lite.frequency import TagFrequency, rank_tags, tags
 from dnd_lite.words import WordStatistics, phrases, rank_phrases
 
 RUNTIME = Runtime("cpu", lambda name: Path(name))
 ESPRESSO, EGYPTIAN_CAT, ROCKET = 967, 285, 657
 """The first answers of Lite0 to coffee.png and chelsea.png, and its "missile" to rocket.jpg."""
 PHOTOS = ("coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png", "brick.png", "grass.png")
+PHOTOS_AS_SAVED = sorted(Path(name).with_suffix(".png").name for name in PHOTOS)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,34 @@ def test_word_statistics_does_not_depend_on_the_batch_and_says_when_there_is_not
     assert together[1] == ["boat"]
     with pytest.raises(ItemError, match="no word"):
         summarizer.summarize([SummaryRequest(("a photo",), 3, 0)])
+
+
+def test_tags_that_many_photos_have_come_after_those_that_few_have() -> None:
+    assert tags("a tabby, an egyptian cat; grey and brown, striped") == [
+        "tabby",
+        "egyptian cat",
+        "grey",
+        "brown",
+        "striped",
+    ]
+    assert tags("white, plain") == ["white", "plain"]
+    assert tags("a photo") == []
+    captions = ["a lynx; white", "a tabby; white", "a tabby; white and grey", "a photo"]
+    frequency = {"lynx": 1, "tabby": 2, "white": 100}
+    # lynx 1 / 1, tabby (1/2 + 1/3) / sqrt 2, white (1 + 1/2 + 1/3) / 10, grey, which no photo of the folder has, 1/3
+    assert rank_tags(captions, frequency, 1.0, 0.5) == ["lynx", "tabby", "grey", "white"]
+    assert rank_tags(captions, frequency, 1.0, 0.0)[0] == "white"
+
+
+@needs.lite
+def test_tag_frequency_counts_the_photos_of_its_folder(photos: Path) -> None:
+    with TagFrequency(TagFrequency.Config(folder=photos, variant=0), RUNTIME) as summarizer:
+        assert summarizer._frequency is not None
+        assert summarizer._frequency["espresso"] == 1
+        requests = [SummaryRequest(("an espresso; red", "a cup; brown"), 3, 0), SummaryRequest(("a photo",), 3, 0)]
+        assert summarizer.summarize(requests[:1]) == [["espresso", "red", "cup"]]
+        with pytest.raises(ItemError, match="name nothing"):
+            summarizer.summarize(requests)
 
 
 GRID = np.mgrid[:200, :200]
@@ -180,17 +211,47 @@ def test_retrieval_shows_the_concept_and_only_the_request_decides(photos: Path) 
 
         def best(concept: str) -> str:
             parts = generator._vocabulary.parts(concept)
-            return generator._index.photos.image_name(int(generator._index.nearest(parts, 10)[0]))
+            return generator._index.photos.image_name(int(generator._index.matching(parts, 1e-9)[0]))
 
         assert best("espresso") == "coffee.png"
-        assert best("green rough") in ("grass.png", "brick.png")
+        assert best("grey rough") in ("grass.png", "brick.png")
         assert best("brown cat") == best("egyptian cat") == "chelsea.png"
-        requests = [ImageRequest("grey", seed) for seed in range(2**62, 2**62 + 9)] + [ImageRequest("zorp", 3)]
+        requests = [ImageRequest("grey", 9 - number, number) for number in range(9)] + [ImageRequest("zorp", 3)]
         together = generator.generate(requests)
         alone = [generator.generate([request])[0] for request in reversed(requests)][::-1]
-    assert [image.tobytes() for image in together] == [image.tobytes() for image in alone]
-    assert len({image.tobytes() for image in together}) > 1
-    assert all(max(image.size) <= 400 and image.mode == "RGB" for image in together)
+    made = [image for image in together if image is not None]
+    assert [one and one.tobytes() for one in together] == [one and one.tobytes() for one in alone]
+    assert together == [*made, *[None] * (len(requests) - len(made))]
+    assert len({image.tobytes() for image in made}) == len(made) > 1
+    assert all(max(image.size) <= 400 and image.mode == "RGB" for image in made)
+
+
+@needs.lite
+def test_retrieval_shows_no_photo_that_is_probed_with_in_any_form(photos: Path, tmp_path: Path) -> None:
+    from dnd_lite.retrieval import Retrieval
+
+    def shown(**settings: Path | tuple[Path, ...]) -> set[str]:
+        with Retrieval(Retrieval.Config(variant=0, **settings), RUNTIME) as generator:
+            index = generator._index
+            assert index is not None
+            return {index.photos.image_name(int(number)) for number in index.shown}
+
+    forms = tmp_path / "forms"
+    forms.mkdir()
+    with Image.open(photos / "coffee.png") as coffee, Image.open(photos / "chelsea.png") as cat:
+        coffee.save(forms / "a.jpg", quality=40)
+        coffee.resize((150, 140)).save(forms / "b.png")
+        coffee.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(forms / "c.png")
+        coffee.point(lambda value: int(value * 0.8)).save(forms / "d.png")
+        cat.save(forms / "e.png")
+    assert shown(folder=forms) == {"a.jpg", "e.png"}
+    probed = tmp_path / "probed"
+    probed.mkdir()
+    shutil.copy(photos / "coffee.png", probed / "other name.png")
+    assert shown(folder=forms, probing=(probed,)) == {"e.png"}
+    halves = [{PHOTOS_AS_SAVED[i] for i in half} for half in ImageFolder(photos).halves()]
+    assert shown(folder=photos, probing=(photos,)) == halves[1]
+    assert not halves[0] & halves[1]
 
 
 def test_retrieval_notices_other_photos(tmp_path: Path) -> None:
@@ -210,7 +271,7 @@ def test_retrieval_notices_other_photos(tmp_path: Path) -> None:
 
 @needs.lite
 def test_logits_get_the_names_of_their_classes(photos: Path, tmp_path: Path) -> None:
-    """The whole way: target, exemplars, tags, words, retrieved photos, scores."""
+    """The whole way: target, exemplars, tags, counts."""
     from dnd.config.read import read_run
     from dnd.pipeline.execute import execute
     from dnd.plugin.registry import Registry
@@ -218,7 +279,7 @@ def test_logits_get_the_names_of_their_classes(photos: Path, tmp_path: Path) -> 
 
     runfile = Path(__file__).parents[2] / "plugins" / "dnd_runfiles" / "photos.toml"
     options = {"probing.sets": [str(photos)], "target.units": [EGYPTIAN_CAT, ESPRESSO]}
-    settings = ["captioner.variant=1", "generator.variant=1", "images.n=3", "concepts.n=3", "exemplars.k=3"]
+    settings = ["captioner.variant=1", "summarizer.variant=1", "concepts.n=3", "exemplars.k=3"]
     run = read_run(runfile, Registry.load(), options=options, settings=settings)
     result = execute(run, tmp_path / "run")
     first = {label.unit.index: label.labels[0][0] for label in result.labels if label.status == "labelled"}

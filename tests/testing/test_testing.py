@@ -134,6 +134,7 @@ def test_a_right_plugin_keeps_every_rule(kind: str, tmp_path: Path, monkeypatch:
         ("summarizer", wrong.SameConceptTwice, "there is one good answer per item", "not distinct"),
         ("summarizer", wrong.LoudConcepts, "there is one good answer per item", "not in lower case: 'Dog'"),
         ("generator", wrong.SeedsAreIgnored, "another seed gives another image", "the very same image"),
+        ("generator", wrong.OutOfOrder, "another seed gives another image", "an image for a higher number"),
         ("generator", wrong.GlobalChance, "chance elsewhere is left alone", "numpy"),
         ("generator", wrong.NotRgb, "there is one good answer per item", "the image is L"),
         ("generator", wrong.NotAnImage, "there is one good answer per item", "a ndarray, not a PIL image"),
@@ -220,6 +221,11 @@ def test_a_class_within_a_function_is_told_to_move() -> None:
 def test_a_batch_size_may_be_found_while_the_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert broken("captioner", wrong.FindsItsBatch) == {}
+
+
+def test_a_generator_may_have_one_image_of_a_concept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert broken("generator", wrong.OneForAll) == {}
 
 
 def test_every_rule_has_a_plugin_that_breaks_it() -> None:
