@@ -26,13 +26,14 @@ from dnd.cli.report import report
 from dnd.cli.run import run
 from dnd.cli.screen import keep_stdout, open_screens, output_is_lost
 from dnd.cli.status import status
+from dnd.cli.verify import verify
 from dnd.errors import DndError
 from dnd.files import is_surroundings
 from dnd.offline.block import forbid_network, raise_if_tried
 from dnd.offline.environment import set_switches
 from dnd.text import plain
 
-_LEAVE_FILES = {"run", "bench", "calibrate", "eval", "group", "prune", "report"}
+_LEAVE_FILES = {"run", "bench", "calibrate", "eval", "group", "prune", "report", "verify"}
 _ELSEWHERE = (
     "Give yourself the right to it, or name another place: --out for a run, $DND_STORE for the store of its stages,"
     " $DND_MODELS and $DND_CACHE for models, $HOME for whatever has no other place."
@@ -96,7 +97,7 @@ def cli(context: click.Context, sealed: bool) -> None:
         forbid_network()
 
 
-for command in (run, report, export, status, evaluate, calibrate, find, group, prune, bench):
+for command in (run, report, export, status, verify, evaluate, calibrate, find, group, prune, bench):
     cli.add_command(command)
 for command in (plugins, models, runfiles, config, init, doctor):
     cli.add_command(command)

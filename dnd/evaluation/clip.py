@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dnd.api import Encoder, Runtime
+from dnd.api import Encoder, Runtime, model_names
+from dnd.config.run import Run
 from dnd.models.encoder import find_model
+from dnd.models.weights import Weights
 from dnd.plugin.registry import Registry
 from dnd.plugin.requirements import check_packages
 
@@ -53,3 +55,10 @@ class Clip:
     def images(self, images: Sequence[Image]) -> Floats:
         """(n, d) of RGB images."""
         return np.stack(self._encoder.encode(images))
+
+
+def clip_of(run: Run) -> str | None:
+    """The CLIP that the run itself used, if its scorer or method names one."""
+    known = Weights.default().by_name
+    names = [name for choice in (run.scorer, run.method) for name in model_names(choice.config)]
+    return next((name for name in names if name in known and known[name].role == "scorer"), None)

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dnd.api import Truth, Unit, model_names
+from dnd.api import Truth, Unit
 from dnd.api.truth import read_truth_file
-from dnd.config.run import Run
 from dnd.errors import DndError, UsageError
 from dnd.evaluation.bertscore import unrelated_f1
-from dnd.evaluation.clip import Clip
+from dnd.evaluation.clip import Clip, clip_of
 from dnd.evaluation.estimates import Figure, Pairs, Summary, spread, summarise, tidy
 from dnd.evaluation.images import image_figures
 from dnd.evaluation.intervals import FEW
@@ -147,7 +146,7 @@ def evaluate(source: Path, options: Options, meter: Meter) -> Evaluation:
         raise UsageError(_NOTHING, "Give --truth FILE, or --images 20: so many images are generated of each label.")
     if source.is_dir() and (source / "run.toml").is_file() and images:
         opened = open_run(source, images=images, meter=meter, generator=options.generator, device=options.device)
-    clip_name = options.clip or (_clip_of(opened.job.run) if opened else None)
+    clip_name = options.clip or (clip_of(opened.job.run) if opened else None)
     clip = Clip(clip_name, _device(options.device)) if clip_name else None
     if options.truth is not None:
         known_texts = _against_truth(found, options, clip) if truths else []
@@ -254,10 +253,3 @@ def _device(wanted: str | None) -> str:
     from dnd.runtime.devices import find_devices
 
     return find_devices(wanted or "auto")[0]
-
-
-def _clip_of(run: Run) -> str | None:
-    """The CLIP that the run itself used, if its scorer or method names one."""
-    known = Weights.default().by_name
-    names = [name for choice in (run.scorer, run.method) for name in model_names(choice.config)]
-    return next((name for name in names if name in known and known[name].role == "scorer"), None)

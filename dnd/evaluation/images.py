@@ -54,7 +54,7 @@ def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnI
     if not rows:
         return OnImages([], [], {}, notes)
     labels = list(dict.fromkeys(row.labels[0] for row in rows))
-    held_out, source = _held_out(opened)
+    held_out, source = held_out_images(opened)
     if source == "sample":
         notes.append("the probing set is too small to hold images out: its random images may have chosen the labels")
     drawn = [
@@ -113,20 +113,26 @@ def suppression(shown: Floats) -> Floats:
     return np.asarray((wins / (n_images * n_images * (n_labels - 1))).T)
 
 
+def look_at(opened: Opened, clip: Clip, pictures: Sequence[Picture]) -> npt.NDArray[np.float32]:
+    """(n, d): what CLIP sees in the pictures, each computed once and kept in the store."""
+
+    def look(batch: Sequence[Picture]) -> list[bytes]:
+        return [row.tobytes() for row in clip.images([picture.open() for picture in batch]).astype("<f4")]
+
+    return opened.vectors("evaluation-clip", {"clip": clip.digest}, pictures, nullcontext(), look, lambda: BATCH)
+
+
 def _simulation(
     opened: Opened, clip: Clip, labels: Sequence[str], pictures: Sequence[Picture], activations: Floats
 ) -> Floats:
     """(units, labels): correlation of CLIP's likeness of label and image with the unit's activation on it."""
 
-    def look(batch: Sequence[Picture]) -> list[bytes]:
-        return [row.tobytes() for row in clip.images([picture.open() for picture in batch]).astype("<f4")]
-
-    seen = opened.vectors("evaluation-clip", {"clip": clip.digest}, pictures, nullcontext(), look, lambda: BATCH)
+    seen = look_at(opened, clip, pictures)
     likeness = (clip.texts(labels) @ seen.T).astype(np.float64)  # (labels, images)
     return np.stack([binary.correlation(likeness, unit, np.ones(len(unit))) for unit in activations.T])
 
 
-def _held_out(opened: Opened) -> tuple[list[Picture], str]:
+def held_out_images(opened: Opened) -> tuple[list[Picture], str]:
     """Random probing images that are neither in the run's sample nor among its exemplars; else any random ones."""
     seen = opened.seen()
     order = np.random.default_rng(derive_seed(opened.job.run.seed, "held out")).permutation(len(opened.probing))

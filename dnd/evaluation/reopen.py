@@ -57,6 +57,8 @@ class Opened:
     hooked: HookedTarget
     identity: str
     probing: ProbingSet
+    images_of_the_run: int = 0
+    """Synthetic images per candidate that the run itself wanted."""
 
     def seen(self) -> Seen:
         """What the run has looked at."""
@@ -166,7 +168,8 @@ def open_run(
     fresh = run.general.model_copy(update={"seed": derive_seed(run.seed, "evaluation")})
     drawing = replace(run, general=fresh, images=run.images.model_copy(update={"n": images}))
     job = Job(drawing, builder, store, meter, weights.digest)
-    return Opened(folder, job, hooked, identity, builder.probing(run.probing, store.digests))
+    probing = builder.probing(run.probing, store.digests)
+    return Opened(folder, job, hooked, identity, probing, run.images.n)
 
 
 def _generator(runfile: str, run: Run, registry: Registry) -> Choice:

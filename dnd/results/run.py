@@ -24,6 +24,7 @@ from dnd.api import Grading, Label, Unit
 from dnd.errors import StoreError, UsageError, first_fault
 from dnd.files import read_text
 from dnd.results.unit import ScoredConcept, UnitResult
+from dnd.results.verdict import Verdict, read_verdicts
 from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.toml import parse_toml
@@ -98,6 +99,11 @@ class RunFolder:
     def settings(self) -> Mapping[str, Any]:
         """run.toml as it stands."""
         return _table(self.folder / "run.toml", parse_toml)
+
+    @cached_property
+    def verdicts(self) -> Mapping[Unit, Verdict]:
+        """What `dnd verify` found of each labelled unit; empty where it has not been run."""
+        return read_verdicts(self.folder)
 
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:
