@@ -362,8 +362,9 @@ def test_nothing_outlives_us(fake: Fake, how: signal.Signals, while_starting: bo
     """However we end, the server's processes go: those that ignore SIGTERM, and those of another session."""
     fake.orders(slow=60 if while_starting else 0)
     code = f"""
-        import sys, time
+        import logging, sys, time
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "plugins")!r}]
+        logging.basicConfig(level=logging.INFO)
         from pathlib import Path
         from dnd.api import Runtime
         from dnd_vllm import VllmCaptioner, VllmCaptionerConfig, VllmSummarizer
@@ -376,8 +377,7 @@ def test_nothing_outlives_us(fake: Fake, how: signal.Signals, while_starting: bo
     """
     us = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE, text=True)
     assert us.stderr is not None
-    while not while_starting and "ready" not in us.stderr.readline():
-        pass
+    assert while_starting or any("ready" in line for line in us.stderr)
     assert wait_until(lambda: len(fake.left()) >= 5)  # us, reaper, server and two of its own
     us.send_signal(how)
     us.wait(60)
