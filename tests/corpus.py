@@ -95,7 +95,8 @@ def run_corpus(folder: Path) -> tuple[Path, set[str]]:
     """`dnd run` on the corpus, every image an exemplar of some unit: the run's folder, and the unreadable names."""
     bad = make_corpus(folder / "photos")
     backends = [word for kind in ("captioner", "summarizer", "generator", "scorer") for word in (f"--{kind}", "toy")]
-    given = {"exemplars.k": 60, "exemplars.sample": 20, "images.n": 4, "captioner.suffix": "<script>alert(3)</script>"}
+    given: dict[str, object] = {"exemplars.k": 60, "exemplars.sample": 20, "images.n": 4, "labels.min_auc": 0.5}
+    given["captioner.suffix"] = "<script>alert(3)</script>"
     settings = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     where = ["--target", "corpus:target", "--layer", "units", "--probe", str(folder / "photos"), "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:

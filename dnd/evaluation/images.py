@@ -60,9 +60,9 @@ def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnI
     drawn = [
         opened.job.store.picture(digest) for label in labels for digest in repeated([*digests[label].values()], most)
     ]
-    repeated = len({picture.digest for picture in drawn} & opened.seen().drawn)
-    if repeated:
-        notes.append(f"{repeated} of {len(drawn)} generated images were among those that chose the labels")
+    seen = len({picture.digest for picture in drawn} & opened.seen().drawn)
+    if seen:
+        notes.append(f"{seen} of {len(drawn)} generated images were among those that chose the labels")
     by_layer = opened.activations([*drawn, *held_out])
     values = np.stack([by_layer[row.unit.layer][:, row.unit.index] for row in rows], axis=1).astype(np.float64)
     shown = values[: len(drawn)].reshape(len(labels), -1, len(rows))  # (labels, images, units)

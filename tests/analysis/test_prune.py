@@ -135,14 +135,14 @@ def test_accuracy_without_a_unit_falls_for_its_class_alone(photos, classes):
     data = labelled(FolderSet(photos), classes)
     right = answers(Net(), preprocess, data, [{}, {"units": [0]}], "cpu")
     assert right[0].all()
-    assert right[1].sum() == 18  # of two reds nothing is left, and the first of equal classes wins
+    assert right[1].sum() == 16  # what is left of the reds is a little of another colour
     found = compare(Net(), preprocess, {"units": [0]}, data, seeds=6, among={"units": [0, 1, 2]})
-    assert (found.images, found.before, found.after) == (24, 1.0, 0.75)
-    assert found.classes["red"][:2] == (1.0, 0.25)
+    assert (found.images, found.before, found.after) == (24, 1.0, pytest.approx(16 / 24))
+    assert found.classes["red"][:2] == (1.0, 0.0)
     assert found.classes["green"][:2] == found.classes["blue"][:2] == (1.0, 1.0)
     assert found.classes["red"][2] == 1.0  # random ones are drawn from the others
     assert set(found.random) == {float(row.mean()) for row in answers(Net(), preprocess, data, OTHERS, "cpu")}
-    assert found.change[0] < -0.25 < found.change[1] < 0
+    assert found.change[0] < -0.3 < found.change[1] < 0
     assert found.active == 2  # green and blue: the fourth unit is always zero
 
 

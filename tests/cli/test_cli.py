@@ -24,7 +24,7 @@ from dnd.errors import UsageError
 
 def finished(folder: Path, exit_code: int) -> SimpleNamespace:
     """What the command line asks of a `dnd.results.run.RunFolder`."""
-    empty: dict[str, Any] = {"unreadable": (), "labels": [], "grading": None, "facts": {}, "seconds": 0.0}
+    empty: dict[str, Any] = {"unreadable": (), "labels": [], "notes": (), "grading": None, "facts": {}, "seconds": 0.0}
     return SimpleNamespace(folder=folder, exit_code=exit_code, summary=lambda page: "{}", **empty)
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 from dnd import api
 from dnd.config.read import build_run, read_run
 from dnd.config.tables import read_tables
-from dnd.doctor.plan import plan_stages
 from dnd.errors import UsageError
 from dnd.pipeline.concepts import summary_request
 from dnd.pipeline.execute import execute
+from dnd.pipeline.plan import plan_stages
 from dnd.plugin.registry import Entry, Registry
 from dnd.results.run import RunFolder
 from dnd.testing import ScorerContract, SummarizerContract, picture, runtime

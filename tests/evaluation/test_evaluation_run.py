@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dnd.cli import main as cli
 from dnd.config.read import build_run
-from dnd.evaluation.images import _held_out
+from dnd.evaluation.images import held_out_images
 from dnd.evaluation.reopen import open_run
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
@@ -38,7 +38,7 @@ def toy_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("dnd.evaluation.reopen.Registry.load", lambda: known)
     toys.MOOD.__init__()  # type: ignore[misc]
     toys.make_photos(tmp_path / "photos", 80)
-    tables = toys.toy_run(tmp_path / "photos").to_dict()
+    tables = toys.toy_run(tmp_path / "photos", labels={"min_auc": 0.5}).to_dict()
     tables["target"]["name"] = f"{__name__}:net"
     execute(build_run(tables, toys.registry()), tmp_path / "run", registry=toys.registry())
     return tmp_path / "run"
@@ -216,7 +216,7 @@ def test_held_out_images_are_none_of_the_runs(toy_run: Path) -> None:
     seen = opened.seen()
     assert len(seen.sample) == 12
     assert seen.drawn
-    pictures, source = _held_out(opened)
+    pictures, source = held_out_images(opened)
     used = [i for i in range(80) if i in seen.sample or opened.probing.image_name(i) in seen.sources]
     contents = {opened.probing.open(i).tobytes() for i in used}
     assert source == "held out"

@@ -391,8 +391,8 @@ def test_the_commands_from_one_machine_to_another(
 
     weights = locked(tmp_path, entry(pin("model.safetensors", BIG), LockedFile(path="config.json")))
     monkeypatch.setenv("DND_LOCK", str(weights.lock))
-    assert "1/2" in dnd("list")
     assert "not pinned" in dnd("list")
+    assert "1/2" in dnd("list", "--long")
     fetched = dnd("fetch", "tiny")
     assert "0 tiny: 3 files to fetch, 0.4 MB" in fetched
     assert f"2 files pinned now in {weights.lock}" in fetched

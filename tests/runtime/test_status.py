@@ -84,7 +84,7 @@ def test_quiet_is_quiet_and_the_log_says_what_each_backend_did(
     )
     assert "no answer for" in text
     assert "cannot do green" in text
-    assert re.search(r"exemplars: 4 units, 4 of them new; 23 images, 0 unreadable", text)
+    assert re.search(r"exemplars: 4 units, 4 of them new; 24 images, 0 unreadable", text)
     for stage in ("exemplars", "captions", "concepts", "images", "activations", "scores", "report"):
         assert re.search(rf" {stage}: \d+ items", text), stage
         assert re.search(rf" {stage}: done in ", text), stage
