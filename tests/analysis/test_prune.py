@@ -357,8 +357,8 @@ def test_a_function_of_the_users_own(photos, classes, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(HERE)])
     arguments = [folder, "--concept", "red", "--least", 0.99, "--eval", photos, "--classes", classes, "--seeds", 2]
     shown = invoke(*arguments).stdout
-    assert re.search(r"red +100.0% +25.0% +100.0%", shown)
-    assert "Change -25.0 points, 95 % interval -" in shown
+    assert re.search(r"red +100.0% +0.0% +100.0%", shown)
+    assert "Change -33.3 points, 95 % interval -" in shown
 
 
 def test_the_registered_set_is_labelled():
