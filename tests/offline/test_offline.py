@@ -484,6 +484,7 @@ def test_sealed_where_it_cannot_be_is_an_error(
 ) -> None:
     monkeypatch.setattr("dnd.offline.namespace._unshare", lambda flags: 1)
     monkeypatch.setattr("dnd.offline.namespace._threads", lambda: 1)
+    monkeypatch.setattr("dnd.offline.namespace._network_sockets", lambda: [])  # other tests of this process have some
     with pytest.raises(SystemExit) as ended:
         dnd.cli.main.main(["--sealed", "run"])
     assert ended.value.code == 1
