@@ -16,6 +16,9 @@ from dnd_lite.tagger import Recogniser
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_LEAST_SIDE = 8
+"""Pixels that the core accepts."""
+
 
 class RetrievalConfig(Config):
     folder: ProbingFolder
@@ -87,4 +90,12 @@ class Retrieval(Generator):
             return None
         photo = self._index.photos.open(int(numbers[request.number]))
         photo.thumbnail((self.config.longest, self.config.longest))
-        return photo
+        return _padded(photo)
+
+
+def _padded(photo: Image) -> Image:
+    """With white around a photo that is narrower than a generator's image may be."""
+    from PIL import ImageOps
+
+    missing = [max(0, _LEAST_SIDE - side) for side in photo.size]
+    return ImageOps.expand(photo, tuple(-(-one // 2) for one in missing), "white") if any(missing) else photo

@@ -254,6 +254,16 @@ def test_retrieval_shows_no_photo_that_is_probed_with_in_any_form(photos: Path, 
     assert not halves[0] & halves[1]
 
 
+@pytest.mark.parametrize("size", [(39, 7), (3, 400), (1, 1), (8, 8), (50, 60)])
+def test_narrow_photos_are_as_wide_as_the_core_asks(size: tuple[int, int]) -> None:
+    from dnd.plugin.validate import checked_images
+    from dnd_lite.retrieval import _padded
+
+    image = _padded(Image.new("RGB", size))
+    assert checked_images([image], 1) == [image]
+    assert int((np.asarray(image) == 0).all(2).sum()) == size[0] * size[1]
+
+
 def test_retrieval_notices_other_photos(tmp_path: Path) -> None:
     from pydantic import ValidationError
 
