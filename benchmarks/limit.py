@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,13 @@ class Watch:
     def wrap(self, cls: Any, name: str) -> None:
         plain: Callable[..., Any] = getattr(cls, name)
 
+        @wraps(plain)
         def timed(model: Any, *args: Any, **kwargs: Any) -> Any:
             if getattr(self._inside, "here", False):
                 return plain(model, *args, **kwargs)
             began = time.thread_time()
             found = self.models.setdefault(type(model).__name__, Model())
-            self._count(found, [*args, *kwargs.values()])
+            self._count(found, args, kwargs)
             self._inside.here, start = True, time.thread_time()
             self.own_seconds += start - began
             try:
@@ -73,6 +75,7 @@ class Watch:
         """Time a method that is no model's."""
         plain: Callable[..., Any] = getattr(cls, name)
 
+        @wraps(plain)
         def timed(*args: Any, **kwargs: Any) -> Any:
             began = time.thread_time()
             try:
@@ -83,12 +86,18 @@ class Watch:
 
         setattr(cls, name, timed)
 
-    def _count(self, found: Model, values: list[Any]) -> None:
-        """The rows of the largest tensor."""
+    def _count(self, found: Model, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A pipeline's prompts, each with its seed; else the rows of the largest tensor."""
         import torch
 
         found.calls += 1
-        tensors = [value for value in values if isinstance(value, torch.Tensor) and value.ndim]
+        if isinstance(kwargs.get("prompt"), list):
+            asked = zip(kwargs["prompt"], kwargs["generator"], strict=True)
+            names = [f"{prompt} {generator.initial_seed()}".encode() for prompt, generator in asked]
+            found.inputs += len(names)
+            found.digests |= {hashlib.blake2b(name, digest_size=12).digest() for name in names}
+            return
+        tensors = [value for value in [*args, *kwargs.values()] if isinstance(value, torch.Tensor) and value.ndim]
         if tensors:
             rows = max(tensors, key=torch.Tensor.numel).detach().float().numpy()
             found.inputs += len(rows)
