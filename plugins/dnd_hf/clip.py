@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pydantic
 
 from dnd import api
-from dnd_hf import devices
+from dnd_hf import devices, open_clip
 from dnd_hf.batches import Batches
 from dnd_hf.loading import LOCAL, check_architecture, load_errors, load_whole
 from dnd_hf.precision import torch_dtype
@@ -31,8 +31,8 @@ class ClipConfig(api.Config):
 
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("scorer", "encoder")}
     model: api.ModelName = "clip-vit-large-patch14"
-    """CLIP, MetaCLIP, SigLIP or SigLIP 2 with its processor, in the format of transformers, which OpenCLIP's models
-    have too."""
+    """CLIP, MetaCLIP, SigLIP or SigLIP 2 with its processor, in the format of transformers; or a CLIP in that of
+    OpenCLIP: open_clip_config.json, open_clip_model.safetensors and the tokenizer's files."""
     batch_size: int = pydantic.Field(64, ge=1)
     """Images or texts at a time; fewer once the device's memory has run out."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -50,7 +50,10 @@ class Clip:
 
     def memory(self) -> int:
         """Bytes that it needs on its device: an estimate."""
-        files = self._runtime.weights(self._config.model).glob("*.safetensors")
+        folder = self._runtime.weights(self._config.model)
+        files = (
+            [folder / open_clip.WEIGHTS] if open_clip.is_alone(folder) else sorted(folder.glob("model*.safetensors"))
+        )
         weights = weight_bytes(files, self._config.dtype)
         return weights + work_beside(weights, self._runtime.device)
 
@@ -61,11 +64,16 @@ class Clip:
         if self._model is not None:
             return
         name, folder = self._config.model, self._runtime.weights(self._config.model)
+        dtype = torch_dtype(self._config.dtype)
+        model: Any
         check_architecture(folder / "config.json", name, *KINDS, key="model_type")
         with load_errors(name, folder, "a CLIP", "config.json, the processor's files"):
-            # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
-            self._processor = AutoProcessor.from_pretrained(folder, backend="pil", **LOCAL)
-            model: Any = load_whole(AutoModel, folder, name, dtype=torch_dtype(self._config.dtype), **LOCAL)
+            if open_clip.is_alone(folder):
+                self._processor, model = open_clip.load(folder, name, dtype)
+            else:
+                # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
+                self._processor = AutoProcessor.from_pretrained(folder, backend="pil", **LOCAL)
+                model = load_whole(AutoModel, folder, name, dtype=dtype, **LOCAL)
         self._model = model.to(self._runtime.device).eval()
 
     def images(self, images: Sequence[Open]) -> Floats:
