@@ -58,7 +58,8 @@ class LayerSettings(Config):
     """Cut projections on directions off below zero."""
 
     sae: str | None = None
-    """A sparse autoencoder of the layer, whose latents are the units: a folder of SAELens's, or a file of saev's."""
+    """A sparse autoencoder of the layer, whose latents are the units: as SAELens, ViT-Prisma, saev or overcomplete
+    saves it."""
 
     @pydantic.field_validator("directions", "sae")
     @classmethod

@@ -15,7 +15,7 @@ import torch
 from dnd.errors import UsageError
 from dnd.files import open_regular
 
-Activation = Literal["none", "relu", "topk"]
+Activation = Literal["none", "relu"]
 Normalize = Literal["none", "layer_norm", "constant_norm_rescale"]
 _NAMES = ("directions", "weight")
 
@@ -38,11 +38,15 @@ class Latents:
     """Of each place's features, before that."""
     scale: torch.Tensor | None = None
     """(K,), multiplied before the activation."""
-    activation: Activation = "none"
+    offset: torch.Tensor | None = None
+    """(K,), added to that."""
     k: int = 0
-    """Units that `topk` keeps at each place."""
+    """At each place all but the k highest are zero: TopK. 0 keeps all."""
+    activation: Activation = "none"
     threshold: torch.Tensor | None = None
     """(K,), which a value must pass or else is zero: JumpReLU."""
+    gated: bool = False
+    """Units are zero where they were not above zero before `scale` and `offset`."""
     _copies: dict[torch.device, Latents] = field(default_factory=dict, init=False)
     """By device."""
 
@@ -55,7 +59,7 @@ class Latents:
         features = _normalized(units.movedim(1, -1).float(), self.normalize)
         features = features if on.shift is None else features - on.shift
         found = torch.nn.functional.linear(features, on.weight, on.bias)
-        return on._activated(found if on.scale is None else found * on.scale).movedim(-1, 1)
+        return on._activated(found).movedim(-1, 1)
 
     def _on(self, device: torch.device) -> Latents:
         if device not in self._copies:
@@ -64,13 +68,15 @@ class Latents:
             self._copies[device] = replace(self, **moved)
         return self._copies[device]
 
-    def _activated(self, found: torch.Tensor) -> torch.Tensor:
-        if self.activation == "topk":
-            values, places = found.topk(min(self.k, len(self)), -1)
-            return torch.zeros_like(found).scatter_(-1, places, values.relu())
-        if self.threshold is not None:
-            return found.relu() * (found > self.threshold)
-        return found.relu() if self.activation == "relu" else found
+    def _activated(self, gate: torch.Tensor) -> torch.Tensor:
+        found = gate if self.scale is None else gate * self.scale
+        found = found if self.offset is None else found + self.offset
+        if 0 < self.k < len(self):
+            values, places = found.topk(self.k, -1)
+            found = torch.zeros_like(found).scatter_(-1, places, values)
+        found = found.relu() if self.activation == "relu" else found
+        found = found if self.threshold is None else found * (found > self.threshold)
+        return found * (gate > 0) if self.gated else found
 
 
 def _normalized(features: torch.Tensor, how: Normalize) -> torch.Tensor:
