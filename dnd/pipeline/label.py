@@ -83,6 +83,7 @@ def _result(known: Known, unit: Unit) -> UnitResult:
         exemplars=captioned(known.exemplars.exemplars[unit], known.captions.get(unit, ())),
         candidates=candidates,
         baseline=known.exemplars.baseline(unit),
+        density=known.exemplars.density(unit),
         dropped=dropped,
     )
 

@@ -183,6 +183,7 @@ def label_by(
         else:
             label = found.get(unit) or Label(unit, "failed", (), job.failed.get(unit, missing))
         exemplars = captioned(result.exemplars[unit], study.captioned.get(unit, ()))
-        return UnitResult.of(label, exemplars=exemplars, baseline=result.baseline(unit))
+        evidence = {"baseline": result.baseline(unit), "density": result.density(unit)}
+        return UnitResult.of(label, exemplars=exemplars, **evidence)
 
     return map(labelled, units)

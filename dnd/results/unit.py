@@ -190,7 +190,7 @@ class Dropped(_Part):
 class UnitResult(_Part):
     """A unit's label with all that led to it."""
 
-    optional = frozenset({"sample", "dropped"})
+    optional = frozenset({"sample", "density", "dropped"})
 
     layer: Annotated[str, Field(max_length=1000)]
     index: Count = Field(alias="unit")
@@ -203,6 +203,8 @@ class UnitResult(_Part):
     """Strongest first."""
     candidates: tuple[Candidate, ...] = ()
     baseline: Baseline | None = Field(default=None, alias="sample")
+    density: Activation | None = None
+    """Of a latent of a sparse autoencoder: the share of the probing images on which it fires."""
     dropped: tuple[Dropped, ...] = ()
     _store: Store | None = PrivateAttr(default=None)
 

@@ -53,6 +53,11 @@ class Latents:
     def __len__(self) -> int:
         return len(self.weight)
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether units are zero where they have nothing to say."""
+        return self.activation == "relu" or self.k > 0
+
     def of(self, units: torch.Tensor) -> torch.Tensor:
         """(B, C, ...) -> float32 (B, K, ...)."""
         on = self._on(units.device)

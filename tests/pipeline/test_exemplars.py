@@ -13,13 +13,14 @@ import pytest
 import torch
 from blobs import SIZE, Blobs, network, preprocess
 from PIL import Image
+from safetensors.torch import save_file
 
 from dnd.api import Box, ProbingSet, Unit
-from dnd.config.run import Exemplars
+from dnd.config.run import Exemplars, LayerSettings
 from dnd.errors import StoppedError, UsageError
 from dnd.pipeline.exemplars.boxes import attention_boxes
 from dnd.pipeline.exemplars.crop import REGIONS, Region, regions_of
-from dnd.pipeline.exemplars.find import ONE_IMAGE, SILENT, ExemplarResult, find_exemplars
+from dnd.pipeline.exemplars.find import DEAD, ONE_IMAGE, SILENT, ExemplarResult, find_exemplars
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.topk import LayerTop
 from dnd.probing.remember import ROOM, RememberedSet
@@ -46,11 +47,12 @@ def find(tmp_path: Path) -> Find:
         seed: int = 0,
         room: int = ROOM,
         all_activations: bool = False,
+        reads: LayerSettings | None = None,
         **settings: Any,
     ) -> ExemplarResult:
         units = units or {"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]}
         chosen = Exemplars(**{"k": 5, "sample": 7, **settings})
-        with HookedTarget(net or network(), prepare, list(units)) as hooked:
+        with HookedTarget(net or network(), prepare, list(units), reads=reads or LayerSettings()) as hooked:
             wanted = [Unit(layer, index) for layer, indices in units.items() for index in indices]
             return find_exemplars(
                 hooked, RememberedSet(probing or Blobs(), room), wanted, chosen, Store(tmp_path / store), "key",
@@ -373,6 +375,28 @@ def test_a_dead_unit_is_silent(find: Find) -> None:
     result = find(net=net, units={"2": [0, 1]})
     assert [result.too_few(Unit("2", unit)) for unit in (0, 1)] == ["", SILENT]
     assert result.exemplars[Unit("2", 1)] == ()
+
+
+def test_a_latent_has_a_density_and_a_dead_one_says_so(find: Find, tmp_path: Path) -> None:
+    file, rows = tmp_path / "rows.safetensors", torch.randn(6, 6, generator=torch.Generator().manual_seed(3))
+    probing = Blobs()
+    images = [probing.open(i) for i in range(len(probing)) if i != 5]
+    with torch.no_grad():
+        outputs = network()[:3](torch.stack([preprocess(image) for image in images]))
+    projections = torch.einsum("nchw,kc->nkhw", outputs, rows)
+    bias = torch.tensor([-0.9, 0.0, 0.5, -0.7, -1e6, 0.1]) * projections.amax((0, 2, 3))
+    save_file({"directions": rows, "bias": bias}, file)
+    fires = (projections + bias[:, None, None] > 0).any(2).any(2).float().mean(0)
+    assert len({*fires.tolist()}) > 3
+    units = [Unit("2", index) for index in range(6)]
+    reads = LayerSettings(directions=str(file), relu=True)
+    for store in ("store", "store", "another"):  # the second from the first's files
+        result = find(units={"2": [*range(6)]}, reads=reads, store=store, crops=False, k=3 if store == "another" else 5)
+        assert [result.density(unit) for unit in units] == pytest.approx(fires.tolist())
+        assert result.density(units[4]) == 0
+        assert result.too_few(units[4]) == DEAD
+    plain = find(units={"2": [0]}, reads=LayerSettings(directions=str(file)), store="third", crops=False)
+    assert plain.density(units[0]) is None
 
 
 @pytest.mark.parametrize(("firing", "reason"), [(0, SILENT), (1, ONE_IMAGE), (2, ""), (5, "")])

@@ -7,7 +7,7 @@ rank by the order of the probing set, whole images before their crops. Identical
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,7 @@ Choice = tuple[Unit, list[Region], list[Region]]
 LEAST_EXEMPLARS = 2
 """Probing images that a unit must respond to before its exemplars can show what they have in common."""
 SILENT = "it responds to no probing image differently from another"
+DEAD = "it is a dead latent: it fires on no probing image"
 ONE_IMAGE = "it is silent on all probing images but 1, and at least 2 are needed to see what they have in common"
 
 
@@ -66,7 +67,9 @@ class ExemplarResult:
         sample: Sequence[str],
         activations: SampleActivations,
         exemplars: KeptExemplars,
+        sparse: Collection[str] = (),
     ) -> None:
+        """`sparse` are the layers whose units are latents that are zero on most images."""
         self.exemplars = exemplars
         """Of each unit."""
         self.sample_activations = activations.of
@@ -75,6 +78,8 @@ class ExemplarResult:
         """Digests of a random sample of the probing set, in a random order that does not depend on the units."""
         tops = {layer: one.layers[layer] for layer, one in passes.items()}
         self._above_floor = {layer: top.above_floor().numpy() for layer, top in tops.items()}
+        self._strongest = {layer: tops[layer].values[0].numpy() for layer in sparse}
+        self._fired = {layer: tops[layer].fired.numpy() for layer in sparse}
         first = next(iter(passes.values()))  # all have seen the same images
         self.unreadable = tuple(first.unreadable.items())
         """(name, reason) of each image that was skipped."""
@@ -106,6 +111,11 @@ class ExemplarResult:
         alike to it."""
         return int(self._above_floor[unit.layer][unit.index])
 
+    def density(self, unit: Unit) -> float | None:
+        """The share of the probing images on which a latent fires; None of other units, and where it is not known."""
+        fired = int(self._fired[unit.layer][unit.index]) if unit.layer in self._fired else -1
+        return fired / self.n_images if fired >= 0 else None
+
     def fewer_than(self, k: int) -> list[Unit]:
         """Units that can be labelled, but have fewer than k exemplars: no other probing image activates them."""
         able = (unit for unit in self.exemplars if unit not in self.failed and not self.too_few(unit))
@@ -116,7 +126,9 @@ class ExemplarResult:
         count = self.above_floor(unit)
         if unit in self.failed or count >= LEAST_EXEMPLARS:
             return ""
-        return ONE_IMAGE if count else SILENT
+        if count:
+            return ONE_IMAGE
+        return DEAD if unit.layer in self._strongest and not self._strongest[unit.layer][unit.index] else SILENT
 
 
 def find_exemplars(
@@ -194,7 +206,8 @@ def find_exemplars(
                 ]
             )
     table.compact()
-    result = ExemplarResult(passes, pictures, activations, KeptExemplars(units, table.columns(names)))
+    sparse = [layer for layer, reading in hooked.readings.items() if reading.latents and reading.latents.is_sparse]
+    result = ExemplarResult(passes, pictures, activations, KeptExemplars(units, table.columns(names)), sparse)
     result.record = record
     result.computed, result.no_crops = len(missing), cropper.geometry.problem
     result.target_seconds = hooked.seconds - began

@@ -178,6 +178,7 @@ def merge(whole: TopKPass, shards: Sequence[ShardPass]) -> bool:
         for one in shards:
             broken = merged[layer].broken
             merged[layer].broken = torch.where(broken < 0, one.layers[layer].broken, broken)
+        merged[layer].fired = _fired(shards, layer) if not any(lost) else merged[layer].fired.fill_(-1)
     if not _merge_samples(whole, shards, lost):
         return False
     whole.layers = merged
@@ -186,6 +187,11 @@ def merge(whole: TopKPass, shards: Sequence[ShardPass]) -> bool:
     whole.narrow = sum(one.narrow for one in shards)
     whole.duplicates = sum(one.duplicates + len(gone) for one, gone in zip(shards, lost, strict=True))
     return True
+
+
+def _fired(shards: Sequence[ShardPass], layer: str) -> torch.Tensor:
+    counts = torch.stack([one.layers[layer].fired for one in shards])
+    return torch.where((counts < 0).any(0), -1, counts.sum(0, dtype=torch.int32))
 
 
 def _seen_before(shards: Sequence[ShardPass]) -> list[set[int]]:

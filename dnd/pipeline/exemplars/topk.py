@@ -47,6 +47,8 @@ class LayerTop:
         """Images with that activation."""
         self.broken = torch.full((units,), -1, dtype=torch.int64)
         """The first image on which a unit's activation was not finite, or -1."""
+        self.fired = torch.zeros(units, dtype=torch.int32)
+        """On how many images it was not zero; -1 where that is not known."""
 
     def floor(self) -> torch.Tensor:
         """The activation at which each unit is silent, (U,): its lowest, if it has that on several images; else -inf.
@@ -75,6 +77,8 @@ class LayerTop:
         before = torch.where(lowest < self.lowest[part], 0, self.n_lowest[part])
         self.n_lowest[part] = before + (values == lowest).sum(0, dtype=torch.int32)
         self.lowest[part] = lowest
+        fired = self.fired[part]
+        self.fired[part] = torch.where(fired < 0, fired, fired + (values != 0).sum(0, dtype=torch.int32))
         strongest, images = self.values[:, part], self.images[:, part]
         changed = values.amax(0) > strongest[-1]
         if changed.any():
@@ -85,7 +89,7 @@ class LayerTop:
             images[:, changed] = torch.cat([images[:, changed], places]).gather(0, order)
 
     def arrays(self) -> dict[str, torch.Tensor]:
-        return {name: getattr(self, name) for name in ("values", "images", "lowest", "n_lowest", "broken")}
+        return {name: getattr(self, name) for name in ("values", "images", "lowest", "n_lowest", "broken", "fired")}
 
 
 class TopKPass:
@@ -181,9 +185,12 @@ class TopKPass:
         """All or, where something is missing, nothing."""
         facts = json.loads(arrays["facts"].tobytes())
         found = {
-            layer: {name: torch.from_numpy(arrays[f"{name}:{layer}"]) for name in top.arrays()}
+            layer: {name: torch.from_numpy(arrays[f"{name}:{layer}"]) for name in top.arrays() if name != "fired"}
             for layer, top in self.layers.items()
         }
+        for layer, top in self.layers.items():  # files of 0.1.0 have none
+            counted = f"fired:{layer}" in arrays
+            found[layer]["fired"] = torch.from_numpy(arrays[f"fired:{layer}"]) if counted else top.fired.fill_(-1)
         seen, lots, images = (arrays[name] for name in ("seen", "lots", "images"))
         samples = {layer: arrays[f"sample:{layer}"] for layer in self.sample}
         if any(one.shape != self.sample[layer].shape for layer, one in samples.items()):

@@ -69,6 +69,7 @@ def evidence(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
         "exemplars": [_exemplar(exemplar, pictures) for exemplar in record.exemplars],
         "candidates": [_candidate(candidate, pictures) for candidate in sorted(record.candidates, key=_rank)],
         "sample": record.baseline and _sample(record.baseline, pictures),
+        "density": record.density,
         "confidences": [number(named.confidence) for named in record.labels],
         "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
     }

@@ -110,6 +110,7 @@
     const said = [
       run.labels.length && `Score: how well the concept fits the unit, by the ${method && method !== "dnd" ? `method (${method})` : `scorer${by(about, "scorer")}`}; higher is better.`,
       run.auc !== null && "AUC: the chance that an image of the concept activates the unit more than a random probing image; 0.5 is chance.",
+      evidence.density !== null && `Density: the latent fires on ${dnd.number(100 * evidence.density)} % of the probing images.`,
       evidence.exemplars.length && legend(evidence),
       evidence.confidences.some((one) => one !== null) && "Confidence: the chance that the concept is right, by the run's calibration.",
     ].filter(Boolean);
