@@ -84,7 +84,8 @@ def measure(folder: Path, images: int, seed: int, meter: Meter) -> list[dict[str
     for how in dict.fromkeys(how for how, _, _ in found):
         some = [(right, record) for one, right, record in found if one == how]
         verdicts = verify(opened, [record for _, record in some], clip)
-        for (right, record), verdict in zip(some, verdicts, strict=True):
+        for right, record in some:
+            verdict = verdicts[record.unit]
             told = {"run": folder.name, "kind": truths[record.index].kind, "how": how, "right": right}
             rows.append(told | json.loads(verdict.model_dump_json(by_alias=True)))
     return rows
@@ -98,21 +99,21 @@ def share(hits: int, total: int) -> list[float]:
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     words = list(dict.fromkeys(row["right"] for row in rows if row["right"] != "another"))
     table = {
-        f"{how}, {right}": dict(Counter(row["verdict"] for row in rows if (row["how"], row["right"]) == (how, right)))
+        f"{how}, {right}": dict(Counter(row["word"] for row in rows if (row["how"], row["right"]) == (how, right)))
         for how, right in dict.fromkeys((row["how"], row["right"]) for row in rows)
     }
     return {
         "verdicts by what is right": table,
         "precision": {
-            w: share(sum(r["right"] == w for r in rows if r["verdict"] == w), sum(r["verdict"] == w for r in rows))
+            w: share(sum(r["right"] == w for r in rows if r["word"] == w), sum(r["word"] == w for r in rows))
             for w in words
         },
         "recall": {
-            w: share(sum(r["verdict"] == w for r in rows if r["right"] == w), sum(r["right"] == w for r in rows))
+            w: share(sum(r["word"] == w for r in rows if r["right"] == w), sum(r["right"] == w for r in rows))
             for w in words
         },
         "right": share(
-            sum(r["verdict"] == r["right"] for r in rows if r["right"] != "another"),
+            sum(r["word"] == r["right"] for r in rows if r["right"] != "another"),
             sum(r["right"] != "another" for r in rows),
         ),
     }

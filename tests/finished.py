@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from PIL import Image
 
 from dnd.api import Box, Label, Unit
 from dnd.results.unit import Candidate, Exemplar, StoredImage, UnitResult
+from dnd.results.verdict import Verdict
 from dnd.results.write import write_results
 from dnd.store.images import Store
 
@@ -21,8 +23,10 @@ def finish(
     *,
     caption: str = "a thing",
     source: str = "photo.png",
+    verdicts: Mapping[str, Verdict] = MappingProxyType({}),
 ) -> Path:
-    """labels: "layer/unit" -> its concepts, best first; none for an uninterpretable unit; "!why" for a failed one."""
+    """labels: "layer/unit" -> its concepts, best first; none for an uninterpretable unit; "!why" for a failed one.
+    verdicts: by unit, too."""
     store = Store(folder.parent / ".dnd-store")
     results = []
     for number, (name, concepts) in enumerate(labels.items()):
@@ -47,6 +51,7 @@ def finish(
         drawn = [store.put_image(Image.new("RGB", (16, 16), (200, 9 * at, number))).digest for at in range(2)]
         images = tuple(StoredImage(digest=d, activation=a) for d, a in zip(drawn, (0.25, 0.5), strict=True))
         candidates = tuple(Candidate(concept=c, score=score, auc=0.8, images=images) for c, score in scored)
-        results.append(UnitResult.of(label, exemplars=exemplars, candidates=candidates))
+        verdict = verdicts.get(name)
+        results.append(UnitResult.of(label, exemplars=exemplars, candidates=candidates, verdict=verdict))
     write_results(folder, results)
     return folder

@@ -27,9 +27,10 @@ def verify(run: str, images: int, clip: str | None, generator: str | None, devic
     """Test each label of a run on new images.
 
     A label is verified, too narrow, too broad, one of several, or does not drive its unit: by images generated for
-    it, for broader and narrower names, and for the unit's other candidates. The verdicts and their figures are kept
-    in the run's folder, as verify.jsonl.
+    it, for broader and narrower names, and for the unit's other candidates. The verdicts go into the run's labels.csv
+    and, with their figures, into labels.jsonl; `dnd report` shows them.
     """
+    import json
     from collections import Counter
     from pathlib import Path
 
@@ -37,14 +38,16 @@ def verify(run: str, images: int, clip: str | None, generator: str | None, devic
 
     from dnd.cli.console import print_table
     from dnd.evaluation.verify import verify_run
-    from dnd.results.verdict import write_verdicts
     from dnd.runtime.progress import Meter
+    from dnd.store.locks import only_here
+    from dnd.text import json_text
 
-    with Meter(Console(stderr=True)) as meter:
+    with only_here(Path(run)), Meter(Console(stderr=True)) as meter:
         found = verify_run(Path(run), images=images, meter=meter, clip=clip, generator=generator, device=device)
-    file = write_verdicts(Path(run), found)
     if as_json:
-        click.echo(file.read_text("utf-8"), nl=False)
+        for unit, one in found.items():
+            figures = json.loads(one.model_dump_json(by_alias=True))
+            click.echo(json_text({"layer": unit.layer, "unit": unit.index, **figures}))
         return
 
     def shown(value: float | None) -> str:
@@ -52,6 +55,8 @@ def verify(run: str, images: int, clip: str | None, generator: str | None, devic
 
     print_table(
         ("unit", "label", "verdict", "because of", "AUC", "correlation"),
-        [(str(v.unit), v.concept, v.verdict, v.reason, shown(v.auc), shown(v.correlation)) for v in found],
+        [(str(u), v.concept, v.word, v.because, shown(v.auc), shown(v.correlation)) for u, v in found.items()],
     )
-    click.echo(", ".join(f"{count} {word}" for word, count in Counter(v.verdict for v in found).most_common()))
+    counts = Counter(one.word for one in found.values())
+    click.echo(", ".join(f"{count} {word}" for word, count in counts.most_common()))
+    click.echo(f"`dnd report {run}` shows them.", err=True)

@@ -34,6 +34,7 @@ from dnd.pipeline.images import image_stage, too_few
 from dnd.results.run import RunFolder
 from dnd.results.unit import UnitResult
 from dnd.results.verdict import Neighbour, Relation, Verdict, Word
+from dnd.results.write import write_results
 from dnd.runtime.progress import Meter
 
 Floats = npt.NDArray[np.float32]
@@ -91,23 +92,27 @@ def verify_run(
     clip: str | None = None,
     generator: str | None = None,
     device: str | None = None,
-) -> list[Verdict]:
-    """Verdicts on the labels of a finished run. UsageError where it cannot be opened again, or has no label."""
-    records = list(RunFolder(folder).records())
+) -> dict[Unit, Verdict]:
+    """Verdicts on the labels of a finished run, which its tables have from then on. UsageError where it cannot be
+    opened again, or has no label."""
+    run = RunFolder(folder)
+    records = list(run.records())
     if not any(record.status == "labelled" for record in records):
         raise UsageError(f"none of the {len(records)} units of {folder} has a label", "There is nothing to verify.")
     opened = open_run(folder, images=images, meter=meter, generator=generator, device=device)
     name = clip or clip_of(opened.job.run)
-    return verify(opened, records, Clip(name, opened.job.run.device) if name else None)
+    found = verify(opened, records, Clip(name, opened.job.run.device) if name else None)
+    write_results(folder, (one.model_copy(update={"verdict": found.get(one.unit)}) for one in run.records()))
+    return found
 
 
-def verify(opened: Opened, records: Sequence[UnitResult], clip: Clip | None) -> list[Verdict]:
+def verify(opened: Opened, records: Sequence[UnitResult], clip: Clip | None) -> dict[Unit, Verdict]:
     """A verdict on the first label of every unit that has one, in their order."""
     labelled = [record for record in records if record.status == "labelled"]
     names = {record.unit: names_of(record) for record in labelled}
     found = gather(opened, list(dict.fromkeys(name for own in names.values() for name in own)), clip)
     labels = list(dict.fromkeys(own[0] for own in names.values() if own[0] in found.images))
-    return [_verdict(found, record.unit, names[record.unit], labels, opened.job.run.seed) for record in labelled]
+    return {unit: _verdict(found, unit, own, labels, opened.job.run.seed) for unit, own in names.items()}
 
 
 def gather(opened: Opened, names: Sequence[str], clip: Clip | None) -> Evidence:
@@ -133,7 +138,7 @@ def _verdict(found: Evidence, unit: Unit, names: Sequence[str], labels: Sequence
     label = names[0]
     if label in found.missing:
         reason = found.missing[label]
-        return Verdict(layer=unit.layer, index=unit.index, concept=label, verdict="not tested", reason=reason)
+        return Verdict(concept=label, word="not tested", because=reason)
     values = found.activations[unit.layer][:, unit.index]
     others = _others(names, labels, derive_seed(seed, "verify", unit))
     ordinary = found.of(others) or list(range(found.random.start, found.random.stop))
@@ -149,14 +154,12 @@ def _verdict(found: Evidence, unit: Unit, names: Sequence[str], labels: Sequence
         if name in found.images
     )
     drive = auc(values[own], values[ordinary])
-    verdict, reason = judge(drive, tested)
+    word, because = judge(drive, tested)
     return Verdict(
-        layer=unit.layer,
-        index=unit.index,
+        word=word,
         concept=label,
-        verdict=verdict,
-        reason=reason,
-        images=len(own),
+        because=because,
+        n_images=len(own),
         auc=drive,
         auc_random=auc(values[own], random),
         tested=tested,

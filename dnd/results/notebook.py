@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dnd.api import Label
+from dnd.api import Label, Unit
 from dnd.errors import UsageError
+from dnd.results.verdict import Verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +48,9 @@ class Figure(NamedTuple):
     activation: float
 
 
-def unit_html(label: Label, figures: Sequence[Figure], synthetic: Sequence[Figure] = ()) -> str:
+def unit_html(
+    label: Label, figures: Sequence[Figure], synthetic: Sequence[Figure] = (), verdict: Verdict | None = None
+) -> str:
     """One unit's label with its exemplars, strongest first, and synthetic images of its first candidate."""
     title = f"<b>{escape(label.label or label.status)}</b>"
     if label.status == "labelled":
@@ -57,6 +60,8 @@ def unit_html(label: Label, figures: Sequence[Figure], synthetic: Sequence[Figur
     if others:
         word = "also" if label.status == "labelled" else "considered"
         lines.append(f'<div style="font-size:90%">{word}: {" · ".join(others)}</div>')
+    if verdict:
+        lines.append(f'<div style="font-size:90%">{escape(verdict.text)}</div>')
     if label.reason:
         lines.append(f'<div style="font-size:90%">{escape(label.reason)}</div>')
     lines += [_figure(one) for one in figures[:_PICTURES]]
@@ -77,22 +82,22 @@ def _figure(figure: Figure) -> str:
     return f'<figure style="{_FIGURE}" title="{title}">{picture}<figcaption>{words}</figcaption></figure>'
 
 
-def labels_html(labels: Sequence[Label], strongest: Callable[[Label], Image]) -> str:
+def labels_html(labels: Sequence[Label], strongest: Callable[[Label], Image], verdicts: Mapping[Unit, Verdict]) -> str:
     """A run's labels as a table with each unit's strongest exemplar, the first ones where there are many; pages after
     the first are folded. `strongest` raises UsageError where there is none."""
     shown = labels[:_UNITS]
     pages = [shown[start : start + _PAGE] for start in range(0, len(shown), _PAGE)]
-    blocks = [_table(page, strongest) for page in pages[:1]]
+    blocks = [_table(page, strongest, verdicts) for page in pages[:1]]
     blocks += [
         f"<details><summary>{escape(str(page[0].unit))} to {escape(str(page[-1].unit))}</summary>"
-        f"{_table(page, strongest)}</details>"
+        f"{_table(page, strongest, verdicts)}</details>"
         for page in pages[1:]
     ]
     rest = len(labels) - len(shown)
     return "".join(blocks) + (f"<div>and {rest} more: the report has all</div>" if rest > 0 else "")
 
 
-def _table(labels: Sequence[Label], strongest: Callable[[Label], Image]) -> str:
+def _table(labels: Sequence[Label], strongest: Callable[[Label], Image], verdicts: Mapping[Unit, Verdict]) -> str:
     left = 'style="text-align:left;padding-right:1em"'
     rows = []
     for label in labels:
@@ -100,9 +105,12 @@ def _table(labels: Sequence[Label], strongest: Callable[[Label], Image]) -> str:
             picture = f'<img src="{_inline(strongest(label), _ROW)}" alt="strongest exemplar" style="height:{_ROW}px">'
         except UsageError:
             picture = ""
-        cells = (str(label.unit), *_shown(label), ", ".join(concept for concept, _ in label.labels[1:]))
+        cells = [str(label.unit), *_shown(label), ", ".join(concept for concept, _ in label.labels[1:])]
+        if verdicts:
+            cells.append(verdicts[label.unit].word if label.unit in verdicts else "")
         rows.append(f"<tr><td>{picture}</td>" + "".join(f"<td {left}>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    heads = "".join(f"<th {left}>{name}</th>" for name in ("", "unit", "label", "score", "confidence", "also"))
+    names = ("", "unit", "label", "score", "confidence", "also", *(["verdict"] if verdicts else []))
+    heads = "".join(f"<th {left}>{name}</th>" for name in names)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -112,12 +120,12 @@ def read_pandas(file: Path) -> Any:
         import pandas
     except ImportError as error:
         raise UsageError("to_pandas needs pandas", "pip install 'dnd-describe[pandas]'") from error
-    texts = ["layer", "status", "label", "label_2", "label_3", "reason"]
+    texts = ["layer", "status", "label", "label_2", "label_3", "reason", "verdict"]
     return pandas.read_csv(
         file,
         dtype=dict.fromkeys(texts, str),
         keep_default_na=False,
-        na_values={name: [""] for name in ("label", "label_2", "label_3", "reason", "score", "score_2", "score_3")},
+        na_values={name: [""] for name in (*texts[2:], "score", "score_2", "score_3")},
     )
 
 

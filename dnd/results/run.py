@@ -24,7 +24,7 @@ from dnd.api import Grading, Label, Unit
 from dnd.errors import StoreError, UsageError, first_fault
 from dnd.files import read_text
 from dnd.results.unit import ScoredConcept, UnitResult
-from dnd.results.verdict import Verdict, read_verdicts
+from dnd.results.verdict import Verdict
 from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.toml import parse_toml
@@ -39,12 +39,13 @@ _LONGEST = 64 << 20
 _AGAIN = "Give the `dnd run` command of this run again: what the store holds is not computed anew."
 
 
-class _Confidences(BaseModel):
+class _Beside(BaseModel):
     """What labels.jsonl has of a label that labels.csv has not."""
 
     layer: str
     index: int = Field(alias="unit")
     labels: tuple[ScoredConcept, ...]
+    verdict: Verdict | None = None
 
     @property
     def unit(self) -> Unit:
@@ -87,7 +88,7 @@ class RunFolder:
                 labels = [_label(row) for row in csv.DictReader(opened)]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise _damaged(file, error) from error
-        sure = {line.unit: line.confidences for line, _, _ in self._scan(_Confidences) if line.confidences}
+        sure = {line.unit: line.confidences for line, _, _ in self._scan(_Beside) if line.confidences}
         return [replace(label, confidences=sure.get(label.unit, ())) for label in labels] if sure else labels
 
     @cached_property
@@ -103,7 +104,7 @@ class RunFolder:
     @cached_property
     def verdicts(self) -> Mapping[Unit, Verdict]:
         """What `dnd verify` found of each labelled unit; empty where it has not been run."""
-        return read_verdicts(self.folder)
+        return {line.unit: line.verdict for line, _, _ in self._scan(_Beside) if line.verdict}
 
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:
@@ -206,13 +207,18 @@ class RunFolder:
         return (record.with_images(self.store) for record in self.records())
 
     def to_pandas(self) -> Any:
-        """labels.csv as a pandas.DataFrame, with `confidence` and `auc` of the first label, NaN where there is none."""
+        """labels.csv as a pandas.DataFrame, with `confidence` and `auc` of the first label, NaN where there is none.
+
+        A verified run has its verdicts there, and their figures as `verdict_auc` and so on."""
         from dnd.results.notebook import read_pandas
 
         frame = read_pandas(self.folder / "labels.csv")
         best = [record.best if record.status == "labelled" else None for record in self.records()]
         frame["confidence"] = [nan if label.confidence is None else label.confidence for label in self.labels]
         frame["auc"] = [nan if one is None or one.auc is None else one.auc for one in best]
+        for name in ("because", "auc", "correlation", "auprc") if self.verdicts else ():
+            found = [getattr(self.verdicts.get(label.unit), name, None) for label in self.labels]
+            frame[f"verdict_{name}"] = [nan if value in (None, "") else value for value in found]
         return frame
 
     def _repr_html_(self) -> str:
@@ -224,7 +230,7 @@ class RunFolder:
                 raise UsageError(f"{label.unit} has no exemplars")
             return unit.image(unit.exemplars[0])
 
-        return labels_html(self.labels, strongest)
+        return labels_html(self.labels, strongest, self.verdicts)
 
     @property
     def _lines(self) -> Path:

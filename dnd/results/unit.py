@@ -28,6 +28,7 @@ from pydantic import (
 
 from dnd.api import Box, Label, Unit
 from dnd.errors import DamagedError, UsageError
+from dnd.results.verdict import Verdict
 from dnd.text import suggest
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class Dropped(_Part):
 class UnitResult(_Part):
     """A unit's label with all that led to it."""
 
-    optional = frozenset({"sample", "density", "dropped"})
+    optional = frozenset({"sample", "density", "dropped", "verdict"})
 
     layer: Annotated[str, Field(max_length=1000)]
     index: Count = Field(alias="unit")
@@ -206,6 +207,8 @@ class UnitResult(_Part):
     density: Activation | None = None
     """Of a latent of a sparse autoencoder: the share of the probing images on which it fires."""
     dropped: tuple[Dropped, ...] = ()
+    verdict: Verdict | None = None
+    """On the first label; None where it was not verified."""
     _store: Store | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
@@ -298,7 +301,7 @@ class UnitResult(_Part):
             for one in (best.images if best else ())
             if best
         ]
-        return unit_html(self.label, exemplars, synthetic)
+        return unit_html(self.label, exemplars, synthetic, self.verdict)
 
 
 def _enlarged(image: Image, least: int) -> Image:

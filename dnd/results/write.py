@@ -9,9 +9,10 @@ from dataclasses import asdict
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from dnd.api import N_LABELS, Grading, Label
+from dnd.api import N_LABELS, Grading, Label, Unit
 from dnd.results.unit import UnitResult
 from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
@@ -22,29 +23,33 @@ _DIGITS = 4
 """Decimals of a score in the files: more would only be noise of the batch size."""
 
 
-def labels_csv(labels: Iterable[Label]) -> Iterator[str]:
-    """The table others script against: one line per unit, concepts only where the status is `labelled`."""
+def labels_csv(labels: Iterable[Label], verdicts: Mapping[Unit, str] = MappingProxyType({})) -> Iterator[str]:
+    """The table others script against: one line per unit, concepts only where the status is `labelled`. A column
+    `verdict` comes last where there are any."""
 
     def row(label: Label) -> list[object]:
         given = label.labels if label.status == "labelled" else ()
         cells = [cell for concept, score in given for cell in (concept, f"{score:.{_DIGITS}f}")]
         cells += [""] * (2 * N_LABELS - len(cells))
-        return [label.unit.layer, label.unit.index, label.status, *cells, label.reason]
+        verdict = [verdicts.get(label.unit, "")] if verdicts else []
+        return [label.unit.layer, label.unit.index, label.status, *cells, label.reason, *verdict]
 
-    return csv_lines(chain([CSV_COLUMNS], map(row, labels)))
+    return csv_lines(chain([[*CSV_COLUMNS, *(["verdict"] if verdicts else [])]], map(row, labels)))
 
 
 def write_results(out: Path, results: Iterable[UnitResult]) -> list[Label]:
     """labels.jsonl first, labels.csv last: who sees the table sees all of it. The labels, of results taken once."""
-    labels = []
+    labels, verdicts = [], {}
 
     def lines() -> Iterator[bytes]:
         for result in results:
             labels.append(result.label)
+            if result.verdict:
+                verdicts[result.unit] = result.verdict.word
             yield escape_json(result.model_dump_json(by_alias=True)).encode() + b"\n"
 
     write_atomic(out / "labels.jsonl", lines())
-    write_atomic(out / "labels.csv", (line.encode() for line in labels_csv(labels)))
+    write_atomic(out / "labels.csv", (line.encode() for line in labels_csv(labels, verdicts)))
     return labels
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toys
 
-from dnd.api import Unit
-from dnd.errors import DamagedError
 from dnd.evaluation.verify import Evidence, _explained, _relation, judge, names_of
 from dnd.results.unit import Candidate, ScoredConcept, UnitResult
-from dnd.results.verdict import Neighbour, Relation, Verdict, read_verdicts, write_verdicts
+from dnd.results.verdict import Neighbour, Relation
 
 
 def beside(relation: Relation, auc: float, against: float, concept: str = "x") -> Neighbour:
@@ -87,20 +84,6 @@ def test_a_label_explains_the_unit_where_its_likeness_goes_with_the_activation()
     assert against["auprc"] < 0.05
 
 
-def test_verdicts_are_written_and_read(tmp_path: Path) -> None:
-    assert read_verdicts(tmp_path) == {}
-    verdict = Verdict(
-        layer="units", index=3, concept="red", verdict="verified", auc=0.98765, tested=(beside("other", 1, 0),)
-    )
-    write_verdicts(tmp_path, [verdict])
-    line = json.loads((tmp_path / "verify.jsonl").read_text())
-    assert (line["unit"], line["auc"], line["verdict"]) == (3, 0.9877, "verified")
-    assert read_verdicts(tmp_path)[Unit("units", 3)].tested[0].relation == "other"
-    (tmp_path / "verify.jsonl").write_text("{}\n")
-    with pytest.raises(DamagedError, match=r"verify\.jsonl cannot be read"):
-        read_verdicts(tmp_path)
-
-
 def test_labels_of_the_toy_world_are_verified_and_wrong_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +115,7 @@ def test_labels_of_the_toy_world_are_verified_and_wrong_ones_are_not(
             for one, label in zip(records, ("green", "blue", "red"), strict=False)
         ]
         wrong = verify(opened, swapped, None)
-    assert [(one.concept, one.verdict) for one in right] == [(name, "verified") for name in toys.COLOURS]
-    assert [(one.images, one.auc, one.correlation) for one in right] == [(4, 1, None)] * 3
-    assert [one.concept for one in wrong] == ["green", "blue", "red"]
-    assert "verified" not in [one.verdict for one in wrong]
+    assert [(one.concept, one.word) for one in right.values()] == [(name, "verified") for name in toys.COLOURS]
+    assert [(one.n_images, one.auc, one.correlation) for one in right.values()] == [(4, 1, None)] * 3
+    assert [one.concept for one in wrong.values()] == ["green", "blue", "red"]
+    assert "verified" not in [one.word for one in wrong.values()]

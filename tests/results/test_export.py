@@ -21,6 +21,7 @@ from dnd.evaluation.tables import read_labels
 from dnd.results.export import FORMATS, as_text, export, parquet
 from dnd.results.export.latex import escape_latex
 from dnd.results.run import RunFolder
+from dnd.results.verdict import Verdict
 
 NASTY = "50% <b>|_x_|</b> & $1 \\ {y} ~"
 
@@ -41,6 +42,27 @@ def test_csv_and_jsonl_are_the_run_folders_own(run, tmp_path):
     for kind in ("csv", "jsonl"):
         export(run, kind, tmp_path / "out")
         assert (tmp_path / "out").read_bytes() == (run.folder / f"labels.{kind}").read_bytes()
+
+
+def test_a_verified_run_has_its_verdicts_in_every_table(tmp_path):
+    verdict = Verdict(word="too narrow", concept="lake", because="water", auc=0.98765)
+    run = RunFolder(finish(tmp_path / "run", {"fc/0": ["lake"], "fc/1": []}, verdicts={"fc/0": verdict}))
+    assert "".join(as_text(run, "csv")).splitlines() == [
+        "layer,unit,status,label,score,label_2,score_2,label_3,score_3,reason,verdict",
+        "fc,0,labelled,lake,0.9000,,,,,,too narrow",
+        "fc,1,uninterpretable,,,,,,,nothing fits,",
+    ]
+    lines = [json.loads(line) for line in "".join(as_text(run, "jsonl")).splitlines()]
+    assert (lines[0]["verdict"]["because"], lines[0]["verdict"]["auc"]) == ("water", 0.9877)
+    assert "verdict" not in lines[1]
+    assert "".join(as_text(run, "markdown")).splitlines()[::2] == [
+        "| unit | label | score | also | verdict |",
+        "| fc/0 | lake | 0.90 |  | too narrow |",
+    ]
+    assert "too narrow \\\\" in "".join(as_text(run, "latex"))
+    export(run, "parquet", tmp_path / "x.parquet", images=False)
+    assert pq.read_table(tmp_path / "x.parquet").column("verdict").to_pylist() == ["too narrow", None]
+    assert [label.label for label in run.labels] == ["lake", ""]
 
 
 def test_a_label_of_several_lines_stays_as_it_is_in_csv_and_on_one_line_in_markdown(tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image
 import dnd
 from dnd.api import Unit
 from dnd.errors import UsageError
+from dnd.results.verdict import Verdict
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -113,6 +114,25 @@ def test_nothing_that_a_model_or_a_file_name_says_runs(tmp_path):
         assert "<script" not in html
         assert "&lt;script&gt;" in html
         assert '""' not in html
+
+
+def test_verdicts_are_in_cards_tables_and_the_data_frame(tmp_path):
+    verdict = Verdict(word="too narrow", concept="lake", because=SCRIPT, auc=0.98765, correlation=0.25)
+    run = dnd.open_run(finish(tmp_path / "run", {"fc/0": ["lake"], "fc/1": []}, verdicts={"fc/0": verdict}))
+    assert run.verdicts[Unit("fc", 0)].auc == 0.9877
+    assert "too narrow (&lt;script&gt;alert(1)&lt;/script&gt;), AUC 0.99 on new images" in run[0]._repr_html_()
+    assert "too narrow" in run._repr_html_()
+    assert "verdict" not in run[1]._repr_html_()
+
+
+@needs.pandas
+def test_a_data_frame_has_the_verdicts_figures(tmp_path):
+    verdict = Verdict(word="verified", concept="lake", auc=0.98765)
+    run = dnd.open_run(finish(tmp_path / "run", {"fc/0": ["lake"], "fc/1": []}, verdicts={"fc/0": verdict}))
+    frame = run.to_pandas()
+    assert (frame.verdict[0], frame.verdict_auc[0]) == ("verified", 0.9877)
+    assert frame.verdict.isna().tolist() == frame.verdict_auc.isna().tolist() == [False, True]
+    assert frame.verdict_correlation.isna().all()
 
 
 def test_a_card_without_its_images_says_so(run):

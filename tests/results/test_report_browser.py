@@ -82,6 +82,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     large[9] |= {"candidates": [{**one["candidates"][0], "images": [again[0], *again, again[0]]}]}
     large[6] |= {"candidates": [*one["candidates"], {"concept": "cone", "bound": 0.125, "images": []}]}
     large[8] |= {"candidates": [], "sample": None, "exemplars": [{**e, "caption": None} for e in one["exemplars"]]}
+    large[18] = reports.verified(large[18], "verified")
+    large[19] = reports.verified(large[19], "not driven")
     reports.make_run(folder / "large", large)
     reports.small_run(folder / "small")
     (folder / "small" / "evaluation.json").write_text(json.dumps({"figures": FIGURES}))
@@ -287,6 +289,12 @@ def test_search_filter_and_sort(visit: Open) -> None:
     assert shown(page)[0] == "b / 7"
     page.select_option("#sort", "label")
     assert shown(page)[0] == "b / 7", "needle comes before red"
+    page.select_option("#sort", "verdict")
+    assert shown(page)[:2] == ["b / 19", "a / 18"], "the worst first"
+    page.select_option("#verdict", "verified")
+    assert shown(page) == ["a / 18"]
+    assert "verified" in page.inner_text("#list li")
+    page.select_option("#verdict", "")
     page.select_option("#sort", "unit")
     page.evaluate("document.getElementById('units').scrollTop = 1e9")
     page.wait_for_selector(f"#list a[href='#b/{N - 1}']")
@@ -414,6 +422,19 @@ def test_an_image_that_several_seeds_gave_is_shown_once(visit: Open) -> None:
     page.wait_for_selector(".synthetic")
     assert page.locator(".synthetic figure").all_inner_texts() == ["1.50", "1.00", "0.50 (3\u00d7)"]
     assert "5 activations" in page.locator(".evidence-plot").get_attribute("aria-label")
+
+
+def test_a_verified_label_shows_its_verdict_and_what_it_rests_on(visit: Open) -> None:
+    page = visit("hostile", "#summary")
+    table = page.locator("table:has(caption:text('Verdicts on labels'))")
+    assert [row.split() for row in table.locator("tr").all_inner_texts()] == [["too", "narrow", "6", "units"]]
+    page.goto(page.url.split("#")[0])
+    page.click("#list li >> nth=0")
+    assert "Verdict on new images: too narrow" in page.inner_text(".tested-names")
+    assert page.inner_text(".tested-names tbody tr").split("\t")[1:] == ["broader", "0.97", "0.50"]
+    assert page.locator(".tested-names tbody th").text_content() == reports.HOSTILE["image"]
+    assert "0.91" in page.inner_text(".tested-names .metrics")
+    assert visit("small", "#a/0").locator(".tested-names").count() == 0
 
 
 def test_boxes_maps_and_crops_can_be_switched(visit: Open) -> None:

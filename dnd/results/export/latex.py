@@ -34,7 +34,7 @@ _WIDE = 24
 """Characters from which a column breaks its lines."""
 _WORD, _PIECE = 18, 12
 """A word of more characters than the first may break at every multiple of the second."""
-_SHARES = ("0.2", "0.26", "", "0.32")
+_SHARES = ("0.2", "0.26", "", "0.32", "0.1")
 """Of the line, for a column that is wide; the scores never are."""
 _DEFINITION = (
     r"\providecommand{\dndsign}[2]"
@@ -43,7 +43,7 @@ _DEFINITION = (
 
 
 def latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A `longtable` of unit, label, score and other labels."""
+    """A `longtable` of unit, label, score, other labels, and perhaps the verdict."""
     columns = "".join(map(_column, _SHARES, zip(head, *rows, strict=True)))
     lines = [" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in (head, *rows)]
     begin = [_DEFINITION, rf"\begin{{longtable}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", r"\endhead"]

@@ -54,15 +54,26 @@ def reference_csv(run: RunFolder) -> Iterable[str]:
 
 def markdown_table(run: RunFolder) -> Iterable[str]:
     """A table for GitHub and the like."""
-    lines = ["| unit | label | score | also |", "|---|---|---:|---|"]
-    lines += ["| " + " | ".join(_markdown(cell) for cell in _cells(label)) + " |" for label in run.labels]
-    return [line + "\n" for line in lines]
+    head, *rows = _rows(run)
+    lines = [head, ["---:" if name == "score" else "---" for name in head]]
+    lines += [[_markdown(cell) for cell in row] for row in rows]
+    return ["| " + " | ".join(line) + " |\n" for line in lines]
 
 
 def latex_table(run: RunFolder) -> Iterable[str]:
     """A `longtable` with rules; the document needs the packages array, booktabs, longtable, and with pdfLaTeX fontenc
     with T1."""
-    return [latex(("unit", "label", "score", "also"), [_cells(label) for label in run.labels])]
+    head, *rows = _rows(run)
+    return [latex(head, rows)]
+
+
+def _rows(run: RunFolder) -> list[list[str]]:
+    """The head and a row for each unit, with the verdicts where the run was verified."""
+    rows = [["unit", "label", "score", "also"], *(list(_cells(label)) for label in run.labels)]
+    if run.verdicts:
+        words = (run.verdicts[label.unit].word if label.unit in run.verdicts else "" for label in run.labels)
+        rows = [[*row, word] for row, word in zip(rows, ["verdict", *words], strict=True)]
+    return rows
 
 
 def _cells(label: Label) -> Sequence[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dnd.results.report.pictures import Pictures
 from dnd.results.unit import Baseline, Candidate, Exemplar, StoredImage, UnitResult
+from dnd.results.verdict import Verdict
 
 _LONG = 2000
 """Characters of a text that the page shows: a model that will not stop must not make the page unusable."""
@@ -45,6 +46,7 @@ def row(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
         "labels": [[shown(named.concept), number(named.score)] for named in record.labels],
         "auc": number(best.auc) if best else None,
         "confidence": confidence(record),
+        "verdict": record.verdict.word if record.verdict else None,
         "thumbnails": [copy for copy in copies if copy][:_THUMBNAILS],
         "text": "\n".join(dict.fromkeys(shown(text) for text in texts if text)),
         "reason": shown(record.reason),
@@ -72,6 +74,7 @@ def evidence(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
         "density": record.density,
         "confidences": [number(named.confidence) for named in record.labels],
         "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
+        "verdict": record.verdict and _verdict(record.verdict),
     }
 
 
@@ -102,6 +105,16 @@ def _sample(baseline: Baseline, pictures: Pictures) -> dict[str, Any]:
     images = [[pictures.get(one.digest), number(one.activation), one.quantile] for one in baseline.images]
     numbers = baseline.model_dump(exclude={"cells", "images"})
     return {**{name: number(value) for name, value in numbers.items()}, "images": images}
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    """What the verdict rests on: its figures, and each name tested with what it is to the label."""
+    figures = (("AUC on new images", verdict.auc), ("correlation", verdict.correlation), ("AUPRC", verdict.auprc))
+    return {
+        "because": shown(verdict.because),
+        "figures": [[name, number(value)] for name, value in figures],
+        "tested": [[shown(one.concept), one.relation, number(one.auc), number(one.against)] for one in verdict.tested],
+    }
 
 
 def _candidate(candidate: Candidate, pictures: Pictures) -> dict[str, Any]:

@@ -9,7 +9,7 @@ dnd.list = {};
   const EXTRA = 6; // rows drawn beyond the edges
   const collator = new Intl.Collator("en", { numeric: true });
   const $ = (id) => document.getElementById(id);
-  const inputs = ["search", "layer", "status", "sort", "agreement", "kind", "truth", "marked", "least", "most"];
+  const inputs = ["search", "layer", "status", "verdict", "sort", "agreement", "kind", "truth", "marked", "least", "most"];
   let words = []; // per unit: all that it is searched by, in lower case
   let only = null; // [what, text]: only units whose label, or reason to have none, is this
   let shown = []; // places in the index, in the order of the list
@@ -29,6 +29,11 @@ dnd.list = {};
 
   const kind = (row) => first(row, "truth")?.kind ?? "";
 
+  // The verdicts of `dnd verify`, worst first.
+  const VERDICTS = ["not driven", "too broad", "too narrow", "one of several", "not tested", "verified"];
+  const tested = (row) => row.runs.map((run) => run?.verdict).filter(Boolean);
+  const doubt = (row) => Math.min(VERDICTS.length, ...tested(row).map((word) => VERDICTS.indexOf(word)));
+
   const descending = (value) => (a, b) => (value(b) ?? -Infinity) - (value(a) ?? -Infinity) || 0;
   const orders = {
     unit: ["unit", () => 0],
@@ -39,6 +44,7 @@ dnd.list = {};
     doubt: ["lowest confidence", (a, b) => (first(a, "confidence") ?? Infinity) - (first(b, "confidence") ?? Infinity) || 0],
     label: ["label, A to Z", (a, b) => labelled(b.runs[0]) - labelled(a.runs[0]) || collator.compare(dnd.answer(a.runs[0]), dnd.answer(b.runs[0]))],
     wrong: ["wrong first", (a, b) => wrongness(a) - wrongness(b)],
+    verdict: ["verdict, worst first", (a, b) => doubt(a) - doubt(b)],
     kind: ["kind", (a, b) => collator.compare(kind(a), kind(b))],
     differs: ["different first", (a, b) => b.differs - a.differs],
   };
@@ -54,11 +60,14 @@ dnd.list = {};
     $("status").append(option("", "all"), ...[...statuses].sort().map((status) => option(status, status)));
     const some = (name) => units.some((row) => row.runs.some((run) => run && run[name] !== null));
     const kinds = [...new Set(units.map(kind).filter(Boolean))].sort();
+    const verdicts = VERDICTS.filter((word) => units.some((row) => tested(row).includes(word)));
+    $("verdict").append(option("", "all"), ...verdicts.map((word) => option(word, word)));
+    $("verdict").parentElement.hidden = !verdicts.length;
     $("kind").append(option("", "all"), ...kinds.map((name) => option(name, name)));
     $("kind").parentElement.hidden = !kinds.length;
     $("truth").parentElement.hidden = !units.some(judged);
     $("marked").parentElement.hidden = runs.length > 1;
-    const needs = { auc: some("auc"), confidence: some("confidence"), doubt: some("confidence"), kind: kinds.length > 1, differs: runs.length > 1,
+    const needs = { auc: some("auc"), confidence: some("confidence"), doubt: some("confidence"), verdict: verdicts.length > 0, kind: kinds.length > 1, differs: runs.length > 1,
       wrong: units.some(judged) || runs.length < 2 };
     const offered = Object.keys(orders).filter((name) => needs[name] ?? true);
     $("sort").append(...offered.map((name) => option(name, orders[name][0])));
@@ -79,13 +88,14 @@ dnd.list = {};
   // Find the units that fit all filters, and show them from the top.
   dnd.list.update = () => {
     const wanted = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const [layer, status, agreement, kindOf, truth, marked] = ["layer", "status", "agreement", "kind", "truth", "marked"].map((id) => $(id).value);
+    const [layer, status, verdict, agreement, kindOf, truth, marked] = ["layer", "status", "verdict", "agreement", "kind", "truth", "marked"].map((id) => $(id).value);
     const least = $("least").value === "" ? -Infinity : Number($("least").value);
     const most = $("most").value === "" ? Infinity : Number($("most").value);
     const bounded = least > -Infinity || most < Infinity;
     const inScore = (run) => labelled(run) && run.labels[0][1] !== null && run.labels[0][1] >= least && run.labels[0][1] <= most;
     const fits = (row, place) => (!layer || row.layer === layer)
       && (!status || row.runs.some((run) => run?.status === status))
+      && (!verdict || tested(row).includes(verdict))
       && (!kindOf || kind(row) === kindOf)
       && (!truth || judged(row) === truth)
       && (!marked || (dnd.marks.of(row)?.mark || "not yet") === marked)
@@ -164,6 +174,7 @@ dnd.list = {};
     if (row.runs.length > 1) return row.differs ? dnd.el("span", { class: "differs" }, "different") : null;
     const mark = dnd.marks.of(row)?.mark;
     if (mark) return dnd.el("span", { class: "judged", "data-mark": mark, title: `marked ${mark}` }, mark === "right" ? "✓ marked right" : "✗ marked wrong");
+    if (judged(row) !== "wrong" && tested(row).length) return dnd.el("span", { class: "tested-as", "data-verdict": tested(row)[0], title: "the verdict of dnd verify" }, tested(row)[0]);
     return judged(row) === "wrong" ? dnd.el("span", { class: "judged", "data-mark": "wrong", title: `the target's own truth: ${row.runs[0].truth.meant}` }, "✗ wrong") : null;
   };
 

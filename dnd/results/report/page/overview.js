@@ -18,8 +18,22 @@
       dnd.filtered({ status }, dnd.el("span", { class: "tile", "data-status": status },
         dnd.el("strong", null, dnd.number(run.statuses[status] ?? 0)), status))));
 
+  // How many labels have each verdict of `dnd verify`.
+  const verdicts = (place) => {
+    const found = new Map();
+    for (const row of dnd.data.units) if (row.runs[place]?.verdict) found.set(row.runs[place].verdict, (found.get(row.runs[place].verdict) ?? 0) + 1);
+    const total = [...found.values()].reduce((sum, n) => sum + n, 0);
+    return [...found].sort((a, b) => b[1] - a[1]).map(([word, n]) => dnd.el("tr", null,
+      dnd.el("th", { scope: "row" }, dnd.filtered({ verdict: word }, word)), dnd.el("td", null, dnd.bar(n / total)), dnd.el("td", null, dnd.several(n, "unit"))));
+  };
+
   const quality = (run) => {
     const parts = [];
+    const rows = verdicts(dnd.data.runs.indexOf(run));
+    if (rows.length) {
+      parts.push(dnd.el("p", { class: "note" }, "Labels tested on new images (dnd verify)."),
+        dnd.el("table", { class: "bars" }, dnd.el("caption", { class: "hidden" }, "Verdicts on labels"), dnd.el("tbody", null, rows)));
+    }
     if (run.quality) {
       parts.push(dnd.el("p", { class: "note" }, "Against the known meaning of the target's units."),
         dnd.el("table", { class: "bars" }, dnd.el("caption", { class: "hidden" }, "Right labels by kind of unit"),

@@ -130,13 +130,20 @@
   const truth = (run) => !run.truth ? null : run.truth.right ? dnd.el("p", { class: "note" }, `Right, by the target's own truth${run.truth.kind ? ` (${run.truth.kind})` : ""}.`)
     : dnd.el("p", { class: "warning" }, "The target's own truth: ", dnd.el("b", null, run.truth.meant), run.truth.kind ? ` (${run.truth.kind})` : "", ". This answer counts as wrong.");
 
+  // What new images say of the label (`dnd verify`), with the names that were tested beside it.
+  const tested = (run, { verdict }, level) => !verdict ? null : dnd.el("section", { class: "tested-names" },
+    dnd.el(level, { class: "title" }, "Verdict on new images: ", dnd.el("span", { class: "tested-as", "data-verdict": run.verdict }, run.verdict), verdict.because ? ` (${verdict.because})` : null),
+    dnd.el("div", { class: "metrics" }, verdict.figures.map(([name, value]) => metric(name, value))),
+    verdict.tested.length ? dnd.table(["name tested beside it", "it is", "AUC", "against the label"], verdict.tested, "Names tested beside the label") : null,
+    dnd.el("p", { class: "note" }, "AUC: of new images of the name, against images of other units' labels. Against the label: 0.5 where both activate the unit alike."));
+
   const verdict = (run, heading, ...more) => dnd.el("div", { class: "verdict" }, heading, dnd.el("div", null, dnd.badge(run.status)),
     run.status === "labelled" ? dnd.el("div", { class: "metrics" }, metric("score", run.labels[0]?.[1]), metric("AUC", run.auc, run.auc ?? 0), metric("confidence", run.confidence)) : null,
     run.reason ? dnd.el("p", { class: "reason" }, run.reason) : null, truth(run), more);
 
   const answer = (run) => run.status === "labelled" ? dnd.answer(run) : "No label";
 
-  const below = (run, about, evidence, level, isShared) => [meaning(run, about, evidence), alternatives(run, evidence, level), isShared ? null : [captions(evidence, level), range(evidence, level)]];
+  const below = (run, about, evidence, level, isShared) => [meaning(run, about, evidence), tested(run, evidence, level), alternatives(run, evidence, level), isShared ? null : [captions(evidence, level), range(evidence, level)]];
 
   // Exemplars | label | images of the label, with one plot under them.
   const alone = (row, place, evidence) => {
