@@ -22,7 +22,7 @@ from PIL import Image
 from dnd.api import Runtime
 from dnd.cli.main import cli
 from dnd.config.read import build_run, read_run
-from dnd.config.run import Concepts, Exemplars, General, Images, Labels, LayerSettings
+from dnd.config.run import CORE_SECTIONS, General, LayerSettings
 from dnd.plugin.registry import KINDS, Registry
 from dnd.results.unit import Candidate, Exemplar, ScoredConcept, UnitResult
 
@@ -32,10 +32,7 @@ PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), ROOT / "benchmarks" / "R
 WRITTEN = [page for page in PAGES if page.name != "reference.md"]
 CORE: dict[str, type[pydantic.BaseModel]] = {
     "target": LayerSettings,
-    "exemplars": Exemplars,
-    "concepts": Concepts,
-    "images": Images,
-    "labels": Labels,
+    **CORE_SECTIONS,
 }
 
 

@@ -10,15 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dnd.api import Grading, Label
+from dnd.api import Grading, Label, Unit
 from dnd.results.run import RunFolder
+from dnd.results.verdict import Verdict
 
 _STYLE = {"labelled": "", "uninterpretable": "dim", "failed": "red"}
 _MOST_ROWS = 200
 """A table longer than this is for labels.csv, not for a screen."""
 
 
-def show_labels(console: Console, labels: Sequence[Label], grading: Grading | None) -> None:
+def show_labels(
+    console: Console, labels: Sequence[Label], grading: Grading | None, verdicts: Mapping[Unit, Verdict]
+) -> None:
     """The labels, a line per unit; with a known truth, what the wrong ones should have been."""
     wrong = grading.wrong if grading else {}
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -26,21 +29,28 @@ def show_labels(console: Console, labels: Sequence[Label], grading: Grading | No
         table.add_column(column, justify="right" if column == "score" else "left")
     if grading:
         table.add_column("truth")
+    if verdicts:
+        table.add_column("verdict")
     for label in labels[:_MOST_ROWS]:
         given = label.labels if label.status == "labelled" else ()
         name = given[0][0] if given else f"({label.status})"
         score = f"{given[0][1]:.2f}" if given else ""
         also = ", ".join(concept for concept, _ in given[1:])
-        truth = []
+        more = []
         if grading:
             missed = wrong.get(str(label.unit))
-            truth = ["[green]ok[/green]" if missed is None else f"[yellow]{escape(missed)}[/yellow]"]
-        table.add_row(escape(str(label.unit)), escape(name), score, escape(also), *truth, style=_STYLE[label.status])
+            more = ["[green]ok[/green]" if missed is None else f"[yellow]{escape(missed)}[/yellow]"]
+        if verdicts:
+            more.append(verdicts[label.unit].word if label.unit in verdicts else "")
+        table.add_row(escape(str(label.unit)), escape(name), score, escape(also), *more, style=_STYLE[label.status])
     console.print(table)
     if len(labels) > _MOST_ROWS:
         console.print(f"... and {len(labels) - _MOST_ROWS} more in labels.csv")
     counts = Counter(label.status for label in labels)
     console.print(", ".join(f"{counts[status]} {status}" for status in _STYLE if counts[status]))
+    words = Counter(one.word for one in verdicts.values())
+    if words:
+        console.print(", ".join(f"{count} {word}" for word, count in words.most_common()))
 
 
 def show_grading(console: Console, grading: Grading) -> None:
@@ -90,7 +100,7 @@ def show_reused(console: Console, stages: Mapping[str, Mapping[str, int]]) -> No
 
 def show_result(console: Console, result: RunFolder, *, verbose: bool = False) -> None:
     """All that a finished run has to show, how good the labels are last."""
-    show_labels(console, result.labels, result.grading)
+    show_labels(console, result.labels, result.grading, result.verdicts)
     show_unreadable(console, result.unreadable)
     for note in result.notes:
         console.print(f"Note: {escape(note)}.", style="yellow", highlight=False, soft_wrap=True)

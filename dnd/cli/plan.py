@@ -13,7 +13,7 @@ from dnd.config.run import BACKENDS, Run
 from dnd.doctor.plan import count_images, count_units, read_target
 from dnd.errors import ModelError
 from dnd.models.weights import Weights
-from dnd.pipeline.plan import StagePlan, plan_stages
+from dnd.pipeline.plan import NAMES, StagePlan, plan_stages
 from dnd.pipeline.rates import BACKEND_OF, rates_path, read_rates
 from dnd.plugin.registry import Registry
 
@@ -76,6 +76,7 @@ def _show_stages(console: Console, run: Run, plans: Sequence[StagePlan]) -> None
         "images": f"{m} of each distinct candidate, {n * m} per unit at most",
         "activations": "those images through the target once",
         "scores": "every candidate of every unit",
+        "verify": f"{run.verify.n} new images of each label and of up to {NAMES - 1} names beside it",
     }
     choices = run.choices()
     table = _table("stage", "with", "items at most", "time at most", "what")

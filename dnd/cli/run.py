@@ -84,6 +84,8 @@ def run(
             result = execute(
                 wanted, folder, fresh=fresh, console=progress, registry=registry, stopped=stopped, shard=share
             )
+            if wanted.verify.n and not share:  # of which each knows the labels of its own units only
+                result = _verified(result, wanted.verify.n, progress, stopped)
             page = None if no_report else _report(result, progress, stopped)
     except NotYetError as error:
         click.echo(plain(f"{error}. {error.hint}"), err=True)
@@ -99,6 +101,18 @@ def run(
     if as_json:
         click.echo(result.summary(page))
     return result.exit_code
+
+
+def _verified(result: RunFolder, images: int, progress: Console, stopped: Callable[[], bool]) -> RunFolder:
+    """The run with verdicts on its labels; as it is where there are none."""
+    from dnd.evaluation.verify import verify_run
+    from dnd.results.run import RunFolder
+    from dnd.runtime.progress import Meter
+
+    if any(label.status == "labelled" for label in result.labels):
+        with Meter(progress, stopped=stopped) as meter:
+            verify_run(result.folder, images=images, meter=meter)
+    return RunFolder(result.folder)
 
 
 def _report(result: RunFolder, progress: Console, stopped: Callable[[], bool]) -> Path | None:

@@ -39,10 +39,9 @@ def verify(run: str, images: int, clip: str | None, generator: str | None, devic
     from dnd.cli.console import print_table
     from dnd.evaluation.verify import verify_run
     from dnd.runtime.progress import Meter
-    from dnd.store.locks import only_here
     from dnd.text import json_text
 
-    with only_here(Path(run)), Meter(Console(stderr=True)) as meter:
+    with Meter(Console(stderr=True)) as meter:
         found = verify_run(Path(run), images=images, meter=meter, clip=clip, generator=generator, device=device)
     if as_json:
         for unit, one in found.items():

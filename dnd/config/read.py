@@ -70,6 +70,9 @@ def _build(tables: Mapping[str, Any], registry: Registry, live_target: bool) -> 
     }
     parts["probing"] = _halved(parts["probing"], parts["generator"])
     _check_calibration(parts["labels"], parts["scorer"], problems)
+    if parts["verify"].n and parts["generator"] and parts["generator"].name == UNUSED:
+        words = "verify.n: the run has no generator for the images that labels are verified on"
+        problems.add(words, "`dnd verify RUN --generator RUNFILE` takes that of another run file.")
     return Run(**parts), problems
 
 

@@ -150,6 +150,20 @@ class Labels(Config):
         return CalibrationFile(self.calibration).content if self.calibration else None
 
 
+class Verify(Config):
+    """Of labels, once all units have theirs, as `dnd verify` does it."""
+
+    n: pydantic.NonNegativeInt = 0
+    """Images generated for each name that is tested, at least 3; 0: the labels are not verified."""
+
+    @pydantic.field_validator("n")
+    @classmethod
+    def _enough(cls, n: int) -> int:
+        if n in (1, 2):
+            raise ValueError("a verdict needs 3 images of a name, or 0 for none")
+        return n
+
+
 class General(Config):
     """Settings outside any section."""
 
@@ -220,6 +234,7 @@ class Run:
     concepts: Concepts
     images: Images
     labels: Labels
+    verify: Verify
     general: General
 
     @property
@@ -301,6 +316,7 @@ CORE_SECTIONS: dict[str, type[Config]] = {
     "concepts": Concepts,
     "images": Images,
     "labels": Labels,
+    "verify": Verify,
 }
 
 

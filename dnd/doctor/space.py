@@ -117,7 +117,7 @@ def store_bytes(
     `width` the units of its layers."""
     items = stage_items(run, units, images)
     kept = items["captions"] + min(run.exemplars.sample, images or run.exemplars.sample)
-    pictures = PNG_BYTES * (kept * (pixels or _MEGAPIXEL) + items["images"] * drawn)
+    pictures = PNG_BYTES * (kept * (pixels or _MEGAPIXEL) + (items["images"] + items.get("verify", 0)) * drawn)
     rows = float(units * UNIT_BYTES)  # in the store and its temporary files much as in labels.jsonl
     return pictures + 4.0 * (width or units) * items["activations"] + rows
 

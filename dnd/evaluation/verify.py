@@ -36,6 +36,7 @@ from dnd.results.unit import UnitResult
 from dnd.results.verdict import Neighbour, Relation, Verdict, Word
 from dnd.results.write import write_results
 from dnd.runtime.progress import Meter
+from dnd.store.locks import only_here
 
 Floats = npt.NDArray[np.float32]
 DRIVEN, CLEARLY = 0.7, 0.85
@@ -95,6 +96,13 @@ def verify_run(
 ) -> dict[Unit, Verdict]:
     """Verdicts on the labels of a finished run, which its tables have from then on. UsageError where it cannot be
     opened again, or has no label."""
+    with only_here(folder):
+        return _verify_run(folder, images, meter, clip, generator, device)
+
+
+def _verify_run(
+    folder: Path, images: int, meter: Meter, clip: str | None, generator: str | None, device: str | None
+) -> dict[Unit, Verdict]:
     run = RunFolder(folder)
     records = list(run.records())
     if not any(record.status == "labelled" for record in records):

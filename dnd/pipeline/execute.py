@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
 
 _LOG = logging.getLogger(__name__)
-_HOW = ("device", "timeout", "workers", "executor", "address")
-"""Settings that may change when a run goes on."""
+_HOW = ("device", "timeout", "workers", "executor", "address", "verify")
+"""Settings that may change when a run goes on: no label depends on them."""
 _MOST_SHOWN = 3
 """Settings that a message names one by one."""
 
@@ -132,7 +132,7 @@ def _execute(
         console.print(f"{layer}: {reading}", style="dim", markup=False, soft_wrap=True)
     _LOG.info("hooks that the target came with: %s", "; ".join(hooks) or "none")
     plans = plan_stages(run, len(units), len(probing), read_rates(rates_path()))
-    meter = Meter(console, stopped=stopped, plan={plan.name: plan.seconds for plan in plans})
+    meter = Meter(console, stopped=stopped, plan={one.name: one.seconds for one in plans if one.name != "verify"})
     all_stats = list[StageStats]()
     with Heartbeat(out, meter, all_stats) as heartbeat:
 
@@ -270,5 +270,5 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _what(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's settings without those of where and how it is computed: they may change when it goes on."""
+    """A run's settings without those that may change when it goes on."""
     return {key: value for key, value in tables.items() if key not in _HOW}

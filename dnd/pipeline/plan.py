@@ -9,6 +9,9 @@ from dnd.config.run import OWN_METHOD, Run
 from dnd.errors import UsageError
 from dnd.pipeline.rates import BACKEND_OF, Rate, find_rate
 
+NAMES = 6
+"""That a label is verified beside, at most, itself included (dnd/evaluation/verify.py)."""
+
 
 def stage_items(run: Run, units: int, images: int | None) -> dict[str, int]:
     """How many items each stage has at most; the probing pass is left out where its images are not known."""
@@ -17,12 +20,14 @@ def stage_items(run: Run, units: int, images: int | None) -> dict[str, int]:
     if run.exemplars.crops:
         found["crops"] = units
     drawn = units * n * m
+    verified = units * NAMES * run.verify.n
     return found | {
         "captions": units * k,
         "concepts": units,
         "images": drawn,
         "activations": drawn,
         "scores": units,
+        **({"verify": verified} if verified else {}),
     }
 
 
@@ -49,7 +54,7 @@ def plan_stages(run: Run, units: int | None, images: int | None, rates: Mapping[
         rates = {}
     items = stage_items(run, units or 0, images or 0)
     own_method = run.method.name == OWN_METHOD  # what another one asks its backends is not known
-    known = {name: units is not None and (own_method or name == "crops") for name in items}
+    known = {name: units is not None and (own_method or name in ("crops", "verify")) for name in items}
     known["exemplars"] = images is not None
     has = run.choices()
     return [

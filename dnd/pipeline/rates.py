@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from dnd.config.run import Run
     from dnd.runtime.stats import StageStats
 
-BACKEND_OF = {"captions": "captioner", "concepts": "summarizer", "images": "generator", "scores": "scorer"}
+BACKEND_OF = {
+    "captions": "captioner",
+    "concepts": "summarizer",
+    "images": "generator",
+    "scores": "scorer",
+    "verify": "generator",
+}
 """Stage -> the section of its backend; the target does the others."""
 _OF_THE_TARGET = ("exemplars", "crops", "activations")
 _MOST = 500
@@ -67,6 +73,7 @@ def rates_path() -> Path:
 
 def key_of(run: Run, stage: str) -> str | None:
     """Digest of what the stage's speed depends on; None for a stage that this run does not have."""
+    stage = "images" if stage == "verify" else stage  # nearly all of its time
     sizes = {"k": run.exemplars.k, "concepts": run.concepts.n, "images": run.images.n}
     choice = run.choices().get(BACKEND_OF.get(stage, "target"))
     if choice is None or (stage not in BACKEND_OF and stage not in _OF_THE_TARGET):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -143,7 +144,9 @@ class RunFolder:
         """Status and counts for a scheduler, as JSON. `page` is the report's, where there is one."""
         chosen = {name: self.facts[name] for name in ("units", "seconds", "truth") if name in self.facts}
         report = {} if page is None else {"report": str(page)}
-        found = {"run": str(self.folder), "exit_code": self.exit_code, **report, **chosen}
+        words = Counter(one.word for one in self.verdicts.values())
+        verdicts = {"verdicts": dict(words)} if words else {}
+        found = {"run": str(self.folder), "exit_code": self.exit_code, **report, **chosen, **verdicts}
         return json_text(found)
 
     @property

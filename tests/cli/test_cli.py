@@ -19,12 +19,14 @@ from outside import CAPTIONER, install
 import dnd.cli.main
 from dnd.analysis.group import DISTANCE
 from dnd.analysis.prune import LEAST
+from dnd.api import Label, Unit
 from dnd.errors import UsageError
 
 
 def finished(folder: Path, exit_code: int) -> SimpleNamespace:
     """What the command line asks of a `dnd.results.run.RunFolder`."""
     empty: dict[str, Any] = {"unreadable": (), "labels": [], "notes": (), "grading": None, "facts": {}, "seconds": 0.0}
+    empty["verdicts"] = {}
     return SimpleNamespace(folder=folder, exit_code=exit_code, summary=lambda page: "{}", **empty)
 
 
@@ -125,6 +127,28 @@ def test_all_options_reach_the_run(capsys: pytest.CaptureFixture[str], execute: 
     assert rest["fresh"] is True
 
 
+def test_labels_are_verified_after_the_run_where_the_run_file_says_so(
+    capsys: pytest.CaptureFixture[str], execute: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    verified: list[Any] = []
+    monkeypatch.setattr("dnd.evaluation.verify.verify_run", lambda folder, **rest: verified.append((folder, rest)))
+    monkeypatch.setattr("dnd.results.run.RunFolder", lambda folder: finished(folder, exit_code=0))
+    label = Label(Unit("concepts", 0), "labelled", (("red", 1.0),))
+    monkeypatch.setattr(
+        "dnd.pipeline.execute.execute",
+        lambda run, out, **rest: SimpleNamespace(**{**vars(finished(out, 3)), "labels": [label]}),
+    )
+    assert Outcome(capsys, "run", "--out", str(tmp_path), "--set", "verify.n=5").code == 0
+    assert [(folder, rest["images"]) for folder, rest in verified] == [(tmp_path, 5)]
+    Outcome(capsys, "run", "--out", str(tmp_path))
+    Outcome(capsys, "run", "--out", str(tmp_path), "--set", "verify.n=5", "--shard", "1/2")
+    assert len(verified) == 1
+    few = Outcome(capsys, "run", "--out", str(tmp_path), "--set", "verify.n=2")
+    assert (few.code, "a verdict needs 3 images of a name" in few.err) == (1, True)
+    no_generator = Outcome(capsys, "run", "--method", "milan", "--out", str(tmp_path), "--set", "verify.n=5")
+    assert (no_generator.code, "verify.n: the run has no generator" in no_generator.err) == (1, True)
+
+
 def test_run_folders_of_one_second_do_not_collide(
     capsys: pytest.CaptureFixture[str], execute: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -207,7 +231,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, execute: list[Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    outcome = Outcome(capsys, "run", "--dry-run", "--units", "0-3", "--set", "images.n=3")
+    outcome = Outcome(capsys, "run", "--dry-run", "--units", "0-3", "--set", "images.n=3", "--set", "verify.n=5")
     assert (outcome.code, outcome.err) == (0, "")
     for word in (
         "microworld",
@@ -218,6 +242,8 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
         "images: 3",
         "captions",
         "scores",
+        "120",  # of 4 units, 6 names, 5 images
+        "5 new images of each label",
     ):
         assert word.replace("images: 3", "3 of each distinct candidate") in outcome.out
     assert execute == []
