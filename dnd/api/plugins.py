@@ -87,6 +87,12 @@ class Backend(Plugin):
         """What it has used up since it was made, such as {"tokens": 1234}: for run.json and `dnd bench`."""
         return {}
 
+    def borrow(self, lender: Backend) -> bool:
+        """Called once before any `load`: from now on, work with what `lender`, the backend of the stage before, has
+        loaded, whenever it is loaded. Where that is possible, True: the core then closes the lender after this
+        backend's stage, and before any other model is loaded."""
+        return False
+
     def load(self) -> None:
         """Heavy imports and weights go here, not in the constructor."""
 

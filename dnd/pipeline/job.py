@@ -161,6 +161,15 @@ class Job:
             if kept.loaded:
                 leave(kept.backend)
 
+    @contextmanager
+    def lending(self, kind: str, to: str) -> Iterator[None]:
+        """Inside, a backend stays loaded where the one of the next stage works with what it has loaded."""
+        if self.backend(to)[0].borrow(self.backend(kind)[0]):
+            with self.keeping(kind):
+                yield
+        else:
+            yield
+
     def map(
         self,
         stats: StageStats,

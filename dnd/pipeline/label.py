@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 
 import numpy as np
@@ -35,9 +36,11 @@ def label_units(
         """Those that still may get a label."""
         return [unit for unit in units if unit not in too_few and unit not in job.failed and unit not in known.unseen]
 
-    if job.run.captioner.name != UNUSED:
-        known.captions = caption_stage(job, exemplars, left())
-    known.concepts = concept_stage(job, exemplars, left(), known.captions)
+    has_captions = job.run.captioner.name != UNUSED
+    with job.lending("captioner", "summarizer") if has_captions else nullcontext():
+        if has_captions:
+            known.captions = caption_stage(job, exemplars, left())
+        known.concepts = concept_stage(job, exemplars, left(), known.captions)
     with job.keeping("scorer"):
         if known.n_images:
             make_images(known, hooked, identity, left)

@@ -34,7 +34,8 @@ class VllmCaptioner(Served, Captioner):
     """Any image-text-to-text chat model that vLLM serves, asked for a sentence about each image.
 
     Captions are the likeliest words; but vLLM's last bits depend on what else is in a batch, and a near tie between two
-    words may fall the other way. To have one server for captions and concepts, start it and give both its `url`."""
+    words may fall the other way. The summarizer `vllm` with the same model and settings of the server uses the one that
+    captions were made with."""
 
     name = "vllm-vlm"
     Config = VllmCaptionerConfig

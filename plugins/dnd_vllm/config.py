@@ -13,6 +13,9 @@ from dnd.api import Config, ModelName
 from dnd_llama.conversation import AskingConfig
 
 DEFAULT_MODEL = "llama-3.1-8b-instruct"
+OWN = ("model", "dtype", "quantization", "python", "gpu_memory_fraction", "context_length")
+OWN += ("tensor_parallel", "data_parallel", "eager")
+"""Settings of a server that dnd starts."""
 
 
 class ServerConfig(Config):
@@ -102,12 +105,16 @@ class ServerConfig(Config):
             return self
         if self.served_model is None:
             raise ValueError("url needs served_model, the server's name for the model")
-        ours = ("model", "dtype", "quantization", "python", "gpu_memory_fraction", "context_length")
         fields = type(self).model_fields
-        for name in (*ours, "tensor_parallel", "data_parallel", "eager"):
+        for name in OWN:
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name} is for a server that dnd starts: leave it out with url")
         return self
+
+    def same_server(self, other: ServerConfig) -> bool:
+        """Whether dnd starts a server for each that could serve the other as well."""
+        alike = all(getattr(self, name) == getattr(other, name) for name in OWN)
+        return alike and self.url is None and other.url is None
 
 
 class VllmConfig(ServerConfig, AskingConfig):

@@ -40,6 +40,7 @@ class Served(Backend):
         self._client: Client | None = None
         self._python: Interpreter | None = None
         self._restarted = False
+        self._lender: Served | None = None
 
     def check(self) -> Sequence[str | DndError]:
         return list(self._faults())
@@ -74,6 +75,13 @@ class Served(Backend):
         folder = self.runtime.weights(self.config.model)
         return launch.memory(self.config, self.runtime, folder)
 
+    def borrow(self, lender: Backend) -> bool:
+        """Of another backend of this plugin whose server would be the same, the server."""
+        if not isinstance(lender, Served) or not self.config.same_server(lender.config):
+            return False
+        self._lender = lender
+        return True
+
     def load(self) -> None:
         """PluginError tells why vLLM did not start, with its last lines."""
         if self._client is not None:
@@ -83,26 +91,37 @@ class Served(Backend):
             raise fault
         if self.config.url is not None:
             self._client = self._connect(self.config.url, self._key(), self.config.served_model)
+        elif self._lender is not None and self._lender._server is not None:
+            self._server = self._lender._server
+            self._join(self._server)
         else:
             self._start()
 
     def _start(self) -> None:
         from dnd_vllm import interpreter, launch
-        from dnd_vllm.server import URL, Server
+        from dnd_vllm.server import Server
 
         config = self.config
         python = self._python or interpreter.find(config.python)
         folder = self.runtime.weights(config.model)
         plan = launch.make_plan(config, self.runtime, folder)
         if self._server is None:
+            images = self.shows_images or (self._lender is not None and self._lender.shows_images)
             self._server = Server(
-                lambda socket: launch.command(config, plan, python, folder, socket, images=self.shows_images),
+                lambda socket: launch.command(config, plan, python, folder, socket, images=images),
                 launch.environment(config, plan),
             )
         _say(f"starting vLLM {python.vllm} for {config.model}")
         self._server.start(self._ready, config.startup_seconds, _say)
-        self._client = self._connect(URL, self._server.key, launch.SERVED, self._server.socket)
+        self._join(self._server)
+        assert self._client is not None
         self._client.check()
+
+    def _join(self, server: Server) -> None:
+        from dnd_vllm import launch
+        from dnd_vllm.server import URL
+
+        self._client = self._connect(URL, server.key, launch.SERVED, server.socket)
 
     def _ready(self, socket: Path) -> bool:
         from dnd_vllm.server import URL
@@ -188,9 +207,10 @@ class Served(Backend):
 
     def close(self) -> None:
         self._disconnect()
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        server, self._server = self._server, None
+        lent = self._lender is not None and server is self._lender._server
+        if server is not None and not lent:
+            server.close()
 
 
 def _say(text: str) -> None:

@@ -279,6 +279,26 @@ def test_each_distinct_thing_is_computed_once(photos: Path, tmp_path: Path, mood
     assert sum(mood.calls["captions"]) == captions["computed"] == captions["items"] <= 24
 
 
+@pytest.mark.parametrize("lends", [True, False])
+def test_what_the_captioner_has_loaded_serves_the_summarizer_and_is_closed_before_the_generator(
+    lends: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for kind in (toys.Captioner, toys.Summarizer, toys.Generator):
+        name = kind.__name__
+        monkeypatch.setattr(kind, "load", lambda self, name=name: seen.append(f"{name} loads"))
+        monkeypatch.setattr(kind, "close", lambda self, name=name: seen.append(f"{name} closes"))
+    monkeypatch.setattr(toys.Summarizer, "borrow", lambda self, lender: lends and isinstance(lender, toys.Captioner))
+    label(photos, tmp_path / "run")
+    order = ["Captioner loads", "Captioner closes", "Summarizer loads", "Summarizer closes", "Generator loads"]
+    if lends:
+        order = ["Captioner loads", "Summarizer loads", "Summarizer closes", "Captioner closes", "Generator loads"]
+    assert seen[:5] == order
+    seen.clear()
+    label(photos, tmp_path / "run2", labels={"min_auc": 0.6})
+    assert seen == [], "all is known: nothing is loaded"
+
+
 def test_every_synthetic_image_has_a_seed_of_its_own(photos: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         label(photos, tmp_path / str(seed), seed=seed)

@@ -670,6 +670,59 @@ def test_one_running_server_serves_captions_and_concepts(fake: Fake, monkeypatch
     assert len(fake.lines("starts")) == 1
 
 
+SAME = {"model": "tiny-vlm", "context_length": 1024}
+
+
+def test_concepts_come_from_the_server_of_the_captions(fake: Fake) -> None:
+    with fake.summarizer(**SAME) as alone:
+        expected = alone.summarize(REQUESTS)
+    captioner, summarizer = fake.captioner(prompt="?", **SAME), fake.summarizer(**SAME)
+    assert summarizer.borrow(captioner)
+    with captioner:
+        assert captioner.caption([Image.new("RGB", (8, 8))]) == ["a picture 8x8 [0, 0, 0] ?"]
+        with summarizer:
+            assert summarizer.summarize(REQUESTS) == expected
+        assert captioner.caption([Image.new("RGB", (9, 8))]) == ["a picture 9x8 [0, 0, 0] ?"], "it is still there"
+    assert len(fake.lines("starts")) == 2, "one for each half of this test"
+    assert fake.left() == []
+
+
+def test_a_borrowed_server_that_dies_is_started_again_and_ends_with_its_owner(fake: Fake) -> None:
+    fake.orders(die_at=3)
+    captioner, summarizer = fake.captioner(**SAME), fake.summarizer(**SAME)
+    assert summarizer.borrow(captioner)
+    with captioner:
+        captioner.caption([Image.new("RGB", (8, 8))])
+        with summarizer:
+            assert all(summarizer.summarize(REQUESTS))
+        assert fake.left()
+    starts = fake.lines("starts")
+    assert len(starts) == 2
+    assert starts[0]["options"] == starts[1]["options"]
+    assert fake.left() == []
+
+
+def test_where_captions_are_known_the_summarizer_starts_the_same_server(fake: Fake) -> None:
+    captioner, summarizer = fake.captioner(**SAME), fake.summarizer(**SAME)
+    assert summarizer.borrow(captioner)
+    with summarizer:
+        assert all(summarizer.summarize(REQUESTS))
+    with captioner:
+        captioner.caption([Image.new("RGB", (8, 8))])
+    first, second = (start["options"] for start in fake.lines("starts"))
+    assert {**first, "uds": ""} == {**second, "uds": ""}
+    assert fake.left() == []
+
+
+@pytest.mark.parametrize(
+    "other", [{"model": "another"}, {"dtype": "float32"}, {"context_length": 512}, {"eager": True}]
+)
+def test_another_server_is_not_borrowed(fake: Fake, other: dict[str, Any]) -> None:
+    assert not fake.summarizer(**{**SAME, **other}).borrow(fake.captioner(**SAME))
+    running = {"python": None, "url": "http://127.0.0.1:1", "served_model": "x", "model": None}
+    assert not fake.summarizer(**running).borrow(fake.captioner(**running)), "nobody's to lend"
+
+
 def test_the_captioner_stays_on_this_machine_and_has_a_model_of_its_own() -> None:
     with pytest.raises(pydantic.ValidationError, match="is not this machine"):
         VllmCaptionerConfig(url="http://example.org", served_model="x")
