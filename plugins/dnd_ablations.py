@@ -66,8 +66,6 @@ class ConceptSet(ClipBackend, api.Captioner):
         self._concepts, self._texts = [], np.zeros((0, 0))
 
     def caption(self, images: Sequence[Image]) -> list[str]:
-        if not images:
-            return []
         likeness = self.clip.images([lambda image=image: image for image in images]) @ self._texts.T
         best = np.argsort(-likeness, axis=1, kind="stable")[:, : self.config.nearest]
         return [", ".join(self._concepts[place] for place in row) for row in best]

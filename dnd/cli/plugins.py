@@ -7,7 +7,7 @@ import click
 from dnd.cli.console import print_table
 from dnd.text import json_text
 
-KINDS = ("captioner", "summarizer", "generator", "scorer", "target", "probing-set")
+KINDS = ("captioner", "summarizer", "generator", "scorer", "target", "probing-set", "method")
 """That `new` can write."""
 
 
@@ -83,9 +83,7 @@ def plugins_new(name: str, kind: str, parent: str) -> None:
 
 @plugins.command("check")
 @click.argument("name")
-@click.option(
-    "--kind", type=click.Choice((*KINDS, "encoder", "method")), help="Where plugins of several kinds share the name."
-)
+@click.option("--kind", type=click.Choice((*KINDS, "encoder")), help="Where plugins of several kinds share the name.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting: model=NAME.")
 @click.option("--device", metavar="D", default="cpu", help="cpu, cuda or cuda:1.  [default: cpu]")
 def plugins_check(name: str, kind: str | None, settings: tuple[str, ...], device: str) -> int:

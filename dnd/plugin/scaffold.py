@@ -1,4 +1,4 @@
-"""A new plugin's folder: module, pyproject.toml with the entry point, tests of the contract."""
+"""A new plugin's folder: module, pyproject.toml with the entry point, tests of the contract, a CI workflow."""
 
 from __future__ import annotations
 
@@ -75,6 +75,14 @@ _ABOUT = {
         "dnd run default --probe $name --units 3,4",
         imports=("import numpy as np",),
     ),
+    "method": _About(
+        "Method",
+        "MethodContract",
+        "dnd run default --method $name --units 0-9 --set probing.count=500",
+        dependencies=(),
+        imports=("import pytest",),
+        testing=("FakeStudy",),
+    ),
 }
 
 
@@ -91,13 +99,14 @@ def write_plugin(name: str, kind: str, parent: Path) -> Path:
             ".gitignore": "gitignore.in",
             f"{module}.py": f"{kind}.py.in",
             "tests/test_contract.py": "test_contract.py.in",
+            ".github/workflows/test.yml": "workflow.yml.in",
         }.items()
     }
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
         for path, text in files.items():
-            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, "utf-8")
     except FileExistsError as error:
         raise UsageError(
@@ -153,16 +162,26 @@ def _values(name: str, kind: str, module: str) -> dict[str, str]:
     }
     return {
         **values,
-        "dependencies": ", ".join(f'"{one}"' for one in (DISTRIBUTION, *about.dependencies)),
+        "dependencies": ", ".join(f'"{one}"' for one in (_lowest(), *about.dependencies)),
         "use": Template(about.use).substitute(values),
         "imports": _imports(about, kind, values),
         "tests": Template((_TEMPLATE / f"{kind}_test.py.in").read_text("utf-8")).substitute(values).rstrip(),
     }
 
 
+def _lowest() -> str:
+    """dnd as a dependency, no older than the one that wrote the plugin: an older one may not have what it uses."""
+    return f"{DISTRIBUTION}>={metadata.version(DISTRIBUTION)}"
+
+
+def _as_linters_do(name: str) -> tuple[bool, str]:
+    """Classes before functions."""
+    return name[0].islower(), name
+
+
 def _imports(about: _About, kind: str, values: dict[str, str]) -> str:
     """Those of the test file: libraries, a blank line, the plugin itself."""
-    names = ", ".join([about.contract, *about.testing, "runtime"])
+    names = ", ".join(sorted([about.contract, *about.testing, "runtime"], key=_as_linters_do))
     ours = ["from dnd.plugin.registry import Registry", f"from dnd.testing import {names}"]
     plain = [line for line in about.imports if line.startswith("import")]
     rest = sorted([*ours, *(line for line in about.imports if line.startswith("from"))], key=str.lower)

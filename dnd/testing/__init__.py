@@ -24,6 +24,7 @@ from dnd.testing.contract import BrokenRule, Contract
 from dnd.testing.fakes import evidence, image_requests, images, picture, runtime, summary_requests
 from dnd.testing.inputs import MethodContract, ProbingSetContract, TargetContract
 from dnd.testing.run import CONTRACTS, Outcome, run_contract
+from dnd.testing.study import FakeStudy
 
 __all__ = [
     "CONTRACTS",
@@ -32,6 +33,7 @@ __all__ = [
     "CaptionerContract",
     "Contract",
     "EncoderContract",
+    "FakeStudy",
     "GeneratorContract",
     "MethodContract",
     "Outcome",

@@ -73,10 +73,6 @@ class BackendContract(Contract):
             fault = self.fault(item, answer)
             require(not fault, f"item {number}: {fault}")
 
-    def test_an_empty_list_gives_an_empty_list(self) -> None:
-        """Nothing asked, nothing answered."""
-        self.answers([])
-
     def test_answers_come_in_order(self) -> None:
         """The same items the other way round give the same answers the other way round."""
         items = self.items()

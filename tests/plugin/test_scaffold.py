@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import needs
@@ -23,7 +24,8 @@ from dnd.plugin.registry import KINDS as ALL_KINDS
 from dnd.plugin.registry import Registry
 from dnd.plugin.scaffold import write_plugin
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "mean-colour"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLE = EXAMPLES / "mean-colour"
 
 
 def dnd(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -55,12 +57,16 @@ def test_a_new_plugin_is_whole_and_passes_its_own_tests(
     folder = write_plugin(f"Own.{kind}", kind, tmp_path / "deep" / "er")
     module = f"own_{kind.replace('-', '_')}"
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    assert found == sorted([".gitignore", "README.md", f"{module}.py", "pyproject.toml", "tests/test_contract.py"])
-    assert not [path for path in found if "$" in (folder / path).read_text()]
+    workflow = ".github/workflows/test.yml"
+    assert found == sorted(
+        [workflow, ".gitignore", "README.md", f"{module}.py", "pyproject.toml", "tests/test_contract.py"]
+    )
+    assert not [path for path in found if re.search(r"\$(?!\{\{ )", (folder / path).read_text())]
+    assert f"- run: dnd plugins check Own.{kind} --kind {kind}\n" in (folder / workflow).read_text()
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == f"own-{kind}"
     assert project["entry-points"]["dnd"] == {f"Own.{kind}": module}
-    assert "dnd-describe" in project["dependencies"]
+    assert f"dnd-describe>={metadata.version('dnd-describe')}" in project["dependencies"]
     put_in_place(monkeypatch, folder)
     entry = Registry.load().find(kind, f"Own.{kind}")
     assert (entry.distribution, entry.version) == (f"own-{kind}", "0.1.0")
@@ -92,6 +98,7 @@ def test_its_readme_shows_a_run_that_is_valid(kind: str, tmp_path: Path, monkeyp
     _, _, name, *words = line.split()
     pairs = list(zip(words[::2], words[1::2], strict=True))
     keys = {"--target": "target.name", "--probe": "probing.sets", "--layer": "target.layers", "--units": "target.units"}
+    keys["--method"] = "method.name"
     options = {
         keys.get(o, f"{o[2:]}.backend"): [v] if o in ("--probe", "--layer") else v for o, v in pairs if o != "--set"
     }
@@ -109,24 +116,42 @@ def test_a_class_is_named_after_the_plugin_once(tmp_path: Path) -> None:
 
 
 def test_the_kinds_to_choose_from_are_those_of_the_registry() -> None:
-    assert set(KINDS) == set(ALL_KINDS) - {"encoder", "method"}
+    assert set(KINDS) == set(ALL_KINDS) - {"encoder"}
 
 
-@pytest.mark.parametrize("file", ["mean_colour.py", "pyproject.toml", "tests/test_contract.py"])
-def test_the_guide_shows_its_example_as_it_is(file: str) -> None:
-    text = (EXAMPLE / file).read_text("utf-8")
-    language = "toml" if file.endswith("toml") else "python"
-    assert f"`{file}`:\n\n```{language}\n{text}```\n" in (EXAMPLE.parents[1] / "plugins.md").read_text("utf-8")
+@pytest.mark.parametrize(
+    "file",
+    [
+        "mean-colour/mean_colour.py",
+        "mean-colour/pyproject.toml",
+        "mean-colour/tests/test_contract.py",
+        "git-captioner/git_captioner.py",
+    ],
+)
+def test_the_guide_shows_its_examples_as_they_are(file: str) -> None:
+    text = (EXAMPLES / file).read_text("utf-8")
+    language, name = "toml" if file.endswith("toml") else "python", file.partition("/")[2]
+    assert f"`{name}`:\n\n```{language}\n{text}```\n" in (EXAMPLES.parent / "plugins.md").read_text("utf-8")
 
 
-def test_the_example_of_the_guide_passes_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_transformers_is_wrapped_in_forty_lines() -> None:
+    assert len((EXAMPLES / "git-captioner" / "git_captioner.py").read_text("utf-8").splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    ("example", "module", "name"),
+    [("mean-colour", "mean_colour", "mean-colour"), ("git-captioner", "git_captioner", "git")],
+)
+def test_the_examples_of_the_guide_pass_their_tests(
+    example: str, module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "example"
-    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns("__pycache__"))
     put_in_place(monkeypatch, folder)
-    entry = Registry.load().find("captioner", "mean-colour")
-    assert (entry.distribution, entry.version) == ("dnd-mean-colour", "0.1")
+    entry = Registry.load().find("captioner", name)
+    assert (entry.distribution, entry.version) == (f"dnd-{example}", "0.1")
     own = pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)])
-    for imported in ("mean_colour", "test_contract"):
+    for imported in (module, "test_contract"):
         del sys.modules[imported]
     assert own == 0
 

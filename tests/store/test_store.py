@@ -16,7 +16,7 @@ from PIL import Image
 
 import dnd.store.table
 from dnd.api import derive_seed
-from dnd.errors import DamagedError, StoreError
+from dnd.errors import DamagedError, ItemError, StoreError
 from dnd.pipeline.map import complete
 from dnd.runtime.stats import StageStats
 from dnd.store.files import write_atomic
@@ -60,6 +60,34 @@ def test_a_row_written_twice_answers_once(tmp_path: Path) -> None:
     assert answers == [("a", 1), ("b", 2)]
     assert list(found) == ["a", "b"]
     assert rows_of(table) == {"a": 1, "b": 2, "c": 3}
+
+
+@pytest.mark.parametrize("bad", [set(), {0}, {2}, {0, 1, 2, 3, 4}, {1, 3}])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_backend_is_never_given_an_empty_batch(tmp_path: Path, bad: set[int], size: int) -> None:
+    """Whatever fails, and however the batch is divided for it."""
+
+    def work(batch: list[int]) -> list[int]:
+        assert batch
+        if bad.intersection(batch):
+            raise ItemError("cannot do it")
+        return batch
+
+    table, stats = Table(tmp_path / "t", SCHEMA), StageStats("captions")
+    for items in ({}, {str(n): n for n in range(5)}):
+        complete(
+            table,
+            items,
+            nullcontext(),
+            work,
+            lambda done: [{"key": key, "value": value} for key, _, value in done],
+            lambda row: None,
+            stats,
+            lambda n: None,
+            batch_size=lambda: size,
+        )
+    assert set(rows_of(table).values()) == set(range(5)) - bad
+    assert set(stats.failures.values()) == ({"captions: cannot do it"} if bad else set())
 
 
 def test_columns_have_the_rows_that_are_asked_for(tmp_path: Path) -> None:
