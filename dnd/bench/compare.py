@@ -1,18 +1,21 @@
-"""Which combinations are better than which, unit by unit: McNemar's test or the paired t-test, Holm over pairs."""
+"""Which combinations are better than which, unit by unit: McNemar's test or a paired t-test, Holm over pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from dnd.bench.costs import Cost, costs, pareto
-from dnd.bench.outcome import Outcome
-from dnd.bench.quality import choose_metric
+from dnd.bench.effects import Effect, effects
+from dnd.bench.outcome import Outcome, merge
+from dnd.bench.quality import EXACT, GRADED, choose_metric
+from dnd.bench.repeats import difference, level
 from dnd.evaluation.estimates import tidy
-from dnd.evaluation.intervals import Estimate, Floats, estimates, holm, paired
+from dnd.evaluation.intervals import Estimate, Floats, holm
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """ "better" or "worse" where p is below 0.05, else "no difference shown"."""
-        if self.p >= 0.05:
-            return "no difference shown"
-        return "better" if self.estimate.value > 0 else "worse"
+        return verdict_of(self.estimate, self.p)
+
+
+def verdict_of(estimate: Estimate, p: float) -> str:
+    """ "better" or "worse" where p is below 0.05, else "no difference shown"."""
+    if p >= 0.05:
+        return "no difference shown"
+    return "better" if estimate.value > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,9 @@ class Bench:
     """A whole matrix, measured."""
 
     outcomes: Sequence[Outcome]
+    """One of each combination, whose repeats are merged."""
+    runs: Mapping[str, Sequence[Outcome]]
+    """Combination -> its repeats."""
     metric: str | None
     reference: str
     figures: dict[str, dict[str, Estimate]]
@@ -47,6 +57,13 @@ class Bench:
     costs: dict[str, Cost]
     front: set[str]
     """Combinations on the Pareto front of metric and stand-alone seconds."""
+    effects: Sequence[Effect]
+    """Of the metric, axis by axis."""
+
+    @property
+    def repeats(self) -> int:
+        """Runs of a combination, at most."""
+        return max(map(len, self.runs.values()), default=1)
 
     @property
     def failed(self) -> list[Outcome]:
@@ -56,6 +73,16 @@ class Bench:
     def exit_code(self) -> int:
         """3 where a combination, or a unit of one, has failed."""
         return 3 if self.failed or any(outcome.counts.get("failed") for outcome in self.outcomes) else 0
+
+    def right(self, name: str) -> float | None:
+        """How many labels of a run are right, on average; None where that is not known."""
+        levels = self.figures.get(GRADED) or self.figures.get(EXACT) or {}
+        return levels[name].value * levels[name].n if name in levels else None
+
+    def price(self, name: str) -> float | None:
+        """Seconds alone per right label; None where one of the two is not known, or none is right."""
+        right, cost = self.right(name), self.costs.get(name)
+        return cost.alone / right if right and cost and cost.alone is not None else None
 
     def against(self, name: str) -> Difference | None:
         """A combination against the reference."""
@@ -78,53 +105,74 @@ class Bench:
                 {"name": one.name, "other": one.other, **_tidy(one.estimate), "p": tidy(one.p), "verdict": one.verdict}
                 for one in self.differences
             ],
-            "stages": _stages(self.outcomes),
+            "effects": [
+                {
+                    **{name: getattr(one, name) for name in ("axis", "variant", "base", "combinations")},
+                    **{"mean": tidy(one.mean), "base_mean": tidy(one.base_mean)},
+                    **{"difference": _tidy(one.estimate), "p": tidy(one.p)},
+                }
+                for one in self.effects
+            ],
+            "stages": _stages([run for runs in self.runs.values() for run in runs]),
             "front": sorted(self.front),
         }
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
-        kept = {key: value for key, value in asdict(outcome).items() if key != "values"}
+        kept = {key: value for key, value in asdict(outcome).items() if key not in ("values", "labels", "repeat")}
+        kept |= {"repeats": len(self.runs[outcome.name])}
         cost = self.costs.get(outcome.name)
         figures = {name: _tidy(found[outcome.name]) for name, found in self.figures.items() if outcome.name in found}
         return {**kept, "figures": figures, "cost": cost and asdict(cost)}
 
 
 def measure(outcomes: Sequence[Outcome], reference: str, metric: str | None = None) -> Bench:
-    """Intervals, paired differences, costs. UsageError for a metric that does not exist."""
-    done = [outcome for outcome in outcomes if not outcome.failed]
-    names = sorted({figure for outcome in done for figure in outcome.values})
+    """Intervals, paired differences, main effects, costs. UsageError for a metric that does not exist."""
+    runs: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        runs.setdefault(outcome.name, []).append(outcome)
+    merged = {name: merge(own) for name, own in runs.items()}
+    done = {name: own for name, own in runs.items() if not merged[name].failed}
+    names = sorted({figure for own in done.values() for figure in own[0].values})
     chosen = choose_metric(metric, set(names))
-    figures = {}
-    for figure in names:
-        own = [outcome for outcome in done if figure in outcome.values]
-        levels = estimates(_columns(own, figure), ["mean"] * len(own))
-        figures[figure] = dict(zip((outcome.name for outcome in own), levels, strict=True))
+    figures = {name: {k: level(v) for k, v in _values(done, name).items()} for name in names}
     found = costs(outcomes)
     points = [
         (name, alone, estimate.value)
         for name, estimate in (figures[chosen] if chosen else {}).items()
         if (alone := found[name].alone) is not None
     ]
-    differences = _differences([o for o in done if chosen in o.values], chosen) if chosen else []
-    return Bench(outcomes, chosen, reference, figures, differences, found, pareto(points))
+    values = _values(done, chosen) if chosen else {}
+    variants = {name: one.variants for name, one in merged.items()}
+    return Bench(
+        list(merged.values()),
+        runs,
+        chosen,
+        reference,
+        figures,
+        _differences(values),
+        found,
+        pareto(points),
+        effects(values, variants, variants.get(reference, {})),
+    )
 
 
-def _columns(outcomes: Sequence[Outcome], figure: str) -> Floats:
-    """(units, combinations), NaN where a combination does not have the unit."""
-    units = sorted({unit for outcome in outcomes for unit in outcome.values[figure]})
-    return np.array([[outcome.values[figure].get(unit, np.nan) for outcome in outcomes] for unit in units])
+def _values(runs: Mapping[str, Sequence[Outcome]], figure: str) -> dict[str, Floats]:
+    """Combination -> (units, repeats), the same units in all, NaN where it does not have one."""
+    own = {name: repeats for name, repeats in runs.items() if figure in repeats[0].values}
+    units = sorted({unit for repeats in own.values() for one in repeats for unit in one.values.get(figure, {})})
+    return {
+        name: np.array([[one.values.get(figure, {}).get(unit, np.nan) for one in repeats] for unit in units])
+        for name, repeats in own.items()
+    }
 
 
-def _differences(outcomes: Sequence[Outcome], figure: str) -> list[Difference]:
-    columns = _columns(outcomes, figure) if outcomes else np.zeros((0, 0))
-    pairs = [(a, b) for a in range(len(outcomes)) for b in range(a + 1, len(outcomes))]
-    if not pairs:
-        return []
-    found = [paired(columns[:, a], columns[:, b]) for a, b in pairs]
+def _differences(values: Mapping[str, Floats]) -> list[Difference]:
+    pairs = list(combinations(values, 2))
+    found = [difference(values[one], values[other]) for one, other in pairs]
     corrected = holm([p for _, p in found])
     return [
-        Difference(outcomes[a].name, outcomes[b].name, estimate, p)
-        for (a, b), (estimate, _), p in zip(pairs, found, corrected, strict=True)
+        Difference(one, other, estimate, p)
+        for (one, other), (estimate, _), p in zip(pairs, found, corrected, strict=True)
     ]
 
 

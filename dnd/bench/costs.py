@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from dnd.bench.outcome import Outcome
@@ -66,9 +67,27 @@ class Prices:
 
 
 def costs(outcomes: Sequence[Outcome]) -> dict[str, Cost]:
-    """By the combinations' names; failed ones have none."""
+    """By the combinations' names, of one run, on average where there are several; where one failed there is none."""
     seconds, tokens = Prices(outcomes), Prices(outcomes, "tokens")
-    return {outcome.name: _cost(outcome, seconds, tokens) for outcome in outcomes if not outcome.failed}
+    failed = {outcome.name for outcome in outcomes if outcome.failed}
+    found: dict[str, list[Cost]] = {}
+    for outcome in outcomes:
+        if outcome.name not in failed:
+            found.setdefault(outcome.name, []).append(_cost(outcome, seconds, tokens))
+    return {name: _mean(own) for name, own in found.items()}
+
+
+def _mean(own: Sequence[Cost]) -> Cost:
+    alone = [cost.alone for cost in own if cost.alone is not None]
+    tokens = [cost.tokens for cost in own if cost.tokens is not None]
+    return Cost(
+        here=fmean(cost.here for cost in own),
+        alone=fmean(alone) if len(alone) == len(own) else None,
+        images=round(fmean(cost.images for cost in own)),
+        tokens=round(fmean(tokens)) if tokens else None,
+        computed=round(fmean(cost.computed for cost in own)),
+        items=round(fmean(cost.items for cost in own)),
+    )
 
 
 def _cost(outcome: Outcome, seconds: Prices, tokens: Prices) -> Cost:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,14 @@ from dnd.store.keys import digest_of
 from dnd.store.locks import only_here
 
 Report = Callable[[int, int, str], None]
-"""Called for each combination with: its number, of how many, and its name."""
+"""Called for each run with: its number, of how many, and the name of its folder."""
 
 
 def run_matrix(
     matrix: Matrix, out: Path, registry: Registry, report: Report, console: Console | None = None
 ) -> list[Outcome]:
-    """An outcome per combination, in the matrix's order. Runs lie in out/runs, and share the store beside them.
+    """An outcome per combination and repeat: all combinations in the matrix's order, then all with the next seed. Runs
+    lie in out/runs, and share the store beside them.
 
     `console` shows each run's progress. UsageError before any work where a combination's settings are wrong.
     """
@@ -47,29 +49,29 @@ def _run_all(matrix: Matrix, out: Path, registry: Registry, report: Report, cons
     planned = list(_plan(matrix, registry))
     judge = Judge(matrix.truth, matrix.encoder)
     outcomes = []
-    for number, (one, run, reason) in enumerate(planned, 1):
-        folder, key = out / "runs" / one.name, _key(matrix, run, registry)
-        known = None if run is None else read_outcome(folder, key)
+    for number, (one, repeat, run, reason) in enumerate(planned, 1):
+        blank = Outcome(one.name, _key(matrix, run, registry), one.variants, one.note, repeat)
+        folder = out / "runs" / blank.folder
+        known = None if run is None else read_outcome(folder, blank.key)
         if known is None:
-            report(number, len(planned), one.name)
-            if run is None:
-                known = Outcome(one.name, key, one.variants, one.note, reason)
-            else:
-                known = _run(one, run, key, folder, registry, judge, console)
+            report(number, len(planned), blank.folder)
+            known = replace(blank, reason=reason) if run is None else _run(blank, run, folder, registry, judge, console)
             known.write(folder)
         outcomes.append(known)
     return outcomes
 
 
-def _plan(matrix: Matrix, registry: Registry) -> Iterator[tuple[Combination, Run | None, str]]:
-    """Each combination with its run, or why it cannot be made here (a plugin that does not work, say)."""
-    for one in matrix.combinations:
-        try:
-            yield one, one.run(registry), ""
-        except UsageError as error:
-            raise UsageError(f"combination {one.name}: {error}", error.hint) from error
-        except DndError as error:
-            yield one, None, _in_words(error)
+def _plan(matrix: Matrix, registry: Registry) -> Iterator[tuple[Combination, int, Run | None, str]]:
+    """Each combination with its run, or why it cannot be made here (a plugin that does not work, say); all of them
+    before any is repeated."""
+    for repeat in range(matrix.repeats):
+        for one in matrix.combinations:
+            try:
+                yield one, repeat, one.run(registry, repeat), ""
+            except UsageError as error:
+                raise UsageError(f"combination {one.name}: {error}", error.hint) from error
+            except DndError as error:
+                yield one, repeat, None, _in_words(error)
 
 
 def _key(matrix: Matrix, run: Run | None, registry: Registry) -> str:
@@ -85,9 +87,7 @@ def _key(matrix: Matrix, run: Run | None, registry: Registry) -> str:
     return digest_of(parts)
 
 
-def _run(
-    one: Combination, run: Run, key: str, folder: Path, registry: Registry, judge: Judge, console: Console | None
-) -> Outcome:
+def _run(blank: Outcome, run: Run, folder: Path, registry: Registry, judge: Judge, console: Console | None) -> Outcome:
     if (folder / "outcome.json").is_file():  # of other settings: the folder is the bench's own
         (folder / "run.toml").unlink(missing_ok=True)
     began, peak = time.perf_counter(), Peak()
@@ -100,14 +100,11 @@ def _run(
         if not isinstance(error, DndError):
             write_atomic(folder / "error.txt", traceback.format_exc().encode())
             reason += " (error.txt in its folder says where)"
-        return Outcome(one.name, key, one.variants, one.note, reason, time.perf_counter() - began)
+        return replace(blank, reason=reason, seconds=time.perf_counter() - began)
     seconds = time.perf_counter() - began
     facts = result.facts
-    return Outcome(
-        name=one.name,
-        key=key,
-        variants=one.variants,
-        note=one.note,
+    return replace(
+        blank,
         seconds=round(seconds, 3),
         stages=facts["stages"],
         peak=max([peak.bytes(), *(stage.get("peak", 0) for stage in facts["stages"].values())]),
@@ -115,6 +112,7 @@ def _run(
         counts={status: facts["units"].get(status, 0) for status in ("labelled", "uninterpretable", "failed")},
         kinds=_kinds(result),
         values=judge.values(result),
+        labels={str(label.unit): label.label for label in result.labels},
     )
 
 

@@ -44,6 +44,8 @@ class _File(Config):
     """The figure that is ranked, plotted and compared."""
     reference: str | None = None
     """The combination that the others are compared with in the tables; the first where none is named."""
+    repeats: int = pydantic.Field(1, ge=1, le=100)
+    """How often each combination is run: with its seed, the next one, and so on."""
     settings: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Of every combination."""
     axes: dict[str, dict[str, dict[str, Any]]] = pydantic.Field(default_factory=dict)
@@ -63,11 +65,15 @@ class Combination:
     """Axis -> variant; none for one that was added by itself."""
     note: str = ""
 
-    def run(self, registry: Registry) -> Run:
-        """Raises UsageError or PluginError where it does not fit together."""
+    def run(self, registry: Registry, repeat: int = 0) -> Run:
+        """With its seed, or the `repeat`-th after it. Raises UsageError or PluginError where it does not fit."""
         tables = read_tables(self.base)
         for layer in self.layers:
             apply_options(tables, flatten(layer))
+        run = build_run(tables, registry)
+        if not repeat:
+            return run
+        apply_options(tables, {"seed": run.seed + repeat})
         return build_run(tables, registry)
 
 
@@ -81,6 +87,7 @@ class Matrix:
     truth: Path | None = None
     encoder: str | None = None
     metric: str | None = None
+    repeats: int = 1
 
     def only(self, names: Sequence[str]) -> Matrix:
         """Some of its combinations; the first of them is the reference where the matrix's own is left out."""
@@ -121,7 +128,7 @@ def read_matrix(path: Path) -> Matrix:
         raise UsageError(f"truth: there is no file {truth}")
     if (file.truth is None) != (file.encoder is None):
         raise UsageError("truth and encoder go together: the encoder compares labels with the truth")
-    return Matrix(path, tuple(found), file.reference or names[0], truth, file.encoder, file.metric)
+    return Matrix(path, tuple(found), file.reference or names[0], truth, file.encoder, file.metric, file.repeats)
 
 
 def _check_names(file: _File, problems: Problems) -> None:

@@ -1,10 +1,10 @@
-"""What became of one combination: all that the tables are made from, kept in its folder as outcome.json."""
+"""What became of one run of a combination: all that the tables are made from, kept in its folder as outcome.json."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Outcome:
     """Of all that it depends on: another one, and the combination is run again."""
     variants: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    repeat: int = 0
+    """Which of the combination's runs it is: with its own seed, the next one, and so on."""
     reason: str = ""
     """Why it failed; empty where it did not."""
     seconds: float = 0.0
@@ -38,6 +40,13 @@ class Outcome:
     """Kind of unit -> how many are right, of how many."""
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Figure -> unit -> its value."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Unit -> its label, "" where it has none."""
+
+    @property
+    def folder(self) -> str:
+        """The name of its run folder."""
+        return f"{self.name}@{self.repeat}" if self.repeat else self.name
 
     @property
     def failed(self) -> bool:
@@ -49,6 +58,37 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         write_atomic(folder / _FILE, (json_text(asdict(self), indent=1) + "\n").encode())
+
+
+def merge(runs: Sequence[Outcome]) -> Outcome:
+    """The runs of one combination as one: counts over all of them, seconds of a run on average."""
+    first = runs[0]
+    reasons = [f"{one.folder}: {one.reason}" if one.repeat else one.reason for one in runs if one.failed]
+    return replace(
+        first,
+        reason="; ".join(reasons),
+        seconds=sum(one.seconds for one in runs) / len(runs),
+        peak=max(one.peak for one in runs),
+        device_peak=max(one.device_peak for one in runs),
+        counts={status: sum(one.counts.get(status, 0) for one in runs) for status in first.counts},
+        kinds={
+            kind: (sum(one.kinds[kind][0] for one in runs), sum(one.kinds[kind][1] for one in runs))
+            for kind in first.kinds
+            if all(kind in one.kinds for one in runs)
+        },
+        values={
+            figure: {unit: sum(row) / len(row) for unit, row in _rows(runs, figure).items()} for figure in first.values
+        },
+    )
+
+
+def _rows(runs: Sequence[Outcome], figure: str) -> dict[str, list[float]]:
+    """Unit -> its values in the runs that have one."""
+    found: dict[str, list[float]] = {}
+    for one in runs:
+        for unit, value in one.values.get(figure, {}).items():
+            found.setdefault(unit, []).append(value)
+    return found
 
 
 def read_outcome(folder: Path, key: str) -> Outcome | None:

@@ -1,4 +1,4 @@
-"""Quality over cost as a picture, the Pareto front marked."""
+"""Quality over cost as a picture: every combination's number at its dot, the dots coloured by one axis."""
 
 from __future__ import annotations
 
@@ -6,14 +6,28 @@ import math
 
 from dnd.analysis.svg import Drawing
 from dnd.bench.compare import Bench
-from dnd.bench.table import ranked
+from dnd.bench.table import ranked, short
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 520, 70, 60, 30, 30
-_ON, _OFF, _GRID, _INTERVAL, _AXIS = "#a3262c", "#6d86e8", "#eeeeee", "#b9c0cb", "#444444"
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 520, 70, 60, 56, 30
+_FRONT, _GRID, _INTERVAL, _AXIS = "#a3262c", "#eeeeee", "#b9c0cb", "#444444"
+_COLOURS = ("#4c78a8", "#e8871e", "#54a24b", "#b279a2", "#e45756", "#2f9c95", "#9d755d", "#c9a227")
+_OTHER = "#8b93a1"
 
 
-def plot(bench: Bench) -> str | None:
-    """None where no combination has both a quality and a cost."""
+def axes(bench: Bench) -> list[str]:
+    """Those with several variants, of the largest main effect first."""
+    variants: dict[str, set[str]] = {}
+    for outcome in bench.outcomes:
+        for axis, variant in outcome.variants.items():
+            variants.setdefault(axis, set()).add(variant)
+    most = dict.fromkeys(variants, 0.0)
+    for effect in bench.effects:
+        most[effect.axis] = max(most[effect.axis], abs(effect.estimate.value))
+    return sorted((axis for axis, own in variants.items() if len(own) > 1), key=lambda axis: -most[axis])
+
+
+def plot(bench: Bench, axis: str = "") -> str | None:
+    """Coloured by the axis, if one is named; None where no combination has both a quality and a cost."""
     levels = bench.figures.get(bench.metric or "", {})
     points = [(n, cost, e) for n, e in levels.items() if (cost := bench.costs[n].alone) is not None and cost > 0]
     if not points:
@@ -34,22 +48,36 @@ def plot(bench: Bench) -> str | None:
         drawing.line([place(low, quality), place(high, quality)], _GRID)
         drawing.text(_LEFT - 8, place(low, quality)[1] + 4, f"{quality:.2g}", anchor="end")
     drawing.line([place(low, ceiling), place(low, floor), place(high, floor)], _AXIS)
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    drawing.text(middle, _HEIGHT - 14, "seconds alone, logarithmic", anchor="middle")
-    drawing.text(_LEFT, _TOP - 10, f"{bench.metric}, with 95 % intervals")
-    drawing.text(
-        _WIDTH - _RIGHT, _TOP - 10, "numbers as in the table; red: none is both better and cheaper", anchor="end"
-    )
-    drawing.line([place(c, q) for c, q in sorted((c, e.value) for n, c, e in points if n in bench.front)], _ON)
+    drawing.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 14, "seconds alone, logarithmic", anchor="middle")
+    drawing.text(_LEFT, 18, f"{short(bench.metric or '')}, with 95 % intervals; numbers as in the table")
+    drawing.text(_WIDTH - _RIGHT, 18, "line: none is both better and cheaper", anchor="end", colour=_FRONT)
+    colours = _legend(drawing, bench, axis, [name for name, *_ in points])
+    drawing.line([place(c, q) for c, q in sorted((c, e.value) for n, c, e in points if n in bench.front)], _FRONT)
     places = {outcome.name: place for place, outcome in enumerate(ranked(bench), 1)}
     for name, cost, e in sorted(points, key=lambda point: -point[2].value):
         x, y = place(cost, e.value)
         drawing.line([place(cost, e.low), place(cost, e.high)], _INTERVAL)
-        drawing.dot(x, y, _ON if name in bench.front else _OFF, f"{name}: {e.value:.3f}, {cost:.1f} s")
+        drawing.dot(x, y, colours[name], f"{places[name]} {name}: {e.value:.3f}, {cost:.1f} s")
         words = f"{places[name]} {name}" if name in bench.front else str(places[name])
         left = x > _WIDTH * 0.7
         drawing.text(x + (-9 if left else 9), y - 7, words, anchor="end" if left else "start")
     return drawing.svg()
+
+
+def _legend(drawing: Drawing, bench: Bench, axis: str, names: list[str]) -> dict[str, str]:
+    """Combination -> its colour; the axis's variants are written over the plot."""
+    variants = {one.name: one.variants.get(axis, "") for one in bench.outcomes if one.name in names}
+    known = list(dict.fromkeys(variant for variant in variants.values() if variant))
+    colours = {variant: _COLOURS[place % len(_COLOURS)] for place, variant in enumerate(known)}
+    x = float(_LEFT)
+    shown = [f"{axis}:", *known, *(["others"] if "" in variants.values() else [])] if known else []
+    for variant in shown:
+        if variant != shown[0]:
+            drawing.dot(x + 6, 36, colours.get(variant, _OTHER), "")
+            x += 16
+        drawing.text(x, 40, variant)
+        x += 7.0 * len(variant) + 14
+    return {name: colours.get(variant, _OTHER) for name, variant in variants.items()}
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -19,7 +19,8 @@ def bench(matrix: str, out: str | None, only: tuple[str, ...], dry_run: bool, as
     """Run every combination of a matrix and compare them.
 
     Stages that combinations share are computed once. The same command goes on where it was stopped: finished
-    combinations are not run again. Writes bench.json, bench.csv, bench.md, bench.html and bench.svg.
+    runs are not run again. Writes bench.html, bench.md, bench.svg, bench.json, and tables of combinations and of
+    units as CSV and Parquet.
     """
     from pathlib import Path
 
@@ -28,7 +29,7 @@ def bench(matrix: str, out: str | None, only: tuple[str, ...], dry_run: bool, as
     from dnd.bench.matrix import read_matrix
     from dnd.bench.page import write_bench
     from dnd.bench.quality import choose_metric
-    from dnd.bench.table import columns, rows
+    from dnd.bench.table import screen
     from dnd.cli.console import make_progress_console, print_table
     from dnd.plugin.registry import Registry
 
@@ -56,7 +57,6 @@ def bench(matrix: str, out: str | None, only: tuple[str, ...], dry_run: bool, as
     if as_json:
         click.echo(json_text(found.record(), indent=1))
     else:
-        width = len(columns(found))
-        print_table(columns(found), [[*row, *[""] * (width - len(row))] for row in rows(found)])
-        click.echo(f"\n{folder}/bench.html has the plot and says what the columns mean.")
+        print_table(*screen(found))
+        click.echo(f"\n{folder}/bench.html has all columns and what they mean, the plot and the main effects.")
     return found.exit_code

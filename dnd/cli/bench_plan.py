@@ -35,6 +35,8 @@ def show_bench_plan(matrix: Matrix, registry: Registry) -> None:
         "\nEach by itself: stages that combinations share are computed once. `?`: not known; a first run on this"
     )
     click.echo("machine measures how long a stage takes.\n")
+    if matrix.repeats > 1:
+        click.echo(f"Each is run {matrix.repeats} times, with other seeds.\n")
     print_table(("model", "MB", "state", "combinations"), [[*_model(n, weights), str(k)] for n, k in users.items()])
 
 

@@ -57,7 +57,7 @@ def estimates(values: Floats, statistics: Sequence[Statistic], seed: int = 0, re
     return found
 
 
-def wilson(k: float, n: int) -> tuple[float, float]:
+def wilson(k: float, n: float) -> tuple[float, float]:
     """Wilson's interval of the share k / n, which is sound for few and for shares near 0 or 1."""
     share = k / n
     middle = (share + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import toys
 from click.testing import CliRunner
@@ -16,15 +18,18 @@ from click.testing import CliRunner
 from dnd import api
 from dnd.bench.compare import measure
 from dnd.bench.costs import costs, pareto
+from dnd.bench.effects import effects
 from dnd.bench.execute import run_matrix
 from dnd.bench.matrix import Matrix, read_matrix
 from dnd.bench.outcome import Outcome
 from dnd.bench.page import page
 from dnd.bench.plot import plot
-from dnd.bench.table import columns, markdown, rows
+from dnd.bench.repeats import difference, level
+from dnd.bench.table import columns, markdown, notes, rows
 from dnd.cli.main import cli
 from dnd.config.tables import flatten
 from dnd.errors import ModelError, UsageError
+from dnd.evaluation.intervals import Estimate
 from dnd.plugin.registry import Entry, Registry
 from dnd.results.report.build import build_report
 from dnd.results.run import RunFolder
@@ -219,7 +224,7 @@ def test_a_failed_combination_is_a_row(here: Path) -> None:
     assert [outcome.failed for outcome in found.outcomes] == [True, False]
     assert found.exit_code == 3
     assert rows(found)[-1] == ["", "broken", "failed: its weights are <b>gone</b> | lost"]
-    shown = page(found, "<i>title</i>", plot(found) or "")
+    shown = page(found, "<i>title</i>", [plot(found) or ""])
     assert "<b>gone" not in shown
     assert "&lt;b&gt;gone" in shown
     assert "<i>title" not in shown
@@ -334,12 +339,27 @@ def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = list(csv.DictReader((folder / "bench.csv").read_text("utf-8").splitlines()))
     assert [row["combination"] for row in table] == [one["name"] for one in record["combinations"]]
     assert (table[0]["captioner"], table[0]["labelled"], float(table[0]["match.graded"])) == ("plain", "3", 1.0)
-    assert float(table[0]["seconds_per_right_unit"]) == pytest.approx(float(table[0]["seconds_alone"]) / 4, abs=1e-3)
+    assert float(table[0]["seconds_per_right_label"]) == pytest.approx(float(table[0]["seconds_alone"]) / 4, abs=1e-3)
     drawn = (folder / "bench.svg").read_text()
     assert all(re.search(rf">{number}[ <]", drawn) for number in range(1, 7)), "every dot has its number"
     assert json.loads((folder / "bench.json").read_text()) == record
-    assert (folder / "bench.svg").read_text().count("<circle") == 6
+    assert drawn.count("<circle") == 6 + 2, "and each variant of an axis has its colour"
+    assert ">scorer:<" in drawn, "the axis that matters most"
+    units = list(csv.DictReader((folder / "bench-units.csv").read_text("utf-8").splitlines()))
+    assert len(units) == 6 * 4
+    assert [units[0][name] for name in ("combination", "repeat", "unit", "label")] == [
+        "plain+two+toy",
+        "0",
+        "units/0",
+        "red",
+    ]
+    again = pq.read_table(folder / "bench-units.parquet").to_pylist()
+    assert [one["match.graded"] for one in again] == [float(one["match.graded"]) for one in units]
+    assert pq.read_table(folder / "bench.parquet").column("seconds_alone")[0].as_py() == float(
+        table[0]["seconds_alone"]
+    )
     html = (folder / "bench.html").read_text("utf-8")
+    assert html.count("<figure>") == 3, "a plot for each axis"
     for said in ("right: share of units", "Ranked by <code>match.graded</code>", "1.000 [0.510,&nbsp;1.000]"):
         assert said in html
     assert "plain+two+toy *</a>" not in html
@@ -355,6 +375,76 @@ def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert matrix(here, GRID).only(["loud+two+toy"]).reference == "loud+two+toy"
     with pytest.raises(UsageError, match="no combination 'loud'"):
         matrix(here, GRID).only(["loud"])
+
+
+# --- repeats and main effects ---
+
+
+def test_each_combination_is_repeated_with_the_next_seeds(here: Path) -> None:
+    text = f"repeats = 3\n{GRID}"
+    told: list[str] = []
+    outcomes = bench(here, text, told)
+    assert told[:7] == [*(one.name for one in outcomes[:6]), "plain+two+toy@1"]
+    runs = [RunFolder(here / "out" / "runs" / name).settings["seed"] for name in ("plain+two+toy", "plain+two+toy@2")]
+    assert runs[1] - runs[0] == 2
+    found = measure(outcomes, "plain+two+toy")
+    assert [len(own) for own in found.runs.values()] == [3] * 6
+    assert found.repeats == 3
+    assert found.outcomes[0].counts == {"labelled": 9, "uninterpretable": 3, "failed": 0}
+    assert found.right("plain+two+toy") == 4
+    assert found.figures["match.graded"]["plain+two+toy"].n == 4
+    assert any("run 3 times, with other seeds" in note for note in notes(found))
+    told.clear()
+    bench(here, GRID, told)
+    assert told == [], "the first runs are those without repeats"
+
+
+def test_an_interval_over_units_and_seeds_holds_the_truth() -> None:
+    """Shares with an effect of the unit and one of the seed, which the mean over both does not have: the interval over
+    units alone misses it far more often than one time in twenty."""
+    rng = np.random.default_rng(0)
+    held = alone = 0
+    for _ in range(400):
+        units, seeds = rng.normal(0, 1, (60, 1)), rng.normal(0, 0.5, (1, 5))
+        values = (rng.random((60, 5)) < 1 / (1 + np.exp(-units - seeds))).astype(float)
+        both, first = level(values), level(values[:, :1])
+        held += both.low <= 0.5 <= both.high
+        alone += first.low <= 0.5 <= first.high
+    assert held / 400 > 0.93
+    assert alone / 400 < 0.85
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_same_of_every_unit_and_seed_is_still_uncertain(value: float) -> None:
+    found = level(np.full((20, 3), value))
+    assert found.value == value
+    assert found.high - found.low == pytest.approx(0.16, abs=0.01)  # Wilson's of 20 units
+
+
+def test_a_difference_is_paired_by_unit_and_seed() -> None:
+    rng = np.random.default_rng(1)
+    hard = rng.normal(0, 5, (30, 4))  # of unit and seed together, the same for both
+    estimate, p = difference(hard + 0.5 + rng.normal(0, 0.1, hard.shape), hard)
+    assert estimate.low < 0.5 < estimate.high < 0.6
+    assert p < 1e-4
+    assert difference(hard, hard) == (Estimate(0, 0, 0, 30), 1.0)
+
+
+def test_a_main_effect_is_taken_over_the_other_axes() -> None:
+    """b adds 0.2 whatever the other axis; what only one of the two was run with does not count."""
+    rng = np.random.default_rng(2)
+    base = rng.random((40, 1))
+    values = {"a+x": base, "b+x": base + 0.2, "a+y": base + 0.5, "b+y": base + 0.7, "b+z": base + 9}
+    variants = {name: dict(zip(("one", "two"), name.split("+"), strict=True)) for name in values}
+    found = {(e.axis, e.variant): e for e in effects(values, variants, {"one": "a", "two": "y"})}
+    own = found["one", "b"]
+    assert (own.base, own.combinations) == ("a", 2)
+    assert own.estimate.value == pytest.approx(0.2)
+    assert own.mean == pytest.approx(base.mean() + 0.45)
+    assert own.p < 1e-6
+    assert found["two", "x"].estimate.value == pytest.approx(-0.5)
+    assert found["two", "z"].combinations == 1
+    assert set(found) == {("one", "b"), ("two", "x"), ("two", "z")}
 
 
 def test_the_matrix_of_the_benchmarks_fits_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
