@@ -43,6 +43,21 @@ def source_digest(cls: type) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
 
 
+def is_installed(module: str) -> bool:
+    """Whether a module belongs to an installed package, whose version says what its code is."""
+    top = module.partition(".")[0]
+    if top in _OURS:
+        return True
+    found = sys.modules.get(top)
+    places = [*getattr(found, "__path__", []), getattr(found, "__file__", None)]
+    return any(_is_of_packages(place) for place in places if place)
+
+
+@cache
+def _is_of_packages(place: str) -> bool:
+    return bool(_INSTALLED.intersection(Path(place).resolve().parts))
+
+
 def _files(name: str) -> Iterator[tuple[str, Path]]:
     """(path within, path) of each file of a top-level package or module, if it is installed as source."""
     module = sys.modules.get(name)
@@ -53,7 +68,7 @@ def _files(name: str) -> Iterator[tuple[str, Path]]:
             folders, file = (spec.submodule_search_locations, spec.origin) if spec else (None, None)
     for place in folders if folders is not None else [file] if file else []:
         path = Path(place).absolute()
-        if not path.exists() or _INSTALLED.intersection(path.resolve().parts):
+        if not path.exists() or _is_of_packages(str(path)):
             continue
         found = map(Path, files_below(path)) if path.is_dir() else [path]
         yield from ((one.relative_to(path.parent).as_posix(), one) for one in found if _counts(one))

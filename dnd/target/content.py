@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import copyreg
 import functools
 import hashlib
+import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -13,31 +16,41 @@ from typing import Any
 import numpy as np
 import torch
 
-_DEPTH = 8
-"""Objects within objects that are searched: hooks may lead to a whole framework."""
+from dnd.store.source import is_installed
+
+_DEPTH, _DEPTH_OF_PARTS = 8, 100
+"""Objects within objects that are searched: hooks may lead to a whole framework. Lists and functions go deeper."""
 _UNSAID = frozenset({"name_or_path", "_name_or_path", "_commit_hash"})
 """Attributes with only the place that a network was read from."""
+_OF_EVERY_CLASS = frozenset(
+    {"__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__firstlineno__", "_abc_impl"}
+)
 _INTERNAL = frozenset(vars(torch.nn.Module()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, type(...), range, slice),
-    *(Enum, PurePath, np.generic, torch.dtype, torch.Size),
+    *(Enum, PurePath, np.generic, torch.dtype, torch.device, torch.Size),
 )
 _NAMED = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__")
+_CONTAINERS = (tuple, list, set, frozenset, dict)
+_LEAVES = (torch.Tensor, np.ndarray, bytearray, memoryview)
+_PARTS = (*_LEAVES, *_CONTAINERS, types.FunctionType, types.MethodType, functools.partial, torch.nn.Module, type)
 
 
 class Content:
     """sha256 over the values added, one after the other.
 
     Tensors and arrays count with every byte, containers and packed parameters with what they hold, functions with
-    their code, defaults, closures and the plain globals they name, other objects with their class and attributes.
+    their code, defaults, closures and the globals they name, other objects with their class and attributes. Classes
+    and functions of installed packages are known by their names, the user's own by what they are.
     """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._seen: dict[int, tuple[int, object]] = {}
-        """id -> order of appearance, and the value, so that its id is not given away."""
+        self._seen: dict[int, tuple[int, int, object]] = {}
+        """id -> order of appearance, depth, and the value, so that its id is not given away."""
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
@@ -45,14 +58,14 @@ class Content:
     def add(self, value: object, depth: int = 0) -> None:
         if isinstance(value, _PLAIN):
             self._say(f"{type(value).__name__} {value!r}")
-        elif isinstance(value, _NAMED):
+        elif isinstance(value, _NAMED) and not _is_own(value):
             self._say(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}")
-        elif id(value) in self._seen:
+        elif id(value) in self._seen and self._seen[id(value)][1] <= depth:
             self._say(f"again {self._seen[id(value)][0]}")
-        elif depth > _DEPTH:
+        elif depth > (_DEPTH_OF_PARTS if isinstance(value, _PARTS) else _DEPTH):
             self._say(type(value).__qualname__)
         else:
-            self._seen[id(value)] = len(self._seen), value
+            self._seen[id(value)] = len(self._seen), depth, value
             self._add(value, depth + 1)
 
     def _say(self, words: str) -> None:
@@ -63,6 +76,9 @@ class Content:
             self.add(value, depth)
         self._say(".")
 
+    def _items(self, values: Mapping[str, object], depth: int) -> None:
+        self._all((part for name in sorted(values) for part in (name, values[name])), depth)
+
     def _add(self, value: Any, depth: int) -> None:
         self._say(type(value).__qualname__)
         match value:
@@ -71,6 +87,8 @@ class Content:
             case np.ndarray() if value.dtype != object:
                 self._say(f"{value.dtype} {value.shape}")
                 self._digest.update(np.ascontiguousarray(value).tobytes())
+            case bytearray() | memoryview():
+                self._digest.update(value)
             case np.ndarray() | tuple() | list():
                 self._all(list(value), depth)
             case set() | frozenset():
@@ -79,19 +97,35 @@ class Content:
                 self._all((part for item in value.items() for part in item), depth)
             case torch.nn.Module():
                 self.module(value, depth)
+            case type():
+                self._class(value, depth)
             case types.FunctionType():
                 self._function(value, depth)
             case types.MethodType():
                 self._all((value.__func__, value.__self__), depth)
             case functools.partial():
                 self._all((value.func, value.args, value.keywords), depth)
+            case staticmethod() | classmethod():
+                self.add(value.__func__, depth)
+            case property():
+                self._all((value.fget, value.fset), depth)
             case torch.ScriptObject():
                 self._all(_unpacked(value), depth)
             case _:
-                attributes = _attributes(value)
-                self._all((part for name in sorted(attributes) for part in (name, attributes[name])), depth)
+                self._object(value, depth)
+
+    def _object(self, value: object, depth: int) -> None:
+        if _is_own(type(value)):
+            self.add(type(value), depth)
+        self._items(_attributes(value), depth)
+        self._all(_reduced(value), depth)
 
     def _tensor(self, value: torch.Tensor, depth: int) -> None:
+        # what is noted on it: a library's scales of quantized weights, say; torch's own notes come and go
+        self._items({n: v for n, v in vars(value).items() if not n.startswith("_")}, depth)
+        if value.is_nested:
+            self._all(value.unbind(), depth)
+            return
         self._say(f"{value.dtype} {tuple(value.shape)}")
         if value.is_meta:
             return
@@ -115,15 +149,19 @@ class Content:
         flat = plain.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         self._digest.update(flat.view(torch.uint8).numpy().data)
 
+    def _class(self, kind: type, depth: int) -> None:
+        """All of a class of the user's own, and of its bases that are."""
+        for base in kind.__mro__:
+            if _is_own(base):
+                self._say(base.__qualname__)
+                self._items({n: v for n, v in vars(base).items() if n not in _OF_EVERY_CLASS}, depth)
+
     def _function(self, function: types.FunctionType, depth: int) -> None:
         self._say(function.__qualname__)
         self._code(function.__code__)
         cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-        known = function.__globals__
-        named = {name: known[name] for name in _names(function.__code__) if name in known}
-        near = {n: v for n, v in named.items() if _is_plain(v) or getattr(v, "__globals__", None) is known}
-        self._all((function.__defaults__, function.__kwdefaults__, *cells), depth)
-        self._all((part for name in sorted(near) for part in (name, near[name])), depth)
+        self._all((function.__defaults__, function.__kwdefaults__, vars(function), *cells), depth)
+        self._items(dict(_globals_of(function)), depth)
 
     def _code(self, code: types.CodeType) -> None:
         self._digest.update(code.co_code)
@@ -137,16 +175,17 @@ class Content:
     def module(self, module: torch.nn.Module, depth: int = 0) -> None:
         """A network: its weights, and each part's kind, code, attributes, and hooks around its forward pass."""
         parts = dict(module.named_modules())
-        self._seen |= {id(part): (len(self._seen), part) for part in parts.values()}
+        self._seen |= {id(part): (len(self._seen), 0, part) for part in parts.values()}
         # state_dict leaves out buffers that are not to be saved, and has what is packed
-        values = {**dict(module.named_parameters()), **dict(module.named_buffers()), **module.state_dict()}
-        self._all((part for name in sorted(values) for part in (name, values[name])), depth)
+        self._items({**module.state_dict(), **dict(module.named_parameters()), **dict(module.named_buffers())}, depth)
         for name, part in parts.items():
             kind = type(part)
             self._say(f"{name} {kind.__module__}.{kind.__qualname__}")
-            self.add(kind.forward, depth)
-            own = {n: v for n, v in vars(part).items() if n not in _INTERNAL | _UNSAID}
-            self._all((piece for n in sorted(own) for piece in (n, own[n])), depth)
+            if isinstance(part, torch.jit.ScriptModule):
+                self._all(_scripted(part), depth)
+                continue
+            self._all((kind, kind.forward), depth)
+            self._items({n: v for n, v in vars(part).items() if n not in _INTERNAL | _UNSAID}, depth)
             for hooks in _HOOKS:
                 self._all(vars(part).get(hooks, {}).values(), depth)
 
@@ -155,6 +194,11 @@ def _alone(value: object) -> str:
     content = Content()
     content.add(value)
     return content.hexdigest()
+
+
+def _is_own(value: object) -> bool:
+    """Whether a class or a function is the user's own: of no installed package, whose version says what it does."""
+    return isinstance(value, type | types.FunctionType) and not is_installed(value.__module__ or "__main__")
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -168,6 +212,33 @@ def _is_filled(cell: types.CellType) -> bool:
 def _names(code: types.CodeType) -> set[str]:
     inner = (_names(part) for part in code.co_consts if isinstance(part, types.CodeType))
     return set(code.co_names).union(*inner)
+
+
+def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, object]]:
+    """What a function's answer hangs on beside its arguments, as far as it names it: plain values, and what is the
+    user's own. It may lie in a module, as in `settings.alpha`, or have been put into one, as in `F.relu = mine`."""
+    names, own = _names(function.__code__), _is_own(function)
+    waiting, seen = [("", function.__globals__)], set()
+    while waiting:
+        where, known = waiting.pop()
+        for name in names & known.keys():
+            value = known[name]
+            if isinstance(value, types.ModuleType):
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    waiting.append((f"{where}{name}.", vars(value)))
+            elif not where or not is_installed(known.get("__name__", "")):
+                if _is_plain(value) or getattr(value, "__globals__", None) is known or (own and _is_of_user(value)):
+                    yield where + name, value
+            elif _is_own(value):
+                yield where + name, value
+
+
+def _is_of_user(value: object) -> bool:
+    """Of the values that a user's function names, those that are theirs: no logger, no registry of a package."""
+    if isinstance(value, (*_CONTAINERS, torch.nn.Module, types.SimpleNamespace, argparse.Namespace)):
+        return True
+    return _is_own(value) or (not isinstance(value, type) and _is_own(type(value)))
 
 
 def _is_plain(value: object) -> bool:
@@ -184,8 +255,33 @@ def _attributes(value: object) -> dict[str, object]:
     return {n: v for n, v in {**found, **getattr(value, "__dict__", {})}.items() if n not in _UNSAID}
 
 
+def _reduced(value: object) -> Iterator[object]:
+    """What an object would be pickled as, where its class says so itself: that of deques, dates, states of C."""
+    kind: Any = type(value)
+    reduce = copyreg.dispatch_table.get(kind)
+    if reduce is None and all(getattr(kind, n, None) is getattr(object, n, None) for n in _PICKLING):
+        return
+    try:
+        reduced = reduce(value) if reduce else value.__reduce_ex__(4)
+    except Exception:  # it cannot be pickled: a lock, say
+        return
+    for part in reduced if isinstance(reduced, tuple) else ():
+        yield list(part) if isinstance(part, Iterator) else part
+
+
 def _as_names(slots: str | Iterable[str]) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _scripted(part: Any) -> Iterator[object]:
+    """The code of TorchScript, and the attributes that it reads."""
+    if hasattr(part, "graph"):
+        yield part.code
+        for name in dict.fromkeys(re.findall(r'GetAttr\[name="(\w+)"\]', str(part.graph))):
+            value = part._c.getattr(name)
+            if not isinstance(value, torch.ScriptObject):  # a part of its own
+                yield name
+                yield value
 
 
 def _unpacked(packed: Any) -> tuple[object, ...]:

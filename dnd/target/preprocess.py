@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def probe_image() -> Image:
-    """An RGB image, 160x120, with something of everything: it shows what a preprocess does."""
-    y, x = np.mgrid[:120, :160]
-    pixels = np.stack([x * 255 // 159, y * 255 // 119, (x * 7 ^ y * 13) % 256], 2).astype(np.uint8)
+def probe_image(width: int = 160, height: int = 120) -> Image:
+    """An RGB image with something of everything: it shows what a preprocess does."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x * 255 // (width - 1), y * 255 // (height - 1), (x * 7 ^ y * 13) % 256], 2).astype(np.uint8)
     return PIL.Image.fromarray(pixels)
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import operator
+import re
 import sys
 import threading
+from array import array
+from collections import deque
 from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -399,6 +406,143 @@ def _altered() -> dict[str, torch.nn.Module]:
     return made
 
 
+def _made(code: str, **known: Any) -> Any:
+    """What a user's code calls `mine`."""
+    names = {"__name__": "written_by_a_user", "torch": torch, "Net": Net, **known}
+    exec(code, names)
+    return names["mine"]
+
+
+RARELY = "x * {} if x.max() > 1e9 else x"
+"""No fixed input shows it."""
+OF_A_USER = {
+    "a global of a class": f"class C: k = {{}}\ndef mine(x): return {RARELY.format('C.k')}",
+    "a namespace": f"import types\nc = types.SimpleNamespace(k={{}})\ndef mine(x): return {RARELY.format('c.k')}",
+    "a dict with functions": f"c = {{{{'k': {{}}, 'f': len}}}}\ndef mine(x): return {RARELY.format('c[0]')}",
+    "a method of an object": f"class C:\n def go(self, x): return {RARELY}\nc = C()\ndef mine(x): return c.go(x)",
+    "an attribute of a function": f"def mine(x): return {RARELY.format('mine.k')}\nmine.k = {{}}",
+    "an autograd function": (
+        f"class F(torch.autograd.Function):\n @staticmethod\n def forward(ctx, x): return {RARELY}\n"
+        "def mine(x): return F.apply(x)"
+    ),
+    "a helper in another module": "import helpers\ndef mine(x): return helpers.go(x)",
+    "a static method": f"class C:\n @staticmethod\n def go(x): return {RARELY}\ndef mine(x): return C().go(x)",
+}
+
+
+@pytest.mark.parametrize("kind", OF_A_USER)
+def test_the_fingerprint_follows_code_that_no_fixed_input_shows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def digest(number: int) -> str:
+        helpers = ModuleType("helpers")
+        exec(f"def go(x): return {RARELY.format(number)}", vars(helpers))
+        monkeypatch.setitem(sys.modules, "helpers", helpers)
+        return fingerprint(Through(_made(OF_A_USER[kind].format(number))), preprocess)
+
+    assert digest(2) == digest(2) != digest(3)
+
+
+CLASSES = {
+    "a method": f"class mine(Net):\n def other(self, x): return {RARELY}",
+    "an attribute": "class mine(Net): k = {}",
+    "a property": "class mine(Net):\n @property\n def k(self): return {}",
+    "a base": "class B:\n k = {}\nclass mine(B, Net): ...",
+    "__call__": "class mine(Net):\n def __call__(self, x): return super().__call__(x * {})",
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_fingerprint_follows_all_of_a_users_class(kind: str) -> None:
+    def digest(number: int) -> str:
+        return fingerprint(_made(CLASSES[kind].format(number))(), preprocess)
+
+    assert digest(2) == digest(2) != digest(3)
+
+
+def _script(number: int) -> Any:
+    class Scripted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.k = number
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.k
+
+    return torch.jit.script(Scripted())
+
+
+def _noted(number: int) -> torch.Tensor:
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.scale = torch.tensor(number)  # type: ignore[attr-defined]
+    return weight
+
+
+def _buried(number: int) -> Any:
+    """Below more lists than objects are searched, and once more near the surface."""
+    held = [SimpleNamespace(k=torch.tensor(number))]
+    deep: Any = held
+    for _ in range(10):
+        deep = [deep]
+    return [deep, held]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda k: bytearray([k]),
+        lambda k: memoryview(bytes([k])),
+        lambda k: deque([k]),
+        lambda k: array("d", [k]),
+        lambda k: date(2020, 1, k),
+        lambda k: Decimal(k),
+        lambda k: re.compile("a" * k),
+        lambda k: operator.itemgetter(k),
+        lambda k: Image.new("RGB", (2, 2), (k, 0, 0)),
+        lambda k: np.random.default_rng(k),
+        lambda k: torch.device("cuda", k),
+        lambda k: torch.nested.nested_tensor([torch.ones(k), torch.ones(1)]),
+        lambda k: np.array([None, torch.tensor(k)], object),
+        _script,
+        _noted,
+        _buried,
+    ],
+)
+def test_the_fingerprint_follows_values_of_every_kind(value: Any) -> None:
+    def digest(number: int) -> str:
+        net = Net()
+        net.held = value(number)
+        return fingerprint(net, preprocess)
+
+    assert digest(2) == digest(2) != digest(3)
+
+
+def test_the_fingerprint_follows_hooks_on_every_module_and_patches_of_libraries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = fingerprint(Net(), preprocess)
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+    try:
+        assert fingerprint(Net(), preprocess) != before
+        assert foreign_hooks(Net())[0].startswith("every module: forward hook test_the_fingerprint_follows")
+    finally:
+        handle.remove()
+    assert fingerprint(Net(), preprocess) == before
+    assert foreign_hooks(Net()) == []
+    monkeypatch.setattr("torch.nn.functional.avg_pool2d", lambda *args: torch.zeros(1))
+    assert fingerprint(Net(), preprocess) != before
+
+
+@pytest.mark.parametrize("size", [(50, 50), (600, 500)])
+def test_the_fingerprint_follows_what_a_preprocess_does_to_images_of_other_sizes(size: tuple[int, int]) -> None:
+    def digest(scale: float) -> str:
+        def prepare(image: Image.Image) -> torch.Tensor:
+            odd = (image.width <= 50) == (size[0] <= 50) and image.size != (160, 120)
+            return preprocess(image) * (scale if odd else 1)
+
+        return fingerprint(Net(), prepare)
+
+    assert digest(1.0) == digest(1.0) != digest(2.0)
+
+
 @pytest.mark.parametrize("layers", [(), ("tokens", "head")])
 def test_the_fingerprint_follows_hooks_attributes_and_patches(layers: tuple[str, ...]) -> None:
     read = readings(Steered(), layers) if layers else {}
@@ -445,6 +589,44 @@ def test_chance_in_the_forward_pass_is_refused() -> None:
     assert "dropout" in caught.value.hint
 
 
+class Through(Net):
+    """Does something to the activations in the middle."""
+
+    def __init__(self, middle: Any) -> None:
+        super().__init__()
+        self.relu.forward = lambda x: middle(torch.relu(x))  # type: ignore[method-assign]
+
+
+def _seeded(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("middle", "message"),
+    [
+        (lambda x: x * (1 + 1e-3 * np.random.rand()), "each time for the same image"),
+        (lambda x: x * 2 if torch.rand(1) < 0.5 else x, "each time for the same image"),
+        (lambda x: torch.nn.functional.gumbel_softmax(x, dim=1), "each time for the same image"),
+        (_seeded, "for the same image in another place of a batch"),
+        (lambda x: torch.nn.functional.batch_norm(x, None, None, training=True), "same image beside other images"),
+        (lambda x: x.softmax(0), "same image beside other images"),
+    ],
+)
+def test_what_changes_an_images_activations_is_refused(middle: Any, message: str) -> None:
+    """Chance of every origin, once in a while too, and the other images of a batch."""
+    torch.manual_seed(3)
+    net = Through(middle)
+    read = readings(net, ("tokens",))
+    with pytest.raises(UsageError, match=message):
+        fingerprint(net, preprocess, read)
+
+
+def test_random_numbers_that_change_nothing_and_quantized_networks_are_fine() -> None:
+    for net in (Through(lambda x: (torch.rand(1), x)[1]), Net().to(torch.bfloat16), _quantized(0)):
+        layer = "tokens" if isinstance(net, Net) else "2"
+        assert len(fingerprint(net, preprocess, readings(net, (layer,)))) == 64
+
+
 def test_random_masking_is_refused() -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -468,8 +650,14 @@ def test_a_network_that_changes_its_input_is_watched_all_the_same() -> None:
 
 
 def test_a_preprocess_with_chance_in_it_is_refused() -> None:
-    with pytest.raises(UsageError, match="gives another tensor each time"):
-        fingerprint(Net(), lambda image: preprocess(image) + torch.rand(1))
+    """One that is small as well."""
+    chance = np.random.default_rng(0)
+    for prepare in (
+        lambda image: preprocess(image) + torch.rand(1),
+        lambda image: preprocess(image.convert("L").convert("RGB") if chance.random() < 0.3 else image),
+    ):
+        with pytest.raises(UsageError, match="gives another tensor each time"):
+            fingerprint(Net(), prepare)
 
 
 # --- functions of the user's own ---------------------------------------------------------------------
