@@ -53,8 +53,11 @@ def verify(run: str, images: int, clip: str | None, generator: str | None, devic
         return "" if value is None else f"{value:.2f}"
 
     print_table(
-        ("unit", "label", "verdict", "because of", "AUC", "correlation"),
-        [(str(u), v.concept, v.word, v.because, shown(v.auc), shown(v.correlation)) for u, v in found.items()],
+        ("unit", "label", "verdict", "because of", "AUC", "needed", "correlation"),
+        [
+            (str(u), v.concept, v.word, v.because, shown(v.auc), shown(v.needed), shown(v.correlation))
+            for u, v in found.items()
+        ],
     )
     counts = Counter(one.word for one in found.values())
     click.echo(", ".join(f"{count} {word}" for word, count in counts.most_common()))

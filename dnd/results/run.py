@@ -219,7 +219,7 @@ class RunFolder:
         best = [record.best if record.status == "labelled" else None for record in self.records()]
         frame["confidence"] = [nan if label.confidence is None else label.confidence for label in self.labels]
         frame["auc"] = [nan if one is None or one.auc is None else one.auc for one in best]
-        for name in ("because", "auc", "correlation", "auprc") if self.verdicts else ():
+        for name in ("because", "auc", "needed", "correlation", "auprc") if self.verdicts else ():
             found = [getattr(self.verdicts.get(label.unit), name, None) for label in self.labels]
             frame[f"verdict_{name}"] = [nan if value in (None, "") else value for value in found]
         return frame

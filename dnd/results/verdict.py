@@ -21,6 +21,8 @@ class Neighbour(BaseModel, frozen=True, strict=True):
     """As the label's."""
     against: Figure
     """AUC of its images against the label's: 0.5 where they activate the unit alike."""
+    needed: Figure | None = None
+    """As the label's."""
 
 
 class Verdict(BaseModel, frozen=True, strict=True, populate_by_name=True, ser_json_inf_nan="constants"):
@@ -35,6 +37,8 @@ class Verdict(BaseModel, frozen=True, strict=True, populate_by_name=True, ser_js
     """Of them, against fresh images of other units' labels."""
     auc_random: Figure | None = None
     """Of them, against held-out probing images."""
+    needed: Figure | None = None
+    """Share of what activates the unit most, its exemplars and the strongest held-out images, on which CLIP sees it."""
     correlation: Figure | None = None
     """On held-out probing images, of CLIP's likeness of image and label with the activation."""
     auprc: Figure | None = None

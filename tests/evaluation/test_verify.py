@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import toys
 
-from dnd.evaluation.verify import Evidence, _explained, _relation, judge, names_of
-from dnd.results.unit import Candidate, ScoredConcept, UnitResult
+from dnd.evaluation.evidence import Evidence, relation
+from dnd.evaluation.verify import _explained, judge, names_of
+from dnd.results.unit import Candidate, Exemplar, ScoredConcept, UnitResult
 from dnd.results.verdict import Neighbour, Relation
 
 
-def beside(relation: Relation, auc: float, against: float, concept: str = "x") -> Neighbour:
-    return Neighbour(concept=concept, relation=relation, auc=auc, against=against)
+def beside(kind: Relation, auc: float, against: float, concept: str = "x", needed: float | None = None) -> Neighbour:
+    return Neighbour(concept=concept, relation=kind, auc=auc, against=against, needed=needed)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +35,28 @@ def beside(relation: Relation, auc: float, against: float, concept: str = "x") -
     ],
 )
 def test_the_verdict_follows_from_what_activates_the_unit(drive: float, names: list[Neighbour], verdict: str) -> None:
-    assert judge(drive, names)[0] == verdict
+    assert judge(drive, None, names)[0] == verdict
+    assert judge(drive, 0.95, names)[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("needed", "names", "verdict"),
+    [
+        (0.9, [], "verified"),
+        (0.85, [], "one of several"),  # strong images do without it
+        (0.6, [beside("broader", 0.95, 0.1, needed=0.95)], "too narrow"),  # which are red all the same
+        (0.6, [beside("broader", 0.95, 0.1, needed=0.7)], "one of several"),
+        (1.0, [beside("broader", 0.95, 0.1, needed=1.0)], "verified"),
+        (1.0, [beside("narrower", 0.95, 0.9, needed=0.95)], "too broad"),  # nothing else of its kind is strong
+        (1.0, [beside("narrower", 0.95, 0.9, needed=0.3)], "verified"),
+    ],
+)
+def test_the_verdict_follows_from_what_strong_images_show(needed: float, names: list[Neighbour], verdict: str) -> None:
+    assert judge(0.95, needed, names)[0] == verdict
 
 
 def test_the_name_that_decides_is_given() -> None:
-    assert judge(0.9, [beside("other", 0.9, 0.4, "star"), beside("other", 0.9, 0.6, "ring")])[1] == "ring"
+    assert judge(0.9, 1.0, [beside("other", 0.9, 0.4, "star"), beside("other", 0.9, 0.6, "ring")])[1] == "ring"
 
 
 def record(label: str, candidates: dict[str, float]) -> UnitResult:
@@ -62,17 +80,42 @@ def evidence(likeness: dict[str, list[float]]) -> Evidence:
     images = {"cat": ["a", "b"], "animal": ["c", "d"], "rest": ["e", "f"]}
     rows = {digest: row for row, digest in enumerate("abcdef")}
     given = {name: np.array(values, np.float32) for name, values in likeness.items()}
-    return Evidence(images, rows, {}, slice(6, 6), given, {})
+    return Evidence(images, rows, {}, slice(6, 6), given, {}, {})
 
 
 def test_what_is_broader_is_seen_where_words_do_not_say_it() -> None:
     found = evidence({"cat": [0.9, 0.8, 0.1, 0.2, 0.1, 0.2], "animal": [0.8, 0.7, 0.9, 0.9, 0.1, 0.1]})
-    assert _relation(found, "cat", "animal", [4, 5]) == "broader"
-    assert _relation(found, "animal", "cat", [4, 5]) == "narrower"
-    assert _relation(evidence({}), "cat", "animal", [4, 5]) == "other"
-    assert _relation(evidence({}), "red star", "star", [4, 5]) == "broader"
+    assert relation(found, "cat", "animal", [4, 5]) == "broader"
+    assert relation(found, "animal", "cat", [4, 5]) == "narrower"
+    assert relation(evidence({}), "cat", "animal", [4, 5]) == "other"
+    assert relation(evidence({}), "red star", "star", [4, 5]) == "broader"
     alike = evidence({"cat": [0.9, 0.8, 0.9, 0.8, 0.1, 0.2], "animal": [0.8, 0.7, 0.9, 0.9, 0.1, 0.1]})
-    assert _relation(alike, "cat", "animal", [4, 5]) == "same"
+    assert relation(alike, "cat", "animal", [4, 5]) == "same"
+
+
+def test_a_shorter_name_of_the_same_images_is_no_broader_one() -> None:
+    rows = {digest: row for row, digest in enumerate("abcdef")}
+    images = {"level stripes": ["a", "b"], "level": ["c", "d"], "stripes": ["e", "f"]}
+    likeness = {"level stripes": np.array([0.8, 0.9, 0.9, 0.8, 0.3, 0.2], np.float32)}
+    found = Evidence(images, rows, {}, slice(6, 6), likeness, {}, {})
+    assert relation(found, "level stripes", "level", []) == "same"
+    assert relation(found, "level stripes", "stripes", []) == "broader"
+
+
+def test_a_name_is_needed_as_far_as_strong_images_show_it() -> None:
+    """Of 100 held-out images the two strongest count, and two exemplars; one of each shows a cat."""
+    rows = {digest: row for row, digest in enumerate("abcd")}
+    values = np.concatenate([np.zeros(4), np.arange(100)]).astype(np.float32)[:, None]
+    likeness = np.concatenate([[0.9, 0.8, 0.1, 0.2], np.full(98, 0.9), [0.1, 0.7]]).astype(np.float32)
+    found = Evidence(
+        {"cat": ["a", "b"], "rest": ["c", "d"]}, rows, {"units": values}, slice(4, 104), {"cat": likeness},
+        {"cat": {"0" * 64: 0.6, "1" * 64: 0.3}}, {},
+    )  # fmt: skip
+    shown = tuple(Exemplar(digest=digit * 64, activation=1.0, source="x.png") for digit in "01")
+    unit = record("cat", {}).model_copy(update={"exemplars": shown})
+    assert found.seen("cat", unit, [2, 3]) == 0.5
+    assert found.seen("cat", unit.model_copy(update={"exemplars": shown[:1]}), [2, 3]) == pytest.approx(2 / 3)
+    assert evidence({}).seen("cat", unit, [4, 5]) is None
 
 
 def test_a_label_explains_the_unit_where_its_likeness_goes_with_the_activation() -> None:

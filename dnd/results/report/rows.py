@@ -109,11 +109,19 @@ def _sample(baseline: Baseline, pictures: Pictures) -> dict[str, Any]:
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     """What the verdict rests on: its figures, and each name tested with what it is to the label."""
-    figures = (("AUC on new images", verdict.auc), ("correlation", verdict.correlation), ("AUPRC", verdict.auprc))
+    figures = {
+        "AUC on new images": verdict.auc,
+        "needed": verdict.needed,
+        "correlation": verdict.correlation,
+        "AUPRC": verdict.auprc,
+    }
     return {
         "because": shown(verdict.because),
-        "figures": [[name, number(value)] for name, value in figures],
-        "tested": [[shown(one.concept), one.relation, number(one.auc), number(one.against)] for one in verdict.tested],
+        "figures": [[name, number(value)] for name, value in figures.items()],
+        "tested": [
+            [shown(one.concept), one.relation, number(one.auc), number(one.against), number(one.needed)]
+            for one in verdict.tested
+        ],
     }
 
 
