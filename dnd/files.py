@@ -7,6 +7,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
+from importlib import util
 from pathlib import Path
 
 from dnd.errors import UsageError
@@ -14,6 +15,23 @@ from dnd.errors import UsageError
 _SPACE = {errno.ENOSPC, errno.EDQUOT}
 _WAITLESS = getattr(os, "O_NONBLOCK", 0)
 _RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+PACKAGE = "package:"
+"""`package:NAME/FILE` is a file that an installed package brings along."""
+
+
+def place_of(name: str, setting: str) -> Path:
+    """Where a file or folder is that a setting names: a path, or package:NAME/FILE. UsageError where a package that it
+    names is not there."""
+    if not name.startswith(PACKAGE):
+        return Path(name)
+    package, _, file = name.removeprefix(PACKAGE).partition("/")
+    spec = util.find_spec(package) if package.isidentifier() else None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders or not file or ".." in Path(file).parts:
+        raise UsageError(f"{setting}: there is no {name}", "Write package:NAME/FILE, or a path.")
+    return Path(folders[0]) / file
 
 
 def is_surroundings(error: OSError) -> bool:

@@ -17,6 +17,7 @@ RECIPES = {
     "sdxl": "sdxl",
     "landcover": "landcover",
     "plant": "planted",
+    "latents": "latents",
 }
 """Subcommand -> module beside this one; each has `main(work, steps)`."""
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +18,8 @@ import pydantic
 
 from dnd.api import Config
 from dnd.errors import UsageError
-from dnd.files import read_text
+from dnd.files import PACKAGE, place_of, read_text
 
-PACKAGE = "package:"
-"""`package:NAME/FILE` is a file that an installed package brings along."""
 _FIT = "Fit one on a run whose truth you know: dnd calibrate RUN --truth FILE --out FILE."
 
 Knots = tuple[tuple[float, float], ...]
@@ -95,14 +92,7 @@ class CalibrationFile:
 
     @property
     def path(self) -> Path:
-        if not self.name.startswith(PACKAGE):
-            return Path(self.name)
-        package, _, file = self.name.removeprefix(PACKAGE).partition("/")
-        spec = util.find_spec(package) if package.isidentifier() else None
-        folders = list(spec.submodule_search_locations or ()) if spec else []
-        if not folders or not file or ".." in Path(file).parts:
-            raise UsageError(f"labels.calibration: there is no {self.name}", "Write package:NAME/FILE, or a path.")
-        return Path(folders[0]) / file
+        return place_of(self.name, "labels.calibration")
 
     @cached_property
     def content(self) -> Calibration:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from dnd.errors import UsageError
-from dnd.files import open_regular
+from dnd.files import open_regular, place_of
 
 Activation = Literal["none", "relu"]
 Normalize = Literal["none", "layer_norm", "constant_norm_rescale"]
@@ -98,7 +98,7 @@ def _normalized(features: torch.Tensor, how: Normalize) -> torch.Tensor:
 def read_directions(path: str, relu: bool) -> Latents:
     """A safetensors file with rows (K, C) called `directions` or `weight`, or whatever its one matrix is called, and
     perhaps a `bias` (K,). Raises UsageError."""
-    file = Path(path)
+    file = place_of(path, "target.directions")
     content = read_content(file, "directions")
     tensors = read_tensors(file, content)
     matrices = [name for name, tensor in tensors.items() if tensor.ndim == 2]

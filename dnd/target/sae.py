@@ -17,6 +17,7 @@ from typing import Any, cast, get_args
 import torch
 
 from dnd.errors import UsageError
+from dnd.files import place_of
 from dnd.target.latents import Latents, Normalize, read_content, read_tensors
 from dnd.target.overcomplete import read_overcomplete
 from dnd.target.saved import Stored, read_saved
@@ -33,7 +34,7 @@ _SCHEMAS = (1, 2, 3, 4, 5)
 
 def read_sae(path: str) -> Latents:
     """The encoder of a sparse autoencoder: its latents are units. Raises UsageError."""
-    place = Path(path)
+    place = place_of(path, "target.sae")
     if place.is_dir():
         found = _prisma_folder(place) if (place / "config.json").is_file() else _saelens(place)
     else:
