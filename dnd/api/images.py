@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from threading import Lock
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from dnd.api.packed import Packed, is_packed, open_packed
 from dnd.api.plugins import ProbingSet
 from dnd.errors import UsageError
 from dnd.files import files_below, open_regular
@@ -37,8 +39,8 @@ _BIG = 1 << 24
 _one_big_at_a_time = Lock()
 
 
-def read_image(path: Path) -> Image:
-    """The first frame of an image file; raises OSError or ValueError where it cannot be read.
+def read_image(source: Path | bytes) -> Image:
+    """The first frame of an image file, or of what is in one; raises OSError or ValueError where it cannot be read.
 
     Transparent parts become white, 16-bit and float greys are scaled to 8 bits, EXIF rotation is applied. One of 16 or
     32 bits that uses less than an eighth of them has `.info["narrow"]`: hardly anything of it can be seen.
@@ -48,7 +50,8 @@ def read_image(path: Path) -> Image:
     from PIL import ImageOps, UnidentifiedImageError
 
     try:
-        with open_regular(path) as file, images.open(file, formats=_decoders()) as image:
+        opened = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+        with opened as file, images.open(file, formats=_decoders()) as image:
             pixels, limit = image.width * image.height, images.MAX_IMAGE_PIXELS
             if limit is not None and pixels > limit:
                 raise ValueError(f"{image.width}x{image.height} is more than {limit} pixels")
@@ -119,7 +122,7 @@ class ImageFolder(ProbingSet):
     """The images below a folder, whatever the depth, sorted by their path.
 
     Files count by their extension, those without one by their first bytes; hidden ones do not. Links to folders are
-    followed, but not in circles.
+    followed, but not in circles. Where there are none, those in tar shards, Parquet and Arrow files (`dnd.api.packed`).
     """
 
     name = "folder"
@@ -132,11 +135,25 @@ class ImageFolder(ProbingSet):
             what = "is a file, not a folder" if os.path.lexists(folder) else "does not exist"
             raise UsageError(f"the folder of images {folder} {what}", self.hint)
         self.paths, others = _images_below(folder)
-        """Relative to the folder, POSIX."""
+        """Relative to the folder, POSIX; of an image in another file that file's path, and its name there."""
         self.folder = Path(os.path.abspath(folder))  # whatever becomes of the current one
+        self._files = self.paths
+        self._packed: dict[str, tuple[Packed, int]] = {}
         if not self.paths:
-            seen = f"its {others} files are of other kinds" if others else "it has no files"
+            self._open_packed([path for path in others if is_packed(path)])
+        if not self.paths:
+            seen = f"its {len(others)} files are of other kinds" if others else "it has no files"
             raise UsageError(f"no images in {folder}: {seen}", self.hint)
+
+    def _open_packed(self, files: list[str]) -> None:
+        suffixes = _suffixes()
+        opened = ((path, open_packed(self.folder / path, suffixes)) for path in files)
+        found = {path: packed for path, packed in opened if packed}
+        self._files = list(found)
+        for path, packed in found.items():
+            for place, name in enumerate(packed.names):
+                self._packed.setdefault(f"{path}/{name}", (packed, place))
+        self.paths = list(self._packed)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -145,17 +162,27 @@ class ImageFolder(ProbingSet):
         return os.fsencode(self.paths[index]).decode("utf-8", "replace")
 
     def open(self, index: int) -> Image:
-        return read_image(self.folder / self.paths[index])
+        return read_image(self._source(self.paths[index]))
+
+    def _source(self, path: str) -> Path | bytes:
+        packed, place = self._packed.get(path, (None, 0))
+        return packed.read(place) if packed else self.folder / path
 
     def label(self, index: int) -> str | None:
-        """The first folder on the way to the image."""
+        """The first folder on the way to the image; or what the file that it is in says."""
+        packed, place = self._packed.get(self.paths[index], (None, 0))
+        if packed:
+            return packed.label(place)
         return self.image_name(index).split("/")[0] if "/" in self.paths[index] else None
 
     def digest(self) -> str:
         """sha256 over every file's path and sha256; a file that cannot be read counts as such."""
+        files = self._files if self._packed else self.paths
         total = hashlib.sha256()
-        for path, content in zip(self.paths, self.contents(), strict=True):
+        for path, content in zip(files, self.digests_of(files), strict=True):
             total.update(os.fsencode(path) + b"\0" + content)
+        for path in self._packed and self.paths:  # some of those in the files, perhaps
+            total.update(os.fsencode(path) + b"\n")
         return total.hexdigest()
 
     def halves(self) -> tuple[list[int], list[int]]:
@@ -167,8 +194,19 @@ class ImageFolder(ProbingSet):
         return halves
 
     def contents(self) -> Iterator[bytes]:
+        """Each image file's sha256."""
+        if not self._packed:
+            yield from self.digests_of(self.paths)
+            return
+        for packed, place in map(self._packed.__getitem__, self.paths):
+            try:
+                yield hashlib.sha256(packed.read(place)).digest()
+            except (OSError, ValueError):
+                yield _UNREADABLE
+
+    def digests_of(self, paths: Sequence[str]) -> Iterator[bytes]:
         """Each file's sha256."""
-        for path in self.paths:
+        for path in paths:
             yield file_digest(self.folder / path)
 
 
@@ -181,20 +219,23 @@ def file_digest(path: Path) -> bytes:
         return _UNREADABLE
 
 
-def _images_below(folder: Path) -> tuple[list[str], int]:
-    """Relative POSIX paths of the image files, sorted, and how many files there are besides."""
+def _suffixes() -> set[str]:
+    """Of files that Pillow reads."""
     from PIL import Image as images
 
     kinds = {*_decoders(), "MPO"}  # several JPEGs in one file, of which the first is read
-    readable = {suffix for suffix, kind in images.registered_extensions().items() if kind in kinds}
-    found, others = [], 0
+    return {suffix for suffix, kind in images.registered_extensions().items() if kind in kinds}
+
+
+def _images_below(folder: Path) -> tuple[list[str], list[str]]:
+    """Relative POSIX paths, sorted: of the image files, and of the files besides."""
+    readable = _suffixes()
+    found: tuple[list[str], list[str]] = [], []
     for path in files_below(folder):
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
-        if suffix in readable or (not suffix and _looks_like_an_image(path)):
-            found.append(os.path.relpath(path, folder).replace(os.sep, "/"))
-        else:
-            others += 1
-    return sorted(found), others
+        is_image = suffix in readable or (not suffix and _looks_like_an_image(path))
+        found[not is_image].append(os.path.relpath(path, folder).replace(os.sep, "/"))
+    return sorted(found[0]), sorted(found[1])
 
 
 def _looks_like_an_image(path: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ _CHUNK = 512
 class FolderSet(ImageFolder):
     """A folder of images whose digests are remembered."""
 
-    hint = "Give --probe a folder of images: JPEG, PNG, WebP, ..."
+    hint = "Give --probe a folder of images (JPEG, PNG, WebP, ...), of WebDataset shards or of Parquet or Arrow files."
 
     def __init__(self, folder: Path, memory: Path | None = None, *, half: bool = False) -> None:
         """`memory` is a file where digests are kept (`dnd.store.digests`), so that a second run reads
@@ -41,10 +41,10 @@ class FolderSet(ImageFolder):
                 "Add images, or give the generator others: --set generator.folder=OTHER.",
             )
 
-    def contents(self) -> Iterator[bytes]:
+    def digests_of(self, paths: Sequence[str]) -> Iterator[bytes]:
         with DigestMemory(self.memory) as memory:
-            for start in range(0, len(self.paths), _CHUNK):
-                found = memory.of_all([self.folder / path for path in self.paths[start : start + _CHUNK]])
+            for start in range(0, len(paths), _CHUNK):
+                found = memory.of_all([self.folder / path for path in paths[start : start + _CHUNK]])
                 yield from (b"unreadable" if digest is None else bytes.fromhex(digest) for digest in found)
 
 
