@@ -25,8 +25,8 @@ from dnd_llama import LlamaConfig
 
 N_CONCEPTS = 5
 """The default of `concepts.n`."""
-_TOGETHER = 5
-"""Sets in one call."""
+_TOGETHER = 40
+"""Sets in one call: the more, the larger the batches."""
 
 
 def candidates_of(summarizer: KeptSummarizer, sets: Sequence[CaptionSet]) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.conversation import Ask
 from dnd_llama.prompts import TEMPLATE
 
-_TOKENS = 1000
+_TOKENS = 4000
 """Of prompts in one forward pass."""
 
 

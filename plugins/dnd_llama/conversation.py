@@ -38,6 +38,8 @@ from dnd_llama.prompts import (
     simplify_messages,
 )
 
+TRAINED = "summarizer.json"
+"""In the folder of a checkpoint that was trained on these prompts: what it answers with."""
 _REMEMBERED = 65_536
 
 
@@ -87,8 +89,11 @@ class AskingConfig(Config):
     """Settings of every summarizer that asks a chat model."""
 
     temperature: float = pydantic.Field(0.3, ge=0, le=2)
-    simplify: bool = True
-    """Have the model rewrite every caption first, without unnecessary detail."""
+    """Higher ones give more distinct candidates, and fewer that are right (benchmarks/RESULTS.md)."""
+    simplify: bool | Literal["auto"] = "auto"
+    """Have the model rewrite every caption first, without unnecessary detail, as Describe-and-Dissect does. What unlike
+    things share, a texture, a colour or an action, is often among what it leaves out (benchmarks/RESULTS.md): "auto" is
+    false, unless the checkpoint was trained for this plugin and has a file summarizer.json."""
     renamed: ClassVar[Mapping[str, str]] = {"asks": "n_samples", "second_asks": "n_extra_samples"}
     n_samples: int = pydantic.Field(10, ge=1, le=100)
     """Names sampled per unit at most, until it has enough distinct candidates; those that cannot be read count."""
@@ -124,7 +129,7 @@ class AskingSummarizer(Summarizer):
 
         Raises ItemError if any unit has no readable answer.
         """
-        if self.config.simplify:
+        if self._simplifies:
             self._simplify({caption for request in requests for caption in request.captions})
         units = []
         for request in requests:
@@ -156,6 +161,14 @@ class AskingSummarizer(Summarizer):
             folder = self.checkpoint()
             names = trained_names(folder) if folder else "three"
         return bool(names == "three" and self.config.domain == "general")
+
+    @cached_property
+    def _simplifies(self) -> bool:
+        simplify = self.config.simplify
+        if simplify == "auto":
+            folder = self.checkpoint()
+            return folder is not None and (folder / TRAINED).exists()
+        return bool(simplify)
 
     def _answers(self, n_names: int) -> int:
         """How many answers it takes for so many names."""
@@ -244,7 +257,7 @@ class AskingSummarizer(Summarizer):
 def trained_names(folder: Path) -> str:
     """What a checkpoint was trained to answer with, "one" name or "three": what its summarizer.json says, if it has
     one. Raises ModelError where that cannot be read."""
-    file = folder / "summarizer.json"
+    file = folder / TRAINED
     if not file.exists():
         return "three"
     try:

@@ -441,6 +441,17 @@ def test_every_distinct_caption_is_simplified_once() -> None:
     assert len(summarizer.asked) == 5
 
 
+@pytest.mark.parametrize(("folder", "simplifies"), [(WEIGHTS, True), (WEIGHTS.parent, False), (None, False)])
+def test_only_for_a_checkpoint_that_was_trained_on_it_captions_are_simplified(
+    folder: Path | None, simplifies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scripted, "checkpoint", lambda self: folder)
+    summarizer = Scripted("dog", "dog", simplify=AskingConfig().simplify, n_samples=1)
+    summarizer.summarize([SummaryRequest(("a big dog",), 1, 1)])
+    assert (summarizer.asked[0].messages[-1]["content"] == "Caption: a big dog") is simplifies
+    assert len(summarizer.asked) == 1 + simplifies
+
+
 def test_a_caption_that_cannot_be_simplified_stays() -> None:
     summarizer = Scripted("I\ncannot", "dog", simplify=True, n_samples=1)
     summarizer.summarize([SummaryRequest(("a dog",), 1, 1)])
