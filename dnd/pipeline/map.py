@@ -58,6 +58,39 @@ class Ahead:
         return made.result() if made else self._make(item)
 
 
+class _Behind:
+    """Makes batches durable on a thread while the next is worked on; at most one waits. `with behind:`"""
+
+    def __init__(self, table: Table, rows: Callable[[Any], Rows], keep: Callable[[Rows], None]) -> None:
+        """`keep` gets what was written, on the caller's thread."""
+        self._table, self._rows, self._keep = table, rows, keep
+        self._writing: Future[Rows] | None = None
+
+    def __enter__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """What waits is written in any case; where something else went wrong before, that is what is told."""
+        self._thread.shutdown()
+        if error is None:
+            self._wait()
+
+    def put(self, done: Sequence[tuple[str, Any, Any]]) -> None:
+        """Raises what went wrong with the batch before, which is kept now."""
+        self._wait()
+        self._writing = self._thread.submit(self._write, done)
+
+    def _write(self, done: Sequence[tuple[str, Any, Any]]) -> Rows:
+        made = self._rows(done)
+        self._table.append(made)
+        return made
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self._keep(writing.result())
+
+
 def complete(
     table: Table,
     items: Mapping[str, T],
@@ -74,9 +107,10 @@ def complete(
     """Give every item its row in the table, or its reason in `stats.failures`: what `answer` makes of the rows, by the
     items' keys.
 
-    Items in the table are not computed again. `rows` turns (key, item, output) triples into rows of the table; each
-    batch is durable before the next begins. `holder`, a backend or whatever holds the memory that `work` needs, is
-    entered only if there is work; then it knows its batch size. `work` gets the items, or what `ahead` makes of them.
+    Items in the table are not computed again. `rows` turns (key, item, output) triples into rows of the table; a batch
+    is made durable by a thread while the next is worked on. `holder`, a backend or whatever holds the memory that
+    `work` needs, is entered only if there is work; then it knows its batch size. `work` gets the items, or what `ahead`
+    makes of them.
     """
     found = _stored(table, items, answer)
     missing = [key for key in items if key not in found]
@@ -85,7 +119,12 @@ def complete(
     if not missing:
         return found
     work = guard(_name(holder), work)
-    with ahead or nullcontext(), _held(holder, stats):
+
+    def keep(made: Rows) -> None:
+        found.update((row["key"], answer(row)) for row in made)
+
+    behind = _Behind(table, rows, keep)
+    with ahead or nullcontext(), _held(holder, stats), behind:
         start = 0
         while start < len(missing):
             size = batch_size()
@@ -95,9 +134,7 @@ def complete(
                 ahead.begin(batch)
                 ahead.begin([(key, items[key]) for key in missing[start : start + size]])
             done = _answers(batch, work, stats, ahead.take if ahead else lambda key, item: item)
-            made = rows(done)
-            table.append(made)
-            found |= {row["key"]: answer(row) for row in made}
+            behind.put(done)
             stats.computed += len(done)
             _raise_if_hopeless(holder, stats)
             advance(len(batch))
