@@ -7,7 +7,7 @@ of each of some other labels. The median over these labels is kept: the unit may
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -28,17 +28,17 @@ def control_labels(labels: Iterable[str], seed: int) -> list[str]:
 
 
 class Controls:
-    """What all units make of the images of some labels."""
+    """What units make of the images of some labels."""
 
-    def __init__(self, pool: Mapping[str, npt.NDArray[np.float32]], columns: Mapping[str, int]) -> None:
-        """`pool` has activations by label, (n_images, n_units); a layer's units begin at its place in `columns`."""
+    def __init__(self, pool: Mapping[str, npt.NDArray[np.float32]], units: Sequence[Unit]) -> None:
+        """`pool` has the units' activations by label: (n_images, n_units)."""
         self._pool = [(_words(label), values) for label, values in pool.items()]
-        self._columns = columns
+        self._columns = {unit: column for column, unit in enumerate(units)}
 
     def of(self, unit: Unit, concepts: Iterable[str]) -> npt.NDArray[np.float32] | None:
         """The unit's activations on the images of labels that share no word with these, its candidates: (n_labels,
         n_images). None where too few labels are left."""
-        own, column = set[str]().union(*map(_words, concepts)), self._columns[unit.layer] + unit.index
+        own, column = set[str]().union(*map(_words, concepts)), self._columns[unit]
         rows = (values[:, column] for words, values in self._pool if own.isdisjoint(words))
         found = list(islice((row for row in rows if np.isfinite(row).all()), MOST))
         return np.stack(found) if len(found) >= LEAST else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from dnd.api import Evidence, Label, Unit, auc
 from dnd.config.run import UNUSED
-from dnd.pipeline.activations import columns, known_activations
+from dnd.pipeline.activations import activations_of
 from dnd.pipeline.captions import caption_stage
 from dnd.pipeline.choose import choose
 from dnd.pipeline.concepts import concept_stage
@@ -57,10 +57,11 @@ def _controls(known: Known, hooked: HookedTarget, identity: str, units: Sequence
     """What the units make of the images of each other's labels: all of these were made, in every kind of rounds."""
     firsts = [max(scores, key=lambda one: scores[one]) for unit in units if (scores := known.scores.get(unit))]
     images = {label: known.images[label] for label in control_labels(firsts, known.job.run.seed)}
-    seen = known_activations(known.job, hooked, identity, chain.from_iterable(images.values()))
+    digests = list(dict.fromkeys(chain.from_iterable(images.values())))
+    seen = activations_of(known.job, hooked, identity, digests, units)
     pool = {label: [seen[one] for one in digests if one in seen] for label, digests in images.items()}
     whole = {label: np.stack(rows) for label, rows in pool.items() if len(rows) == known.n_images}
-    return Controls(whole, columns(hooked))
+    return Controls(whole, units)
 
 
 def _control_aucs(known: Known, unit: Unit, evidence: Evidence) -> dict[str, float]:

@@ -17,26 +17,25 @@ def test_the_control_auc_is_the_median_over_labels() -> None:
     assert control_auc(own, controls) == pytest.approx(np.median([auc(own, row) for row in controls]))
 
 
-FIRST, SECOND = Unit("a", 1), Unit("b", 0)
-COLUMNS = {"a": 0, "b": 2}
+UNITS = (Unit("a", 0), FIRST := Unit("a", 1), SECOND := Unit("b", 0))
 
 
 def numbered(n: int) -> dict[str, npt.NDArray[np.float32]]:
-    """By label, a label's number for the first unit of `a`, and so on in steps of a hundred: 2 images, 3 units."""
+    """By label, a label's number for the first unit, and so on in steps of a hundred: 2 images, 3 units."""
     return {f"thing{i}": np.tile(np.array([i, 100 + i, 200 + i], np.float32), (2, 1)) for i in range(n)}
 
 
 def test_labels_that_share_a_word_with_a_candidate_are_no_controls() -> None:
     others = numbered(LEAST)
-    controls = Controls({"red stars": others["thing0"], "a Ring": others["thing1"], **others}, COLUMNS)
+    controls = Controls({"red stars": others["thing0"], "a Ring": others["thing1"], **others}, UNITS)
     found = controls.of(FIRST, ["star", "ring of fire"])
     assert found is not None
     assert found.tolist() == [[100 + i] * 2 for i in range(LEAST)]
     found = controls.of(SECOND, ["star", "ring"])
     assert found is not None
     assert found[:, 0].tolist() == [200 + i for i in range(LEAST)]
-    assert Controls(others, COLUMNS).of(FIRST, ["star", "thing0"]) is None  # one too few is left
-    most = Controls(numbered(MOST + 5), COLUMNS).of(FIRST, ["star"])
+    assert Controls(others, UNITS).of(FIRST, ["star", "thing0"]) is None  # one too few is left
+    most = Controls(numbered(MOST + 5), UNITS).of(FIRST, ["star"])
     assert most is not None
     assert len(most) == MOST
 
@@ -44,8 +43,8 @@ def test_labels_that_share_a_word_with_a_candidate_are_no_controls() -> None:
 def test_labels_on_which_the_unit_is_not_finite_are_left_out() -> None:
     pool = numbered(LEAST)
     pool["thing3"][1, 1] = np.nan
-    assert Controls(pool, COLUMNS).of(FIRST, ["dog"]) is None
-    assert Controls(pool, COLUMNS).of(SECOND, ["dog"]) is not None
+    assert Controls(pool, UNITS).of(FIRST, ["dog"]) is None
+    assert Controls(pool, UNITS).of(SECOND, ["dog"]) is not None
 
 
 def test_few_labels_of_many_are_taken_and_another_unit_changes_one_at_most() -> None:

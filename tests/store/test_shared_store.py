@@ -15,6 +15,7 @@ import toys
 from rich.console import Console
 
 from dnd import api
+from dnd.pipeline import activations, controls
 from dnd.pipeline.build import Builder
 from dnd.pipeline.execute import execute
 from dnd.pipeline.job import Job
@@ -169,6 +170,36 @@ def test_activations_on_synthetic_images_are_those_of_the_unit(shared: dict[str,
             assert [one.activation for one in candidate.images] == pytest.approx(outputs, rel=1e-3, abs=1e-4)
             seen += 1
     assert seen > 9
+
+
+def test_of_very_many_units_those_with_the_concept_are_kept_and_the_labels_are_the_same(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = {**BOTH, "units": "0-1"}
+    monkeypatch.setattr(controls, "LEAST", 1)
+    monkeypatch.setattr(controls, "_words", lambda concept: set())  # every label is a control
+    narrow = label(photos, tmp_path / "narrow" / "run", {"target": some})
+    monkeypatch.setattr(activations, "WIDE", 9)
+    wide = label(photos, tmp_path / "wide" / "run", {"target": some})
+    assert (wide.folder / "labels.jsonl").read_bytes() == (narrow.folder / "labels.jsonl").read_bytes()
+    units = [unit for unit in narrow if unit.status != "failed"]
+    assert any(one.control_auc is not None for unit in units for one in unit.candidates)
+    holders: dict[str, set[str]] = {}
+    for unit in units:
+        for candidate in unit.candidates:
+            for one in candidate.images:
+                holders.setdefault(one.digest, set()).add(f"{unit.layer}/{unit.index}")
+    sizes: dict[str, set[int]] = {}
+    for run in (narrow, wide):
+        key = run.facts["stages"]["activations"]["key"]
+        for row in Store(run.folder.parent / ".dnd-store").table("activations", key, activations.ACTIVATIONS).rows():
+            sizes.setdefault(row["key"], set()).add(len(row["values"]) // 4)
+    assert {sizes[digest] == {9} for digest in holders} == {True}
+    kept = {
+        digest: {n for key, own in sizes.items() if key.startswith(f"{digest}:") for n in own} for digest in holders
+    }
+    assert all(len(units) in kept[digest] for digest, units in holders.items())
+    assert min(map(len, holders.values())) < 9
 
 
 # --- keys of backends --------------------------------------------------------------------------------
