@@ -14,6 +14,7 @@ from dnd.api import Backend, Generator
 from dnd.config.run import Choice, Run
 from dnd.doctor.check import Check, Context, State, gigabytes
 from dnd.errors import DndError, ModelError
+from dnd.pipeline.activations import WIDE
 from dnd.pipeline.build import Builder
 from dnd.pipeline.plan import stage_items
 from dnd.runtime.memory import Need, estimate, free_memory, work_beside
@@ -119,7 +120,9 @@ def store_bytes(
     kept = items["captions"] + min(run.exemplars.sample, images or run.exemplars.sample)
     pictures = PNG_BYTES * (kept * (pixels or _MEGAPIXEL) + (items["images"] + items.get("verify", 0)) * drawn)
     rows = float(units * UNIT_BYTES)  # in the store and its temporary files much as in labels.jsonl
-    return pictures + 4.0 * (width or units) * items["activations"] + rows
+    width = width or units
+    kept_of_each = width if width < WIDE else 1  # at most: an image whose concept several units hold is one of several
+    return pictures + 4.0 * kept_of_each * items["activations"] + rows
 
 
 def drawn_pixels(choice: Choice | None, builder: Builder) -> tuple[float, bool]:

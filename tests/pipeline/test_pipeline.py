@@ -610,7 +610,7 @@ class Wide(torch.nn.Module):
 
 
 def test_what_is_known_of_a_unit_is_not_kept_in_memory(photos: Path, tmp_path: Path) -> None:
-    """At full scale, and with what is in use meanwhile: benchmarks/long.py."""
+    """At full scale, and with what is in use meanwhile: benchmarks/scale.py."""
 
     def kept(units: int) -> int:
         out = tmp_path / f"run {len(list(tmp_path.iterdir()))}"

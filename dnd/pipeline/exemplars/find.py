@@ -33,7 +33,7 @@ from dnd.target.hooked import HookedTarget
 SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
 _UNITS_AT_ONCE = 128
 """Units whose exemplars are written together."""
-_ROWS_AT_ONCE = 1 << 17
+_ROWS_AT_ONCE = 1 << 16
 """Of the table of crops that are in memory together; with fewer, the table is read more often."""
 Choice = tuple[Unit, list[Region], list[Region]]
 """A unit, its exemplars, and all regions that they were chosen from."""

@@ -1,12 +1,13 @@
-"""What a long run costs: memory and time per item as the number of units grows.
+"""How the cost of a run grows with its units and with its probing images.
 
-    python benchmarks/long.py [--units 100000] [--out benchmarks/results/long.json]
+    python benchmarks/scale.py [--units 10 100 1000 10000 50000] [--images 1000 10000 100000]
 
-A target with that many units in layers of 1,000, each with a colour of its own and an activation map, images of two
-colours, and small real backends that look at pixels; numbers of exemplars, crops, candidates and images as in a full
-run. Two processes, one with 1,000 units and one with all of them: memory growth is the difference of their peaks. Of
-each stage over units, the time per item in its first tenth and in its last, from the moments at which its batches were
-durable.
+A target with that many units in layers of at most 1,000, each with a colour of its own and an activation map, small
+images of two colours, and small real backends that look at pixels and cost next to nothing, so that what is measured is
+the pipeline; numbers of exemplars, crops, candidates and images as in a full run. A process for each size: units grow
+at 400 images, images at 100 units. Of each: CPU seconds, the process's peak of memory in use (the libraries alone take
+some 300 MB), what each stage took, and the bytes of each part of the store. A long stage also has the time per item in
+its first tenth and in its last. Writes benchmarks/results/scale.json as it goes; sizes that are there are kept.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from dnd.config.read import build_run
 from dnd.plugin.registry import Entry, Registry
 from dnd.runtime.progress import Meter
 
-FEW = A_LAYER = 1000
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+A_LAYER, UNITS, IMAGES = 1000, 100, 400
 LEVELS = (0, 128, 255)
 NAMES = {(r, g, b): f"red{r} green{g} blue{b}" for r in LEVELS for g in LEVELS for b in LEVELS}
 COLOURS = {name: colour for colour, name in NAMES.items()}
@@ -48,6 +50,10 @@ PALETTE = np.array(list(NAMES), np.float64)
 def name_of(image: Image.Image) -> str:
     mean = np.asarray(image, np.float64).reshape(-1, 3).mean(0)
     return NAMES[tuple(int(v) for v in PALETTE[((PALETTE - mean) ** 2).sum(1).argmin()])]
+
+
+LONG = 1000
+"""Items of a stage whose time per item is told."""
 
 
 class Many(api.Config):
@@ -98,9 +104,10 @@ class Net(torch.nn.Module):
 
     def __init__(self, units: int) -> None:
         super().__init__()
-        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(3, A_LAYER, 1, bias=False) for _ in range(units // A_LAYER))
-        for number, layer in enumerate(self.layers):
-            weights = torch.randn(A_LAYER, 3, generator=torch.Generator().manual_seed(number))
+        sizes = [min(A_LAYER, units - start) for start in range(0, units, A_LAYER)]
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(3, size, 1, bias=False) for size in sizes)
+        for number, (layer, size) in enumerate(zip(self.layers, sizes, strict=True)):
+            weights = torch.randn(size, 3, generator=torch.Generator().manual_seed(number))
             layer.weight.data = torch.nn.functional.normalize(weights)[:, :, None, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -133,20 +140,21 @@ class Clocked(Meter):
         self.peaks[name] = Memory.mb()
 
 
-def child(units: int, folder: Path) -> dict[str, Any]:
+def child(units: int, images: int, folder: Path) -> dict[str, Any]:
     kinds = {"captioner": Captioner, "summarizer": Summarizer, "generator": Generator, "scorer": Scorer}
-    registry = Registry(Entry(kind, cls.name, cls, "long", "1", "ok") for kind, cls in kinds.items())
+    registry = Registry(Entry(kind, cls.name, cls, "scale", "1", "ok") for kind, cls in kinds.items())
     photos = folder / "photos"
     photos.mkdir()
-    for number in range(400):
+    for number in range(images):
         rng = np.random.default_rng(number)
         image = Image.new("RGB", (16, 16), tuple(rng.integers(0, 256, 3).tolist()))
         left, top = rng.integers(0, 9, 2).tolist()
         image.paste(tuple(rng.integers(0, 256, 3).tolist()), (left, top, left + 7, top + 7))
-        image.save(photos / f"{number:04}.png")
+        image.save(photos / f"{number:06}.png")
+    net = Net(units)
     run = build_run(
         {
-            "target": {"name": "Net", "layers": [f"layers.{number}" for number in range(units // A_LAYER)]},
+            "target": {"name": "Net", "layers": [f"layers.{number}" for number in range(len(net.layers))]},
             "probing": {"set": str(photos)},
             "device": "cpu",
             **{kind: {"backend": "colours"} for kind in kinds},
@@ -157,21 +165,33 @@ def child(units: int, folder: Path) -> dict[str, Any]:
     dnd.pipeline.execute.Meter = Clocked  # type: ignore[misc]
     Memory.watch()
     time.sleep(0.2)
-    before, began = Memory.mb(), time.monotonic()
-    result = dnd.pipeline.execute.execute(run, folder / "run", registry=registry, live=(Net(units), preprocess))
-    found = {
-        "units": len(result.labels),
-        "labelled": sum(label.status == "labelled" for label in result.labels),
-        "peak_mb": Memory.mb(),
-        "peak_before_mb": before,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    tenths = {name: tenths_of(times) for name, times in Clocked.times.items() if times[-1][1] >= units}
+    before, began = Memory.mb(), time.process_time()
+    result = dnd.pipeline.execute.execute(run, folder / "run", registry=registry, live=(net, preprocess))
+    stages = json.loads((folder / "run" / "run.json").read_text())["stages"]
+    tenths = {name: tenths_of(times) for name, times in Clocked.times.items() if times[-1][1] >= LONG}
     return {
-        **found,
-        "peak_mb_after": Clocked.peaks,
+        "units": len(result.labels),
+        "images": images,
+        "labelled": sum(label.status == "labelled" for label in result.labels),
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "mb_before": before,
+        "mb": Memory.mb(),
+        "mb_after": dict(Clocked.peaks),
+        "seconds": {name: round(stage["seconds"], 1) for name, stage in stages.items()},
+        "store_mb": sizes_of(folder / ".dnd-store"),
+        "run_mb": size_of(folder / "run"),
         "ms_per_item": {name: pair for name, pair in tenths.items() if pair},
     }
+
+
+def sizes_of(store: Path) -> dict[str, float]:
+    """MB of each part of the store: the tables of the stages, and the images themselves."""
+    names = {one: one.name.partition("-")[0] if "-" in one.name else "pngs" for one in store.iterdir() if one.is_dir()}
+    return {name: size_of(one) for one, name in sorted(names.items(), key=lambda pair: pair[1])}
+
+
+def size_of(folder: Path) -> float:
+    return round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 2)
 
 
 def tenths_of(times: list[tuple[float, int]]) -> dict[str, float] | None:
@@ -208,9 +228,9 @@ class Memory:
         return round(cls.most / 1e6, 1)
 
 
-def measure(units: int) -> dict[str, Any]:
+def measure(units: int, images: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--child", folder, "--units", str(units)]
+        command = [sys.executable, __file__, "--child", folder, "--units", str(units), "--images", str(images)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -218,26 +238,22 @@ def measure(units: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", type=int, default=100_000)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--units", type=int, nargs="+", default=[10, 100, 1_000, 10_000, 50_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        print(json.dumps(child(given.units, given.child)))
+        print(json.dumps(child(given.units[0], given.images[0], given.child)))
         return
-    few, many = measure(FEW), measure(given.units)
-    growth = round(many["peak_mb"] - few["peak_mb"], 1)
-    found = {
-        "machine": {"python": platform.python_version(), "cpus": os.cpu_count(), "torch": torch.__version__},
-        "few": few,
-        "many": many,
-        "memory_growth_mb": growth,
-        "reach": {"memory_growth_mb": 1000},
-    }
-    text = json.dumps(found, indent=1) + "\n"
-    print(text, end="")
-    if given.out:
-        given.out.write_text(text)
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    sizes = [(units, IMAGES) for units in given.units] + [(UNITS, images) for images in given.images]
+    for units, images in sizes:
+        if any((row["units"], row["images"]) == (units, images) for row in rows):
+            continue
+        rows.append(measure(units, images))
+        print(json.dumps(rows[-1]))
+        machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "torch": torch.__version__}
+        RESULTS.write_text(json.dumps({"version": 1, "machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
