@@ -11,6 +11,7 @@ from dnd import api
 from dnd_diffusers.build import Part, assemble, denoiser, draw_in_float32, find_parts, load_part
 from dnd_diffusers.config import DiffusersConfig
 from dnd_diffusers.offload import Placement, choose, expected, image_size, place
+from dnd_diffusers.prompts import embed_once
 from dnd_hf import batches, devices, loading, precision
 from dnd_hf.batches import Batches
 
@@ -100,6 +101,7 @@ class DiffusersGenerator(api.Generator):
             loaded = {place: self._load_part(place, part) for place, part in self._parts().items()}
             self._pipeline = assemble(config, folder, loaded, self.what)
             draw_in_float32(self._pipeline)
+            embed_once(self._pipeline)
             place(self._pipeline, self._placement, device)
             if config.batch_size == "auto":
                 self.batch_size = self._batches.size = batches.largest_batch(self._try, self.batch_size, device)
@@ -159,7 +161,8 @@ class DiffusersGenerator(api.Generator):
     def close(self) -> None:
         held, self._pipeline = self._pipeline, None
         if held is not None:
-            held.__dict__.pop("prepare_latents", None)  # it refers to the pipeline
+            for name in ("prepare_latents", "encode_prompt"):  # they refer to the pipeline
+                held.__dict__.pop(name, None)
             held.remove_all_hooks()  # accelerate's hold each other's models
             del held
             devices.release(self.runtime.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from dnd import api
 from dnd.testing import GeneratorContract, runtime
 from dnd_diffusers import DiffusersConfig, DiffusersGenerator
+from dnd_diffusers.prompts import embed_once
 from dnd_hf.sizes import weight_bytes
 
 REQUESTS = [api.ImageRequest(concept, seed) for seed in (1, 2) for concept in ("red dog", "blue star")]
@@ -87,6 +89,50 @@ def test_the_image_is_what_diffusers_alone_gives(folders: dict[str, Path]) -> No
     with generator(folders["Stable Diffusion 1"], **settings) as backend:
         made = pixels(backend, REQUESTS[:2])
     assert np.abs(made - np.stack([np.asarray(image) for image in images]).astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("name", tiny_models.PIPELINES)
+def test_each_prompt_is_embedded_once_and_as_the_pipeline_does(
+    folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    settings = {"width": 32, "height": 16} if name == "FLUX" else {}
+    if name != "FLUX":
+        settings |= {"negative_prompt": "sky"}
+    with generator(folders[name], **settings) as backend:
+        pipeline = backend._pipeline
+        plain = type(pipeline).encode_prompt
+
+        @wraps(plain)
+        def counted(self: Any, prompt: Any, *args: Any, **named: Any) -> Any:
+            asked.append(prompt)
+            return plain(self, prompt, *args, **named)
+
+        made = pixels(backend)
+        del pipeline.encode_prompt
+        assert np.abs(pixels(backend) - made).max() <= 2
+        monkeypatch.setattr(type(pipeline), "encode_prompt", counted)
+        embed_once(pipeline)
+        pixels(backend)
+        pixels(backend, REQUESTS[:1])
+    assert asked == [["a photo of red dog"], ["a photo of blue star"]]
+
+
+def test_embeddings_of_several_lengths_are_made_together() -> None:
+    class Ragged:
+        calls = 0
+
+        def encode_prompt(self, prompt: list[str]) -> tuple[torch.Tensor]:
+            self.calls += 1
+            length = max(map(len, prompt))
+            return (torch.stack([torch.tensor([len(one)] * length) for one in prompt]),)
+
+    ragged: Any = Ragged()
+    embed_once(ragged)
+    assert ragged.encode_prompt(["ab", "abc"])[0].tolist() == [[2, 2, 2], [3, 3, 3]]
+    assert ragged.calls == 3
+    assert ragged.encode_prompt(["ab", "ab"])[0].tolist() == [[2, 2], [2, 2]]
+    assert ragged.calls == 3
 
 
 def test_no_image_is_painted_black_for_its_safety(folders: dict[str, Path]) -> None:
