@@ -8,17 +8,20 @@ import click
 
 from dnd.text import plain
 
-FORMATS = ("csv", "jsonl", "markdown", "latex", "reference", "parquet")
-_DATA = {"csv", "jsonl", "reference"}
+FORMATS = ("csv", "jsonl", "markdown", "latex", "reference", "neuronpedia", "parquet", "hf")
+_DATA = {"csv", "jsonl", "reference", "neuronpedia"}
 
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path())
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="csv", show_default=True, help="What to write.")
 @click.option(
-    "--out", metavar="FILE", type=click.Path(dir_okay=False), help="[default: standard output, but for parquet]"
+    "--out",
+    metavar="FILE",
+    type=click.Path(),
+    help="A folder for hf.  [default: standard output, but for parquet and hf]",
 )
-@click.option("--no-images", is_flag=True, help="For parquet: leave the images out.")
+@click.option("--no-images", is_flag=True, help="For parquet and hf: leave the images out.")
 @click.option(
     "--for-spreadsheets",
     is_flag=True,
@@ -27,8 +30,9 @@ _DATA = {"csv", "jsonl", "reference"}
 def export(folder: str, kind: str, out: str | None, no_images: bool, for_spreadsheets: bool) -> None:
     """Write a run's labels for other tools.
 
-    csv and jsonl are the run folder's own tables; reference is Neuron ID,Label 1..3; parquet has the images in it,
-    as `datasets` reads them; markdown and latex are tables for a page.
+    csv and jsonl are the run folder's own tables; reference is Neuron ID,Label 1..3; neuronpedia is a line of JSON for
+    each feature; parquet has the images in it, as `datasets` reads them; hf is a folder of such files with a card, to
+    be published; markdown and latex are tables for a page.
     """
     from pathlib import Path
 
@@ -41,8 +45,8 @@ def export(folder: str, kind: str, out: str | None, no_images: bool, for_spreads
         raise UsageError(f"--for-spreadsheets is for csv, not for {kind}", "Leave out one of the two.")
     run = RunFolder(folder)
     if out is None:
-        if kind == "parquet":
-            raise UsageError("parquet is no text for the screen", "Name a file with --out FILE.")
+        if kind in ("parquet", "hf"):
+            raise UsageError(f"{kind} is no text for the screen", "Name where it goes with --out.")
         on_terminal = sys.stdout.isatty()
         for part in as_text(run, kind, for_spreadsheets=for_spreadsheets):
             if on_terminal:

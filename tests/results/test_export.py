@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,63 @@ def test_the_command_offers_every_format():
     from dnd.cli import export as command
 
     assert set(command.FORMATS) == set(FORMATS)
+
+
+def test_hf_is_a_folder_that_datasets_opens(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("dnd.results.export.dataset._UNITS", 3)
+    labels = {f"fc/{n}": [f"lake {n}"] for n in range(6)} | {"fc/6": [], "fc/7": ["<b>|x"]}
+    run = RunFolder(finish(tmp_path / "run", labels, verdicts={"fc/0": Verdict(word="verified", concept="lake 0")}))
+    (run.folder / "run.toml").write_text(
+        'seed = 3\n[target]\nname = "mine:net"\n[probing]\nsets = ["/home/me/private/photos"]\n'
+        '[captioner]\nbackend = "blip2"\nmodel = "microworld-blip2"\n[method]\nname = "dnd"\n'
+    )
+    facts = {"models": {"microworld-blip2": "0" * 64, "lost": "1" * 64}, "probing": {"images": 1234}}
+    (run.folder / "run.json").write_text(json.dumps(facts))
+    run = RunFolder(run.folder)
+    export(run, "hf", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out" / "data").iterdir()) == [
+        f"labels-0000{n}-of-00003.parquet" for n in range(3)
+    ]
+    assert [p for p in tmp_path.iterdir() if p.name.startswith(".out")] == []
+    read = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert read["label"] == [*(f"lake {n}" for n in range(6)), None, "<b>|x"]
+    assert read[0]["exemplars"][0].size == (20, 12)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n")
+    for said in (
+        "# Labels of the units of mine:net",
+        "| labelled | 7 |",
+        "| verified | 1 |",
+        "| probing images | 1,234 of photos |",
+        r"| captioner | blip2 · microworld-blip2 |",
+        "| seed | 3 |",
+        "| lost | not in models.lock here | ? |",
+    ):
+        assert said in card
+    assert re.search(r"\| microworld-blip2 \| package:\S+ \| Apache-2\.0 \|", card)
+    assert "/home" not in card
+    with pytest.raises(UsageError, match="exists already"):
+        export(run, "hf", tmp_path / "out")
+    export(run, "hf", tmp_path / "bare", images=False)
+    assert "exemplars" not in pq.read_table(tmp_path / "bare" / "data" / "labels-00000-of-00003.parquet").column_names
+
+
+def test_neuronpedia_has_a_feature_a_line(tmp_path):
+    run = RunFolder(finish(tmp_path / "run", {"fc/4": ["lake", "sea"], "fc/5": []}))
+    (run.folder / "run.toml").write_text('[target]\nname = "mine"\nmodel = "net-1"\n[summarizer]\nbackend = "llama"\n')
+    first, second = map(json.loads, as_text(RunFolder(run.folder), "neuronpedia"))
+    assert (first["modelId"], first["layer"], first["index"], first["maxActApprox"]) == ("net-1", "fc", "4", 3.0)
+    assert first["explanations"][0] == {
+        **{"modelId": "net-1", "layer": "fc", "index": "4", "description": "lake"},
+        **{"typeName": "describe-and-dissect", "explanationModelName": "llama"},
+        "scores": [
+            {"explanationScoreTypeName": "auc", "value": 0.8},
+            {"explanationScoreTypeName": "dnd", "value": 0.9},
+        ],
+    }
+    assert [one["description"] for one in first["explanations"]] == ["lake", "sea"]
+    assert second["explanations"] == []
 
 
 def test_csv_and_jsonl_are_the_run_folders_own(run, tmp_path):

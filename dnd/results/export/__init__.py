@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dnd.results.export.dataset import write_dataset
+from dnd.results.export.neuronpedia import neuronpedia_jsonl
 from dnd.results.export.parquet import write_parquet
 from dnd.results.export.tables import (
     labels_jsonl,
@@ -23,8 +25,9 @@ _TEXTS: dict[str, Callable[[RunFolder], Iterable[str]]] = {
     "markdown": markdown_table,
     "latex": latex_table,
     "reference": reference_csv,
+    "neuronpedia": neuronpedia_jsonl,
 }
-FORMATS = (*_TEXTS, "parquet")
+FORMATS = (*_TEXTS, "parquet", "hf")
 
 
 def as_text(run: RunFolder, kind: str, *, for_spreadsheets: bool = False) -> Iterable[str]:
@@ -33,8 +36,11 @@ def as_text(run: RunFolder, kind: str, *, for_spreadsheets: bool = False) -> Ite
 
 
 def export(run: RunFolder, kind: str, file: Path, *, images: bool = True, for_spreadsheets: bool = False) -> None:
-    """Write the run's labels to a file, whole or not at all; `images` goes for Parquet, `for_spreadsheets` for CSV."""
+    """Write the run's labels to a file, with "hf" to a folder, whole or not at all; `images` goes for Parquet and hf,
+    `for_spreadsheets` for CSV."""
     if kind == "parquet":
         write_parquet(run, file, images=images)
+    elif kind == "hf":
+        write_dataset(run, file, images=images)
     else:
         write_atomic(file, (part.encode() for part in as_text(run, kind, for_spreadsheets=for_spreadsheets)))

@@ -50,13 +50,16 @@ _IMAGES = {"exemplars": pa.list_(_IMAGE), "synthetic": pa.list_(_IMAGE)}
 """Strongest first; the synthetic ones are those of the first label."""
 
 
-def write_parquet(run: RunFolder, file: Path, *, images: bool = True) -> None:
-    """Write the run's units to `file`, whole or not at all. Raises UsageError where its images are gone."""
+def write_parquet(
+    run: RunFolder, file: Path, records: Iterator[UnitResult] | None = None, *, images: bool = True
+) -> None:
+    """Write the run's units, or these of them, to `file`, whole or not at all. Raises UsageError where its images are
+    gone."""
     columns = {**_PLAIN, **(_IMAGES if images else {})}
     about = json.dumps({"info": {"features": {name: _feature(kind) for name, kind in columns.items()}}})
     schema = pa.schema(list(columns.items()), metadata={"huggingface": about})
     temporary = file.parent / f".{file.name}.{uuid.uuid4().hex}.tmp"
-    records = run.records()
+    records = run.records() if records is None else records
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:

@@ -56,7 +56,7 @@ def markdown_table(run: RunFolder) -> Iterable[str]:
     """A table for GitHub and the like."""
     head, *rows = _rows(run)
     lines = [head, ["---:" if name == "score" else "---" for name in head]]
-    lines += [[_markdown(cell) for cell in row] for row in rows]
+    lines += [[escape_markdown(cell) for cell in row] for row in rows]
     return ["| " + " | ".join(line) + " |\n" for line in lines]
 
 
@@ -84,7 +84,7 @@ def _cells(label: Label) -> Sequence[str]:
     return (str(label.unit), concept, f"{score:.2f}", ", ".join(other for other, _ in others))
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text that no Markdown reader takes for markup or a web address, on one line and without control characters."""
     safe = plain(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#!|~@$]|:(?=//)|(?<=www)\.)", r"\\\1", safe, flags=re.IGNORECASE)
