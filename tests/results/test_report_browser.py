@@ -90,6 +90,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     units = [reports.unit(store, "a", 0, "red"), reports.unit(store, "a", 1, "blue")]
     reports.make_run(folder / "other", units, settings=OTHER)
     reports.make_run(folder / "foreign", units, target="99" * 32)
+    words = [("a", "a dog"), ("a", "dog"), ("a", "wet dog"), ("a", "black cat"), ("b", "cat"), ("b", "tree")]
+    words += [("b", "")]
+    reports.make_run(
+        folder / "profile",
+        [
+            {**reports.unit(store, layer, n, "red"), "labels": [{"concept": word, "score": 0.5}]}
+            | ({} if word else {"status": "uninterpretable"})
+            for n, (layer, word) in enumerate(words)
+        ],
+    )
     reports.hostile_run(folder / "hostile")
     reports.make_run(folder / "huge", [huge(store, index, scale) for index, scale in enumerate(HUGE)])
     for name, runs in {
@@ -97,6 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "small": ["small"],
         "hostile": ["hostile"],
         "huge": ["huge"],
+        "profile": ["profile"],
         "both": ["small", "other"],
         "foreign": ["small", "foreign"],
     }.items():
@@ -300,6 +311,31 @@ def test_search_filter_and_sort(visit: Open) -> None:
     page.wait_for_selector(f"#list a[href='#b/{N - 1}']")
     assert f"b / {N - 1}" in shown(page)
     assert page.locator("#list li").count() < 60
+
+
+def test_units_are_filtered_by_a_range_of_what_one_chooses(visit: Open) -> None:
+    page = visit("large")
+    assert page.locator("#measure option").all_inner_texts() == ["score", "AUC"], "no unit has a confidence"
+    page.fill("#most", "0.2")
+    assert shown(page) == ["b / 7"]
+    page.select_option("#measure", "AUC")
+    assert page.inner_text("#count") == f"0 of {N} units"
+    page.fill("#most", "1")
+    page.fill("#least", "0.9")
+    assert page.inner_text("#count") == f"{N - 2} of {N} units", "one has no AUC, one no candidates"
+
+
+def test_the_concepts_of_each_layer_are_drawn_and_lead_to_their_units(visit: Open) -> None:
+    page = visit("profile", "#summary")
+    card = page.locator("section", has=page.get_by_role("heading", name="Concepts by layer"))
+    bars = card.get_by_role("img")
+    assert [bars.nth(n).get_attribute("aria-label") for n in range(2)] == ["dog 75 %, cat 25 %", "cat 50 %"]
+    widths = [part.bounding_box()["width"] for part in bars.nth(0).locator("span").all()]
+    assert widths[0] == pytest.approx(3 * widths[1], rel=0.02)
+    assert bars.nth(1).locator("span").count() == 2, "a word of one unit alone is among the others"
+    card.get_by_role("button", name="cat").click()
+    assert page.inner_text("#count") == "2 of 7 units"
+    assert shown(page) == ["a / 3", "b / 4"]
 
 
 def test_a_long_layer_leaves_its_unit_readable(visit: Open) -> None:

@@ -68,7 +68,7 @@ def card(run: RunFolder, *, images: bool = True) -> Iterator[str]:
         "images, and can be wrong.\n\n"
     )
     yield _COLUMNS + (_IMAGE_COLUMNS if images else "")
-    yield "\n## Licences\n\nOf the models that took part, as models.lock has them:\n\n"
+    yield "\n\n## Licences\n\nOf the models that took part, as models.lock has them:\n\n"
     yield "| model | source | licence |\n| --- | --- | --- |\n" + "".join(_licences(run))
     if images:
         yield (

@@ -9,15 +9,16 @@ dnd.list = {};
   const EXTRA = 6; // rows drawn beyond the edges
   const collator = new Intl.Collator("en", { numeric: true });
   const $ = (id) => document.getElementById(id);
-  const inputs = ["search", "layer", "status", "verdict", "sort", "agreement", "kind", "truth", "marked", "least", "most"];
+  const inputs = ["search", "layer", "status", "verdict", "sort", "agreement", "kind", "truth", "marked", "measure", "least", "most"];
   let words = []; // per unit: all that it is searched by, in lower case
-  let only = null; // [what, text]: only units whose label, or reason to have none, is this
+  let only = null; // [what, text]: only units whose label, its last word, or reason to have none, is this
   let shown = []; // places in the index, in the order of the list
   let current = -1;
   const drawn = new Map(); // place -> list item
 
   const labelled = (run) => run?.status === "labelled" && run.labels.length > 0;
-  const own = { label: (run) => labelled(run) ? run.labels[0][0] : null, reason: (run) => run?.why };
+  dnd.headWord = (run) => labelled(run) ? run.labels[0][0].trim().split(/\s+/).at(-1) : null;
+  const own = { label: (run) => labelled(run) ? run.labels[0][0] : null, word: dnd.headWord, reason: (run) => run?.why };
   const score = (row) => row.runs.find(labelled)?.labels[0][1] ?? null;
   const first = (row, name) => row.runs.find((run) => run)?.[name] ?? null;
   const isGallery = () => document.body.dataset.view === "gallery";
@@ -33,6 +34,8 @@ dnd.list = {};
   const VERDICTS = ["not driven", "too broad", "too narrow", "one of several", "not tested", "verified"];
   const tested = (row) => row.runs.map((run) => run?.verdict).filter(Boolean);
   const doubt = (row) => Math.min(VERDICTS.length, ...tested(row).map((word) => VERDICTS.indexOf(word)));
+
+  const MEASURES = { score: (run) => labelled(run) ? run.labels[0][1] : null, confidence: (run) => labelled(run) ? run.confidence : null, AUC: (run) => run.auc };
 
   const descending = (value) => (a, b) => (value(b) ?? -Infinity) - (value(a) ?? -Infinity) || 0;
   const orders = {
@@ -69,6 +72,7 @@ dnd.list = {};
     $("marked").parentElement.hidden = runs.length > 1;
     const needs = { auc: some("auc"), confidence: some("confidence"), doubt: some("confidence"), verdict: verdicts.length > 0, kind: kinds.length > 1, differs: runs.length > 1,
       wrong: units.some(judged) || runs.length < 2 };
+    $("measure").append(...Object.keys(MEASURES).filter((name) => name === "score" || some(name.toLowerCase())).map((name) => option(name, name)));
     const offered = Object.keys(orders).filter((name) => needs[name] ?? true);
     $("sort").append(...offered.map((name) => option(name, orders[name][0])));
     if (runs.length > 1) $("sort").value = "differs";
@@ -92,7 +96,8 @@ dnd.list = {};
     const least = $("least").value === "" ? -Infinity : Number($("least").value);
     const most = $("most").value === "" ? Infinity : Number($("most").value);
     const bounded = least > -Infinity || most < Infinity;
-    const inScore = (run) => labelled(run) && run.labels[0][1] !== null && run.labels[0][1] >= least && run.labels[0][1] <= most;
+    const measured = MEASURES[$("measure").value];
+    const inScore = (run) => run && typeof measured(run) === "number" && measured(run) >= least && measured(run) <= most;
     const fits = (row, place) => (!layer || row.layer === layer)
       && (!status || row.runs.some((run) => run?.status === status))
       && (!verdict || tested(row).includes(verdict))
@@ -146,7 +151,7 @@ dnd.list = {};
   };
 
   dnd.list.filter = (values) => {
-    for (const id of inputs) if (id !== "sort") $(id).value = values[id] ?? "";
+    for (const id of inputs) if (!["sort", "measure"].includes(id)) $(id).value = values[id] ?? "";
     dnd.list.only(values.only ?? null);
   };
 

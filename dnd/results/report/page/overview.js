@@ -90,6 +90,43 @@
     ];
   };
 
+  // What each layer's labels are about: shares of its labelled units by the last word of the label, which names the
+  // thing where the words before describe it.
+  const PROFILE = 8; // words with a colour of their own
+  const profile = (place) => {
+    const layers = new Map();
+    const totals = new Map();
+    for (const row of dnd.data.units) {
+      const word = dnd.headWord(row.runs[place]);
+      if (word === null) continue;
+      const counts = layers.get(row.layer) ?? layers.set(row.layer, new Map()).get(row.layer);
+      counts.set(word, (counts.get(word) ?? 0) + 1);
+      totals.set(word, (totals.get(word) ?? 0) + 1);
+    }
+    const shared = [...totals].filter(([, n]) => n > 1).sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, PROFILE).map(([word]) => word);
+    if (!shared.length) return [];
+    const colour = (word) => `part part-${shared.indexOf(word) + 1}`; // 0: all others
+    const bar = ([layer, counts]) => {
+      const total = [...counts.values()].reduce((sum, n) => sum + n, 0);
+      const parts = shared.filter((word) => counts.has(word)).map((word) => [word, counts.get(word)]);
+      const rest = total - parts.reduce((sum, [, n]) => sum + n, 0);
+      const span = ([word, n]) => {
+        const part = dnd.el("span", { class: colour(word), title: `${word ?? "others"}: ${dnd.several(n, "unit")}, ${percent(n / total)}` });
+        part.style.width = `${n * 100 / total}%`;
+        return part;
+      };
+      const words = parts.map(([word, n]) => `${word} ${percent(n / total)}`).join(", ");
+      return dnd.el("tr", null, dnd.el("th", { scope: "row" }, dnd.el("bdi", null, layer)),
+        dnd.el("td", null, dnd.el("span", { class: "profile", role: "img", "aria-label": words }, [...parts, ...(rest ? [[null, rest]] : [])].map(span))),
+        dnd.el("td", null, dnd.several(total, "unit")));
+    };
+    return [
+      dnd.el("p", { class: "note" }, "Each layer's labelled units by the last word of their label; grey are all other words."),
+      dnd.el("div", { class: "legend" }, shared.map((word) => dnd.filtered({ only: ["word", word] }, dnd.el("span", { class: colour(word), "aria-hidden": "true" }), word))),
+      dnd.el("table", { class: "bars" }, dnd.el("caption", { class: "hidden" }, "Concepts by layer"), dnd.el("tbody", null, [...layers].map(bar))),
+    ];
+  };
+
   const abstentions = (run) => run.reasons.length ? dnd.el("ul", { class: "reasons" }, run.reasons.map(([status, reason, n]) =>
     dnd.el("li", null, dnd.filtered({ status, only: ["reason", reason] }, dnd.badge(status), " ", dnd.several(n, "unit")), dnd.el("span", null, reason)))) : null;
 
@@ -118,6 +155,7 @@
   // Everything about the run in one place of the index; `level` is the headings'.
   dnd.findings = (run, place, level) => [
     section(level, "How good the labels are", quality(run)),
+    section(level, "Concepts by layer", profile(place)),
     section(level, "Most common labels", concepts(place)),
     section(level, "Without a label", abstentions(run)),
     section(level, "Activations", histograms(run)),
