@@ -92,13 +92,13 @@ def _random_state() -> tuple[str, ...]:
 
 
 def _outputs(replica: Replica, batch: torch.Tensor) -> Outputs:
-    found: Outputs = {}
+    found: dict[str, list[torch.Tensor]] = {}
 
-    def keep(layer: str, units: torch.Tensor) -> None:
-        found[layer] = units.detach().to("cpu", torch.float64, copy=True)
+    def keep(layer: str, place: int, units: torch.Tensor) -> None:
+        found.setdefault(layer, []).append(units.detach().to("cpu", torch.float64, copy=True))
 
     replica.forward(batch, keep)
-    return found
+    return {layer: torch.cat(pieces) for layer, pieces in found.items()}
 
 
 def _same(one: torch.Tensor, other: torch.Tensor, noise: float) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import queue
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -176,7 +177,7 @@ class HookedTarget:
                 "It must take any RGB image: synthetic ones have nothing in `image.info`.",
             ) from error
 
-    def _note_shape(self, name: str, units: torch.Tensor) -> None:
+    def _note_shape(self, name: str, place: int, units: torch.Tensor) -> None:
         self._shapes[name] = tuple(units.shape)
 
     # --- what there is ---
@@ -245,14 +246,14 @@ class HookedTarget:
 
     def _run(self, part: torch.Tensor, rows: int, first: int, wanted: Wanted, maps: Maps) -> Pooled:
         """A batch on the next free device; the maps go to their places in `maps`, which others fill as well."""
-        latest: Pooled = {}
+        latest: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
 
-        def read(layer: str, units: torch.Tensor) -> None:
-            latest[layer] = pool(units, self.pooling)
-            pairs = wanted.get(layer, ())
-            places = [place for place, (row, _) in enumerate(pairs) if first <= row < first + rows]
+        def read(layer: str, place: int, units: torch.Tensor) -> None:
+            latest[layer].append(pool(units, self.pooling))
+            pairs, start = wanted.get(layer, ()), first + place
+            places = [place for place, (row, _) in enumerate(pairs) if start <= row < start + len(units)]
             if places:
-                found = units[[pairs[p][0] - first for p in places], [pairs[p][1] for p in places]]
+                found = units[[pairs[p][0] - start for p in places], [pairs[p][1] for p in places]]
                 whole = maps.setdefault(layer, np.empty((len(pairs), *found.shape[1:]), np.float32))
                 whole[places] = found.float().cpu().numpy()
 
@@ -261,7 +262,7 @@ class HookedTarget:
             replica.forward(_padded(part, rows), read)
         finally:
             self._idle.put(replica)
-        return {layer: values[: len(part)] for layer, values in latest.items()}
+        return {layer: torch.cat(pieces)[: len(part)] for layer, pieces in latest.items()}
 
     def pooled(self, batch: torch.Tensor) -> Pooled:
         """{layer: float32 (B, U)} on the CPU; not finite where the target is not."""

@@ -76,12 +76,16 @@ class Latents:
     def _activated(self, gate: torch.Tensor) -> torch.Tensor:
         found = gate if self.scale is None else gate * self.scale
         found = found if self.offset is None else found + self.offset
-        if 0 < self.k < len(self):
+        if 0 < self.k < len(self):  # few of many values go on
             values, places = found.topk(self.k, -1)
-            found = torch.zeros_like(found).scatter_(-1, places, values)
-        found = found.relu() if self.activation == "relu" else found
-        found = found if self.threshold is None else found * (found > self.threshold)
-        return found * (gate > 0) if self.gated else found
+            values = values.relu() if self.activation == "relu" else values
+            return self._opened(torch.zeros_like(found).scatter_(-1, places, values), gate)
+        if self.threshold is not None:
+            found = torch.where(found > self.threshold, found, 0)
+        return self._opened(found.relu() if self.activation == "relu" else found, gate)
+
+    def _opened(self, found: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        return torch.where(gate > 0, found, 0) if self.gated else found
 
 
 def _normalized(features: torch.Tensor, how: Normalize) -> torch.Tensor:

@@ -28,6 +28,8 @@ from dnd.config.run import LayerSettings
 from dnd.target.latents import Latents
 
 Pooling = Literal["mean", "max", "top", "centre"]
+_AT_ONCE = 64 << 20
+"""Bytes of latents of some images."""
 _TOP = 0.1
 """Share of the cells that `top` takes the mean of."""
 
@@ -90,9 +92,20 @@ class Reading:
     latents: Latents | None = None
     """What units are made of the layer's features, if they are not the features themselves."""
 
-    def of(self, output: torch.Tensor, rows: int) -> torch.Tensor:
-        """The output for `rows` images, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without."""
+    def parts(self, output: torch.Tensor, rows: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """The output for `rows` images, units second: (B, U, h, w) with maps, (B, U, N) or (B, U) without.
+
+        Many latents come a few images at a time, with the place of the first: together they would not fit into memory.
+        """
         units = self._places(units_second(output, self.axes, rows))
+        if self.latents is None:
+            yield 0, self._of(units)
+            return
+        step = max(1, _AT_ONCE // (4 * self.size * units[0, 0].numel()))
+        for first in range(0, len(units), step):
+            yield first, self._of(units[first : first + step])
+
+    def _of(self, units: torch.Tensor) -> torch.Tensor:
         if self.settings.heads:
             units = units.unflatten(1, (self.size, -1)).float().norm(dim=2)  # type: ignore[no-untyped-call]
         if self.latents:

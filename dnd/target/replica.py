@@ -16,7 +16,7 @@ from dnd.errors import UsageError
 from dnd.target.layers import inner
 from dnd.target.layout import Reading, first_tensor, tensors_of
 
-Read = Callable[[str, torch.Tensor], None]
+Read = Callable[[str, int, torch.Tensor], None]
 """Gets a layer's name and its output, units second, during a forward pass."""
 See = Callable[[str, torch.nn.Module, torch.Tensor, bool], None]
 """Gets a layer's name, the layer, the tensor it gave, and whether that is all it gave."""
@@ -80,13 +80,15 @@ class Replica:
                 self._see = _nothing
 
     def forward(self, batch: torch.Tensor, read: Read) -> None:
-        """Run (B, C, H, W); `read` is called once for each layer, with that of its runs which counts."""
+        """Run (B, C, H, W); `read` is called for each layer with that of its runs which counts: with the place
+        of the first image and the units of some, at most of all."""
         runs: Counter[str] = Counter()
 
         def see(name: str, part: torch.nn.Module, output: torch.Tensor, alone: bool) -> None:
             reading = self.readings[name]
             if runs[name] == reading.run:
-                read(name, reading.of(output, len(batch)))
+                for first, units in reading.parts(output, len(batch)):
+                    read(name, first, units)
             runs[name] += 1
 
         self.watch(batch, see)

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 
 from dnd.config.run import LayerSettings
 from dnd.errors import UsageError
+from dnd.target import layout
 from dnd.target.fingerprint import fingerprint
 from dnd.target.hooked import HookedTarget
+from dnd.target.latents import Latents
 
 BATCH = torch.rand(3, 3, EDGE, EDGE, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(5, 192, generator=torch.Generator().manual_seed(1))
@@ -188,6 +190,34 @@ def test_the_latents_of_a_sparse_autoencoder_are_units(config: Any, expected: An
     torch.testing.assert_close(found["layer"], wanted.mean(1), rtol=1e-3, atol=1e-4)
     cells = wanted[[2, 0, 1], :, [4, 1, 0]].reshape(3, 8, 8)
     np.testing.assert_allclose(maps["layer"], cells, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "top", "centre"])
+@pytest.mark.parametrize("config", [{"architecture": "topk", "k": 2}, {"architecture": "jumprelu"}])
+def test_many_latents_a_few_images_at_a_time(
+    config: Any, pooling: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = LayerSettings(sae=saelens(tmp_path / "sae", **config))
+    batch = torch.rand(11, 3, EDGE, EDGE, generator=torch.Generator().manual_seed(3))
+    wanted = {"layer": [(10, 4), (0, 1), (7, 2), (10, 0)]}
+    found, most = [], 0
+    of = Latents.of
+
+    def watched(latents: Latents, units: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        most = max(most, len(units))
+        return of(latents, units)
+
+    monkeypatch.setattr(Latents, "of", watched)
+    for room in (1 << 30, 3 * 4 * 5 * 64):
+        monkeypatch.setattr(layout, "_AT_ONCE", room)
+        with HookedTarget(net(), preprocess, ["layer"], pooling=pooling, reads=reads) as hooked:
+            most = 0
+            found.append(hooked.observe(batch, wanted))
+    assert most == 3
+    torch.testing.assert_close(found[0][0]["layer"], found[1][0]["layer"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[0][1]["layer"], found[1][1]["layer"], rtol=1e-4, atol=1e-5)
+    assert found[0][0]["layer"].shape == (11, 5)
 
 
 def test_no_sparse_autoencoders_at_all(tmp_path: Path) -> None:

@@ -241,7 +241,8 @@ def _best(
     pool: int,
 ) -> list[Region]:
     """A unit's exemplars: `choose` among the regions above its floor."""
-    above = [region for region in regions if region.activation > _floor(passes, unit)]
+    floor = _floor(passes, unit)
+    above = [region for region in regions if region.activation > floor]
     return choose(above, k, pool, float(np.nanmedian(activations.of(unit)))) if above else []
 
 
@@ -324,7 +325,7 @@ def _strongest(passes: Mapping[str, TopKPass], unit: Unit) -> list[tuple[int, fl
 
 def _floor(passes: Mapping[str, TopKPass], unit: Unit) -> float:
     """The activation at which it is silent, as on several images; else -inf."""
-    return float(passes[unit.layer].layers[unit.layer].floor()[unit.index])
+    return float(passes[unit.layer].layers[unit.layer].floor(unit.index))
 
 
 def _is_broken(passes: Mapping[str, TopKPass], unit: Unit) -> bool:

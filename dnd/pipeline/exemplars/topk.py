@@ -50,12 +50,13 @@ class LayerTop:
         self.fired = torch.zeros(units, dtype=torch.int32)
         """On how many images it was not zero; -1 where that is not known."""
 
-    def floor(self) -> torch.Tensor:
-        """The activation at which each unit is silent, (U,): its lowest, if it has that on several images; else -inf.
+    def floor(self, index: int | slice = slice(None)) -> torch.Tensor:
+        """The activation at which a unit is silent, or each is, (U,): its lowest, if it has that on several images; else
+        -inf.
 
         A unit that fires rarely is equally silent on all other images: those are no evidence of what it responds to.
         """
-        return torch.where(self.n_lowest > 1, self.lowest, -torch.inf)
+        return torch.where(self.n_lowest[index] > 1, self.lowest[index], -torch.inf)
 
     def above_floor(self) -> torch.Tensor:
         """On how many of the images kept each unit is not silent, int64 (U,)."""
