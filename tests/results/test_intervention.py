@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import toys
 import torch
+import toys
 
 from dnd.pipeline.execute import execute
 from dnd.results.report.build import build_report
@@ -15,7 +15,7 @@ from dnd.results.run import RunFolder
 
 
 class Deep(torch.nn.Module):
-    """Three features, red, green and blue; a unit that sees red, and blue if there is no red, and one that sees green."""
+    """Three features, red, green and blue; a unit of red, and of blue where there is no red, and a unit of green."""
 
     def __init__(self) -> None:
         super().__init__()

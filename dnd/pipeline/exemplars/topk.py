@@ -51,8 +51,7 @@ class LayerTop:
         """On how many images it was not zero; -1 where that is not known."""
 
     def floor(self, index: int | slice = slice(None)) -> torch.Tensor:
-        """The activation at which a unit is silent, or each is, (U,): its lowest, if it has that on several images; else
-        -inf.
+        """The activation at which a unit, or each (U,), is silent: its lowest, if on several images; or -inf.
 
         A unit that fires rarely is equally silent on all other images: those are no evidence of what it responds to.
         """
