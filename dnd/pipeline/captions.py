@@ -10,7 +10,7 @@ from PIL.Image import Image
 from dnd.api import Unit
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
-from dnd.plugin.validate import checked_captions
+from dnd.plugin.validate import checked_captions, handed
 
 CAPTIONS = pa.schema([("key", pa.string()), ("caption", pa.string())])
 
@@ -31,7 +31,7 @@ def caption_stage(job: Job, result: ExemplarResult, units: Sequence[Unit]) -> di
         return job.store.picture(digest).open()
 
     def caption(images: list[Image]) -> list[str]:
-        return checked_captions(backend.caption(images), len(images))
+        return checked_captions(backend.caption(handed(images)), len(images))
 
     captions = job.map(stats, job.table(stats, CAPTIONS), items, backend, caption, ahead=opened)
     short = {

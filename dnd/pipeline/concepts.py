@@ -10,7 +10,7 @@ import pyarrow as pa
 from dnd.api import Picture, SummaryRequest, Unit, derive_seed
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
-from dnd.plugin.validate import checked_concepts, counted
+from dnd.plugin.validate import checked_concepts, counted, handed
 from dnd.store.keys import digest_of
 
 CONCEPTS = pa.schema([("key", pa.string()), ("concepts", pa.list_(pa.string()))])
@@ -38,7 +38,7 @@ def concept_stage(
 
     def summarize(batch: list[Unit]) -> list[list[str]]:
         requests = [request(unit) for unit in batch]
-        answers = counted(backend.summarize(requests), len(requests))
+        answers = counted(backend.summarize(handed(requests)), len(requests))
         return [checked_concepts(answer, one.n_concepts) for answer, one in zip(answers, requests, strict=True)]
 
     keys = {unit: _key(request(unit)) for unit in units}

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dnd.api import ImageRequest, derive_seed
 from dnd.pipeline.job import Job
-from dnd.plugin.validate import checked_images
+from dnd.plugin.validate import checked_images, handed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +44,7 @@ def image_stage(job: Job, wanted: Mapping[str, range]) -> tuple[dict[str, dict[i
             ]
 
         def generate(batch: list[ImageRequest]) -> list[Image | None]:
-            return checked_images(backend.generate(batch), len(batch))
+            return checked_images(backend.generate(handed(batch)), len(batch))
 
         digests = job.map(stats, table, items, backend, generate, rows=rows, answer=lambda row: row["image"])
     images, missing = {}, {}

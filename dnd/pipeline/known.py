@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ class Known:
                 again = np.arange(n) % len(own)
                 images[place], activations[place] = tuple(own[i] for i in again), activations[place, again]
         return Evidence(
-            unit=unit,
+            unit=replace(unit),  # not the one that all else hangs on
             exemplars=tuple(store.picture(digest) for digest, _ in exemplars),
             exemplar_activations=np.array([activation for _, activation in exemplars], np.float32),
             concepts=tuple(concepts),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dnd.api import Bound, Evidence, Unit
 from dnd.pipeline.job import Job
-from dnd.plugin.validate import checked_bounds, checked_scores, counted
+from dnd.plugin.validate import checked_bounds, checked_scores, counted, handed
 from dnd.store.keys import digest_of, stage_key
 
 SCORES = pa.schema([("key", pa.string()), ("scores", pa.list_(pa.float64()))])
@@ -26,7 +26,7 @@ def score_stage(
     backend, key = job.backend("scorer")
 
     def score(batch: list[Evidence]) -> list[Columns]:
-        answers = zip(counted(backend.score(batch), len(batch)), batch, strict=True)
+        answers = zip(counted(backend.score(handed(batch)), len(batch)), batch, strict=True)
         return [{"scores": checked_scores(answer, len(one.concepts))} for answer, one in answers]
 
     return _judged(job, units, evidence_of, key, SCORES, score, lambda row: tuple(row["scores"]))
@@ -39,7 +39,7 @@ def bound_stage(
     backend, key = job.backend("scorer")
 
     def bound(batch: list[Evidence]) -> list[Columns]:
-        answers = zip(counted(backend.bound(batch), len(batch)), batch, strict=True)
+        answers = zip(counted(backend.bound(handed(batch)), len(batch)), batch, strict=True)
         found = [checked_bounds(answer, len(one.concepts)) for answer, one in answers]
         return [{"scores": [one.score for one in own], "open": [one.open for one in own]} for own in found]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import is_dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +22,11 @@ _LONGEST_CAPTION, _LONGEST_CONCEPT = 2000, 100
 """In characters."""
 _LEAST_SIDE, _MOST_SIDE = 8, 8192
 """Of a synthetic image, in pixels."""
+
+
+def handed(items: Sequence[T]) -> list[T]:
+    """Items as a backend gets them: records of its own in a list of its own, whatever it does to them."""
+    return [copy(one) if is_dataclass(one) else one for one in items]
 
 
 def counted(answers: Sequence[T], n: int) -> Sequence[T]:

@@ -12,6 +12,7 @@ from importlib import util
 from pathlib import Path
 
 from dnd.files import files_below
+from dnd.store.digests import sha256_of
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _CODE = frozenset({".py", ".so", ".pyd"})
@@ -24,7 +25,8 @@ _OURS = frozenset({"dnd", "builtins", *sys.stdlib_module_names})
 @cache
 def source_digest(cls: type) -> str:
     """sha256 over the files of the top-level packages or modules that a class and its bases come from, and of those
-    that these import: their code, and small files of data. "" where all are installed as copies, which a version names.
+    that these import: their code, small files of data, and what else the code names that lies beside it. "" where all
+    are installed as copies, which a version names.
 
     Taken once for a class: it is that of the code as it was imported, whatever becomes of the files.
     """
@@ -34,9 +36,12 @@ def source_digest(cls: type) -> str:
         name = waiting.pop()
         if name not in seen and name not in _OURS:
             seen[name] = dict(_files(name))
-            waiting += [imported for path in seen[name].values() for imported in _imports(path)]
+            for inside, path in list(seen[name].items()):
+                imported, beside = _named(path)
+                waiting += imported
+                seen[name] |= {f"{inside}: {one.relative_to(path.parent).as_posix()}": one for one in beside}
     lines = [
-        f"{name}/{inside} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        f"{name}/{inside} {sha256_of(path)}\n"
         for name, files in sorted(seen.items())
         for inside, path in sorted(files.items())
     ]
@@ -80,16 +85,37 @@ def _counts(path: Path) -> bool:
     return path.suffix in _DATA and path.is_file() and path.stat().st_size <= _LARGEST
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """Top-level names that a Python file imports, anywhere in it."""
+def _named(path: Path) -> tuple[set[str], set[Path]]:
+    """Top-level modules that a Python file imports, anywhere in it, and files beside it that it names, of any kind."""
     if path.suffix != ".py":
-        return
+        return set(), set()
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # a template, say
-        return
+        return set(), set()
+    imported, beside = set[str](), set[Path]()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            yield node.module.partition(".")[0]
+        match node:
+            case ast.Import():
+                imported |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(module), level=0):
+                imported.add(module)
+            case ast.Call(
+                func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(value=str(name)), *_]
+            ):
+                imported |= {name} if called in ("import_module", "__import__") else set()
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            beside |= set(_beside(path, node.value))
+    return {name.partition(".")[0] for name in imported if name}, beside
+
+
+def _beside(path: Path, text: str) -> Iterator[Path]:
+    """The file of that name in a Python file's folder, or those of code and data in the folder of that name."""
+    parts = Path(text).parts if 0 < len(text) < 200 and text.isprintable() else ()
+    if not parts or Path(text).is_absolute() or ".." in parts:
+        return
+    found = path.parent / text
+    if found.is_file() and found != path:
+        yield found
+    elif found.is_dir():
+        yield from filter(_counts, map(Path, files_below(found)))

@@ -152,8 +152,11 @@ def test_the_digest_is_of_all_that_a_plugin_is_made_of(tmp_path: Path) -> None:
         "parts/__init__.py": "",
         "parts/mine.py": "class Mine:\n    def go(self):\n        import edited_helper\n",
         "parts/prompt.txt": "Name it.",
-        "../edited_helper.py": "import edited_far\n",
-        "../edited_far.py": "from . import nothing\n",
+        "../edited_helper.py": "import edited_far\nTABLE, FOLDER = 'edited_table.npy', 'edited_folder'\n",
+        "../edited_far.py": "from . import nothing\nimport importlib\nlate = importlib.import_module('edited_late')\n",
+        "../edited_late.py": "",
+        "../edited_table.npy": "1 2",
+        "../edited_folder/deep/more.txt": "more",
     }
     seen = [source_digest(written(tmp_path, files).Mine)]
     assert source_digest(written(tmp_path, files).Mine) == seen[0] != ""

@@ -147,6 +147,52 @@ def test_a_scorer_cannot_change_the_evidence(photos: Path, tmp_path: Path) -> No
         assert "read-only" in result.labels[0].reason
 
 
+class Emptying(toys.Captioner):
+    def caption(self, images: Any) -> Any:
+        return [super(Emptying, self).caption([image])[0] for image in images] + [images.clear()][1:]
+
+
+class Rewriting(toys.Summarizer):
+    def summarize(self, requests: Any) -> Any:
+        answers = super().summarize(requests)
+        for one in requests:
+            object.__setattr__(one, "n_concepts", 1)
+        requests.clear()
+        return answers
+
+
+class Repainting(toys.Generator):
+    def generate(self, requests: Any) -> Any:
+        answers = super().generate(requests)
+        for one in requests:
+            object.__setattr__(one, "concept", "blue")
+        requests.reverse()
+        return answers
+
+
+class Confusing(toys.Scorer):
+    def score(self, evidence: Any) -> Any:
+        answers = super().score(evidence)
+        for one in evidence:
+            object.__setattr__(one, "concepts", one.concepts[::-1])
+            object.__setattr__(one.unit, "index", 0)
+        evidence.clear()
+        return answers
+
+
+@pytest.mark.parametrize("kind", ["captioner", "summarizer", "generator", "scorer"])
+def test_what_a_backend_does_to_its_items_changes_nothing(kind: str, photos: Path, tmp_path: Path) -> None:
+    cls = {"captioner": Emptying, "summarizer": Rewriting, "generator": Repainting, "scorer": Confusing}[kind]
+    known = type(toys.registry())(
+        [*(one for one in toys.registry().entries if one.kind != kind), Entry(kind, "toy", cls, "toys", "1", "ok")]
+    )
+    for name, registry in (("clean", toys.registry()), ("first", known), ("second", known)):
+        out = tmp_path / ("apart" if name == "clean" else "") / name
+        execute(toys.toy_run(photos, registry), out, registry=registry, live=(toys.Net(), toys.preprocess))
+    clean = (tmp_path / "apart/clean/labels.jsonl").read_text()
+    assert (tmp_path / "first/labels.jsonl").read_text() == clean == (tmp_path / "second/labels.jsonl").read_text()
+
+
 @pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), asyncio.CancelledError()])
 def test_a_backend_that_ends_the_process_fails_by_name(error: BaseException, photos: Path, tmp_path: Path) -> None:
     def deed(evidence: Any) -> None:
