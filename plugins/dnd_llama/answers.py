@@ -28,20 +28,43 @@ class ListAnswer(BadAnswer):
     """Several concepts where one was asked for."""
 
 
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_OPEN_THINKING = re.compile(r"<(?:think|thinking|reasoning)>.*|.*</(?:think|thinking|reasoning)>", re.DOTALL | re.I)
-_BULLET = re.compile(r"^(?:[-*+•‣◦\u2013\u2014]|\(?\d{1,2}[.):]|[#>]+)\s+")
+_THINKING = re.compile(r"[<\[◁](think|thinking|reasoning)[>\]▷].*?[<\[◁]/\1[>\]▷]", re.DOTALL | re.IGNORECASE)
+_OPEN_THINKING = re.compile(
+    r"[<\[◁](?:think|thinking|reasoning)[>\]▷].*|.*[<\[◁]/(?:think|thinking|reasoning)[>\]▷]"
+    r"|.*<\|channel\|>final<\|message\|>",
+    re.DOTALL | re.IGNORECASE,
+)
+_TAG = re.compile(r"<\|[\w ]+\|>|</?[A-Za-z][\w-]*>|\[/?[A-Z]{2,8}\]|</?s>")
+"""Markup, and what models put around turns."""
+_TEX = re.compile(r"\\(?:boxed|text|textbf)\{([^{}]*)\}")
+_KEYED = re.compile(
+    r"[{\[(]?\s*[\"']?(?:concept|answer|label|name)[\"']?\s*[:=]\s*[\"']([^\"]*?)[\"']\s*,?\s*[}\])]?", re.I
+)
+"""{"concept": "dog"}, alone on a line."""
+_EAGER = re.compile(r"(?:sure|certainly|of course|okay|ok|yes|absolutely|great)(?: thing)?[!,.:]+\s*(?=\w|\W*\w)", re.I)
+_SAID = re.compile(r".*\b(?:concept|theme|answer|label|name|subject)s?\b[^:]*?\b(?:is|would be)\b:?\s+", re.IGNORECASE)
+"""All before the name in "I think that the concept of these captions is dog"."""
+_AFTER = re.compile(
+    r"(?<=\w{3})[.!]\s+(?:let me|i|this|these|they|all|note|please|if|feel|because|the captions|each|it)\b.*",
+    re.IGNORECASE,
+)
+"""What follows a name: "Dog. Let me know if you need more."."""
+_ASIDE = re.compile(r"(?<=\w)\s*\([^()]*\)$")
+"""What is added to a name: "dog (Canis lupus)"."""
+_BULLET = re.compile(r"^(?:(?:[-*+•‣◦·▪\u2013\u2014\u2192]|[-=]>|\(?(?:\d{1,2}|[a-d])[.):]|[#>]+)\s+|#(?=\w))")
 _NAMED = re.compile(
     r"(?:(?:the|my|a|one|common|shared|main|single|final|best|overall)\s+)*"
     r"(?:concept|answer|label|name|category|theme|subject|object|output|result|response|description)s?"
     r"(?:\s+(?:of|for|in|that|shared|common|covering|covers|by|to|this|these|the|most|all|group|set|captions?|images?))*"
-    r"\s*(?::|=|\bis\b|\bwould be\b)\s*",
+    r"\s*(?::|=|\s[-\u2013\u2014\u2192]|\bis\b|\bwould be\b)\s*",
     re.IGNORECASE,
 )
+_NAMED_IN_CHINESE = re.compile(r"(?:答案|概念|标签|標籤|名称|名稱|答え|コンセプト)\s*(?::|是|は)\s*")
 _WRAPPED = {'"': '"', "'": "'", "`": "`", "*": "*", "_": "_", "~": "~", "\u201c": "\u201d", "\u2018": "\u2019"}
-_WRAPPED |= {"«": "»", "「": "」", "(": ")", "[": "]", "<": ">", "{": "}", "\u201e": "\u201c"}
-_ENDS = ".,;:!…。、"
-_INSIDE = frozenset("-'\u2019.&+")
+_WRAPPED |= {"«": "»", "「": "」", "『": "』", "《": "》", "(": ")", "[": "]", "<": ">", "{": "}", "$": "$"}
+_WRAPPED |= {"\u201e": "\u201c"}
+_ENDS = ".,;:!?…。、"
+_INSIDE = frozenset("-'\u2019.&+%$€£#@")
 """What may stand in a word beside letters, their marks and digits: bird's, st., i-beam, a&b, c++."""
 
 
@@ -49,7 +72,9 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SUBJECTS = _words("i i'm i'd we you it it's they this that these those there here he she all most")
+_SUBJECTS = _words("i i'd we you it they this that these those there here he she all most each every both")
+_SUBJECTS |= _words("images pictures photos photographs captions descriptions")
+_SHORT = _words("i'm it's that's there's here's they're we're he's she's what's")
 _VERBS = _words(
     "is are was were am be been has have had can could would should will do does did cannot can't don't isn't aren't"
     " show shows depict depicts appear appears seem seems see think believe need contain contains feature features"
@@ -117,13 +142,21 @@ def parse_names(answer: str) -> list[str]:
 def _lines(answer: str) -> list[str]:
     """What the model said in the end, without thinking, code fences and what cannot be seen."""
     text = _OPEN_THINKING.sub("", _THINKING.sub("", unicodedata.normalize("NFKC", answer)))
-    seen = "".join(letter for letter in text if unicodedata.category(letter) != "Cf" or letter in "\u200c\u200d")
+    text = _TAG.sub("", _TEX.sub(r"\1", text))
+    seen = "".join(letter for letter in text if letter in "\u200c\u200d\n" or _is_seen(letter))
     lines = [" ".join(line.split()).strip("\u200c\u200d ") for line in seen.splitlines()]
     return [line for line in lines if not line.startswith("```") and re.search(r"\w", line)]
 
 
+def _is_seen(letter: str) -> bool:
+    """Whether a letter belongs to a text: no emoji, no mark of a format, nothing that controls a screen but space."""
+    if unicodedata.category(letter) in ("Cf", "Cc"):
+        return letter.isspace()
+    return unicodedata.category(letter) != "So" and not "\ufe00" <= letter <= "\ufe0f"
+
+
 def _concept(line: str) -> str:
-    text = _bare(line)
+    text = _ASIDE.sub("", _bare(line))
     if re.search(r"[,;|/]", text):
         raise ListAnswer("a list")
     words = text.lower().split()
@@ -145,9 +178,12 @@ def _bare(line: str) -> str:
     """A line without numbering, "Concept:", Markdown, quotes and a final stop, in whatever order they stand."""
     while True:
         text = line.replace("**", "").replace("__", "")
+        text = keyed[1] if (keyed := _KEYED.fullmatch(text)) else text
+        text = _AFTER.sub("", _EAGER.sub("", text, count=1) if _EAGER.match(text) else text)
         text = _BULLET.sub("", text, count=1)  # at its start, as `match`
         text = text.rstrip(_ENDS + " ") if not _ends_in_abbreviation(text) else text
-        if text and (named := _NAMED.match(text)) and named.end() < len(text):
+        named = _NAMED.match(text) or _NAMED_IN_CHINESE.match(text) or _SAID.match(text)
+        if text and named and named.end() < len(text):
             text = text[named.end() :]
         elif ": " in text:  # "Here is the concept: dog"
             text = text.rpartition(": ")[2]
@@ -175,7 +211,7 @@ def _is_word(word: str) -> bool:
 def _is_sentence(words: list[str]) -> bool:
     """Whether something is asserted rather than named."""
     plain = [word.replace("\u2019", "'") for word in words]
-    if plain[0] in _OPENERS or (len(plain) == 1 and plain[0] in _SUBJECTS):
+    if plain[0] in _OPENERS or plain[0] in _SHORT or (len(plain) == 1 and plain[0] in _SUBJECTS):
         return True
     if plain[0] in _SUBJECTS and any(word in _VERBS for word in plain[1:]):
         return True

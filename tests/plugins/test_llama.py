@@ -74,7 +74,8 @@ def test_a_concept_is_read(answer: str, concept: str) -> None:
 ORDINARY = """
 trash can|bird's nest|bird\u2019s nest|st. bernard|i-beam|no parking sign|black & white photo|t-shirt|rock'n'roll band
 do not enter sign|u.s. flag|no. 10 bus|c++ code|can opener|will|watering can|it sign|mixed vegetables|other animals
-no smoking sign|pop art|3d render|chó con|собака|كلب|犬|\u05db\u05dc\u05d1|कुत्ता|สุนัข|สี|නැකත
+no smoking sign|pop art|3d render|50% off sign|$100 bill|at&t logo|jack-o'-lantern|消防車
+chó con|собака|كلب|犬|\u05db\u05dc\u05d1|कुत्ता|สุนัข|สี|නැකත
 """
 """Names of visible things, each in the form that it is kept in."""
 
@@ -92,7 +93,13 @@ The concept is dog.~The concept is "dog".~The common concept is: dog~Concept = d
 Dog\u2026~\u201cDog\u201d~«dog»
 Sure! Here is the concept:\\n\\ndog~dog\\n\\nThis concept covers most of the captions.~> dog~a dog
 The answer would be dog~I looked at the captions.\\nDog~The Dog.~<THINK>x</THINK> Dog~common concept: dog~Label: dog
-reasoning that was cut off</think>dog~[dog]~\u200edog\u200f~\u2022 dog~dog \u3002
+reasoning that was cut off</think>dog~[dog]~{"concept": "dog"}~```json\\n{"concept": "dog"}\\n```~{'answer': 'Dog'}
+a) dog~Sure! Dog~Certainly: dog~Concept - dog~Concept \u2192 dog~-> dog~\\boxed{dog}~$dog$
+<b>dog</b>~<answer>dog</answer>~dog</s>~[/INST] dog~dog<|im_end|>~dog<end_of_turn>~dog \U0001f436~\u2705 Dog!
+\u300adog\u300b~\u300edog\u300f~dog (Canis lupus)~dog?~I think the concept is dog~The shared concept across these captions is **dog**.~Dog. Let me know if you need more!
+\u7b54\u6848\uff1adog~[THINK]a cat[/THINK]dog~\u25c1think\u25b7a cat\u25c1/think\u25b7 dog~dog\x00
+<|channel|>analysis<|message|>a cat<|end|><|channel|>final<|message|>dog
+\u200edog\u200f~\u2022 dog~dog \u3002
 """
 
 
@@ -105,6 +112,7 @@ NO_CONCEPT = """
 |...|12|a thing of one two three four|The captions show dogs|I cannot answer that|Sorry|no common concept|None
 a "red" star|red_star|these are dogs|nothing in common|I'm sorry, but I can't|Unable to determine|It is a dog
 They all show dogs|no clear theme|unknown|There is no shared concept|The images are different|Various objects|not sure
+The images all show a dog|It's a dog|There's a dog|Photos show dogs|{"concept": ""}|\U0001f436|<|im_end|>
 <think>a dog, or a cat|As an AI model|Dogs are animals|this is hard|we see dogs|the dog is brown|different things|it
 """
 
