@@ -10,16 +10,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dnd.api.records import Unit
-from dnd.api.unit_table import UNIT_COLUMNS, UnitTable, looks_like_table, plain_name, read_lines, read_unit_table
+from dnd.api.unit_table import (
+    DELIMITERS,
+    UNIT_COLUMNS,
+    UnitTable,
+    looks_like_table,
+    plain_name,
+    read_lines,
+    read_unit_table,
+)
 from dnd.errors import UsageError
 
 _SEPARATOR = " | "
 _TEXTS = ("text", "label", "description", "concept", "summary")
+_HEADERS = frozenset(
+    {*_TEXTS, "labels", "concepts", "descriptions", "explanation", "explanations", "name", "truth"} - {"text"}
+)
+"""What a first line is that names the column below it. "text" may be what a unit responds to."""
+_SHOWN = 40
 _KNOWN = "Write one text per line in a .txt, or a CSV with the columns unit,text or layer,unit,text."
 
 
@@ -65,7 +79,7 @@ def read_truth_file(file: Path) -> tuple[dict[Unit, Truth], str]:
 def _has_header(lines: Sequence[str]) -> bool:
     """Whether the first line that is no comment names a column of unit numbers beside others."""
     first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
-    names = [plain_name(cell.strip().strip('"')) for cell in first.split(max(",;\t", key=first.count))]
+    names = [plain_name(cell.strip().strip('"')) for cell in first.split(max(DELIMITERS, key=first.count))]
     return len(names) > 1 and any(name in UNIT_COLUMNS for name in names)
 
 
@@ -75,6 +89,10 @@ def _from_lines(file: Path, lines: list[str]) -> tuple[dict[Unit, Truth], str]:
             f"{file} is a table without a column of unit numbers that is known: its first line is {lines[0]!r}",
             f"Name that column `unit` and the one with the texts `text`. {_KNOWN}",
         )
+    begin = next((n for n, line in enumerate(lines) if not line.startswith("# ")), len(lines))
+    lines = lines[begin:]
+    if what := _no_texts(lines):
+        raise UsageError(f"{file} is no truth file that is known: {what}", _KNOWN)
     found = {}
     for number, line in enumerate(lines):
         texts = tuple(text.strip() for text in line.split(_SEPARATOR) if text.strip())
@@ -82,7 +100,30 @@ def _from_lines(file: Path, lines: list[str]) -> tuple[dict[Unit, Truth], str]:
             found[Unit("", number)] = Truth((texts,))
     if not found:
         raise UsageError(f"{file} is empty", "Write the truth of unit i in line i, or a CSV unit,text.")
-    return found, f"text, line by line: {len(found)} units, the first line is unit 0"
+    after = f" after {begin} of comments" if begin else ""
+    return found, f"text, line by line: {len(found)} units, the first line{after} is unit 0"
+
+
+def _no_texts(lines: Sequence[str]) -> str:
+    """Why lines are not one text each, of unit 0 and those that follow; empty where they are."""
+    filled = [(number, line.strip()) for number, line in enumerate(lines) if line.strip()]
+    if not filled:
+        return ""
+    first = filled[0][1]
+    if first[0] in "{[<" and filled[-1][1][-1] in "}]>":
+        return f"it is JSON or markup, {first[:_SHOWN]!r}"
+    if first.lower().strip("\"'") in _HEADERS:
+        return f"its first line, {first!r}, is a heading, not the truth of unit 0: delete it"
+    if any(line.startswith("|") and set(line) <= set("|-: ") for _, line in filled):
+        return "it is a Markdown table"
+    numbers = [
+        re.match(r"(?:(?:unit|neuron|channel|feature)\s*)?#?(\d+)\s*[-:.,;|)=\s]", line, re.I) for _, line in filled
+    ]
+    if len(filled) > 1 and all(numbers):
+        apart = {int(found[1]) - place for found, (place, _) in zip(numbers, filled, strict=True) if found}
+        if len(apart) == 1:
+            return f"its lines are numbered, {first[:_SHOWN]!r}: write these numbers into a column"
+    return ""
 
 
 def _from_rows(table: UnitTable) -> tuple[dict[Unit, Truth], str]:

@@ -19,7 +19,10 @@ UNIT_COLUMNS = (
     *("feature", "feature id", "feature index"),
 )
 """Names of the column with a unit's number, the first one that a table has; `_` and `-` count as spaces."""
-_DELIMITERS = ",;\t"
+DELIMITERS = ",;\t|"
+_DELIMITED = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV", "|": "CSV with bars"}
+
+_IS_ASIDE = re.compile(r'#|"?sep=.?"?\s*$')
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,21 @@ class UnitTable:
 
     def reading(self, text: str) -> str:
         """How it was read, for the user: `text` says where the texts are from."""
-        kind = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV"}[self.delimiter]
+        kind = _DELIMITED[self.delimiter]
         layer = ", layers from 'layer'" if "layer" in self.columns else ""
         return f"{kind}, {len(self.lines)} rows, units from {self.unit_column!r}{layer}, {text}"
 
 
 def read_unit_table(file: Path) -> UnitTable:
-    """Comma, semicolon or tab, whichever the first line has most of; lines that begin with # before it are comments.
+    """Comma, semicolon, tab or bar, whichever the first line has most of; lines before it that begin with # are
+    comments, and `sep=;` is Excel's.
 
     UsageError for an unclosed quote, a column named twice, and more cells than columns.
     """
     lines = read_lines(file)
-    skipped = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    skipped = next((i for i, line in enumerate(lines) if line.strip() and not _IS_ASIDE.match(line)), len(lines))
     lines = lines[skipped:]
-    delimiter = max(_DELIMITERS, key=lines[0].count) if lines else ","
+    delimiter = max(DELIMITERS, key=lines[0].count) if lines else ","
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         columns = tuple(plain_name(column) for column in next(reader, []))
@@ -95,6 +99,8 @@ def read_lines(file: Path) -> list[str]:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+    if "\0" in text:
+        raise UsageError(f"cannot read {file}: it is no text", "Save it as text or CSV, in UTF-8.")
     return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+$", text)
 
 
@@ -103,7 +109,7 @@ def looks_like_table(lines: list[str]) -> bool:
 
     At least two rows are needed: a single line `7, lucky number` may well be a text.
     """
-    for delimiter in _DELIMITERS:
+    for delimiter in DELIMITERS:
         try:
             rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(cell.strip() for cell in row)]
         except csv.Error:

@@ -169,6 +169,38 @@ def test_a_cell_may_hold_several_lines(tmp_path: Path) -> None:
     assert len(truth) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"0": "dog", "1": "cat"}', "it is JSON or markup"),
+        ('{"unit": 0, "text": "dog"}\n{"unit": 1, "text": "cat"}\n', "it is JSON or markup"),
+        ("label\ndog\ncat\n", "'label', is a heading"),
+        ("0: dog\n1: cat\n", "its lines are numbered"),
+        ("unit 1 dog\nunit 2 cat\n", "its lines are numbered"),
+        ("PK\x03\x04\0\0", "it is no text"),
+    ],
+)
+def test_lines_that_are_no_texts_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "truth.txt"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_truth(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("truth.csv", "sep=;\nunit;text\n0;dog\n1;cat\n"),
+        ("truth.txt", "unit|text\n0|dog\n1|cat\n"),
+        ("truth.txt", "# written by hand\ndog\ncat\n"),
+    ],
+)
+def test_what_precedes_the_truths_is_none(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = {unit.index: truth.concepts for unit, truth in read_truth(tmp_path / name).items()}
+    assert found == {0: ("dog",), 1: ("cat",)}
+
+
 def test_a_layer_of_the_truth_is_chosen() -> None:
     truths = {Unit("a", 0): Truth((("dog",),)), Unit("b", 0): Truth((("cat",),)), Unit("b", 1): Truth((("owl",),))}
     for layer, found in (("a", ["dog"]), ("b", ["cat", "owl"])):

@@ -96,7 +96,8 @@ The answer would be dog~I looked at the captions.\\nDog~The Dog.~<THINK>x</THINK
 reasoning that was cut off</think>dog~[dog]~{"concept": "dog"}~```json\\n{"concept": "dog"}\\n```~{'answer': 'Dog'}
 a) dog~Sure! Dog~Certainly: dog~Concept - dog~Concept \u2192 dog~-> dog~\\boxed{dog}~$dog$
 <b>dog</b>~<answer>dog</answer>~dog</s>~[/INST] dog~dog<|im_end|>~dog<end_of_turn>~dog \U0001f436~\u2705 Dog!
-\u300adog\u300b~\u300edog\u300f~dog (Canis lupus)~dog?~I think the concept is dog~The shared concept across these captions is **dog**.~Dog. Let me know if you need more!
+\u300adog\u300b~\u300edog\u300f~dog (Canis lupus)~dog?~I think the concept is dog
+The shared concept across these captions is **dog**.~Dog. Let me know if you need more!
 \u7b54\u6848\uff1adog~[THINK]a cat[/THINK]dog~\u25c1think\u25b7a cat\u25c1/think\u25b7 dog~dog\x00
 <|channel|>analysis<|message|>a cat<|end|><|channel|>final<|message|>dog
 \u200edog\u200f~\u2022 dog~dog \u3002
