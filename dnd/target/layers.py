@@ -15,7 +15,7 @@ _PARALLEL = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 
 def find_layer(module: torch.nn.Module, layer: str) -> torch.nn.Module:
     """The layer of that dotted name. UsageError where there is none, or where it cannot be observed."""
-    layers: dict[str, torch.nn.Module] = dict(module.named_modules())
+    layers: dict[str, torch.nn.Module] = dict(module.named_modules(remove_duplicate=False))
     if layer in layers:
         way = ["", *(layer[:at] for at, letter in enumerate(layer) if letter == "."), layer]
         if any(isinstance(layers[name], torch.jit.ScriptModule) for name in way):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import islice
 from typing import Literal
 
@@ -42,17 +42,23 @@ def tensors_of(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
         return
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    for part in parts:
+    named = named_parts(value)
+    for part in named.values() if named else value if isinstance(value, (tuple, list)) else ():
         yield from tensors_of(part)
+
+
+def named_parts(value: object) -> Mapping[str, object]:
+    """What a module gave by name: of a dict, a ModelOutput, a named tuple or a dataclass."""
+    if isinstance(value, Mapping):
+        return value
+    names = [one.name for one in fields(value)] if is_dataclass(value) else getattr(value, "_fields", ())
+    return {name: getattr(value, name, None) for name in names}
 
 
 def first_tensor(value: object, which: int | str | None = None) -> torch.Tensor | None:
     """The first tensor in what a module gave, or the one at a place or under a name; None where there is none."""
     if isinstance(which, str):
-        if isinstance(value, Mapping):
-            return first_tensor(value.get(which))
-        return first_tensor(getattr(value, which, None)) if hasattr(value, "_fields") else None
+        return first_tensor(named_parts(value).get(which))
     return next(islice(tensors_of(value), which or 0, None), None)
 
 

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from dnd.config.run import LayerSettings
 from dnd.errors import UsageError
 from dnd.target.layers import inner
-from dnd.target.layout import Reading, first_tensor, tensors_of
+from dnd.target.layout import Reading, first_tensor, named_parts, tensors_of
 
 Read = Callable[[str, int, torch.Tensor], None]
 """Gets a layer's name and its output, units second, during a forward pass."""
@@ -37,7 +37,7 @@ class Replica:
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
-        modules = dict(self.module.named_modules())
+        modules = dict(self.module.named_modules(remove_duplicate=False))
         with ExitStack() as undo:
             undo.enter_context(evaluating(self.module))
             undo.enter_context(_on_device(self.module, self.device))
@@ -55,6 +55,9 @@ class Replica:
             found = first_tensor(value, settings.output)
             if found is None:
                 raise UsageError(*_missing(name, value, settings))
+            if found.is_complex() or not found.numel():
+                what = f"complex numbers, {found.dtype}" if found.numel() else f"no values: {tuple(found.shape)}"
+                raise UsageError(f"layer {name} gives {what}", "Choose the layer before or after it.")
             self._see(name, module, found, found is value)
 
         def before(module: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -106,7 +109,7 @@ def _missing(name: str, value: object, settings: LayerSettings) -> tuple[str, st
     count = sum(1 for _ in tensors_of(value))
     if settings.output is None or not count:
         return f"layer {name} {verb} no tensor but {type(value).__name__}", "Choose the layer before or after it."
-    names = list(value) if isinstance(value, Mapping) else list(getattr(value, "_fields", ()))
+    names = list(named_parts(value))
     known = f"By name: {', '.join(map(str, names))}." if names else ""
     return f"layer {name} {verb} no tensor {settings.output!r}", f"Its {count} tensors are 0 to {count - 1}. {known}"
 

@@ -10,6 +10,7 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from PIL import Image
 
 from dnd.api import Unit
+from dnd.config.run import LayerSettings
 from dnd.errors import DeviceError, UsageError
 from dnd.runtime.cores import over_cores
 from dnd.target.behaviour import behaviour
@@ -182,6 +184,8 @@ class Odd(torch.nn.Module):
     ("answer", "message"),
     [
         (lambda x: "words", "layer layer gives no tensor but str"),
+        (lambda x: torch.fft.fft2(x), "layer layer gives complex numbers, torch.complex64"),
+        (lambda x: x[:, :0], r"layer layer gives no values: \(2, 0, 32, 32\)"),
         (lambda x: x.mean((1, 2, 3)), r"layer layer: its output has shape \(2,\)"),
         (lambda x: x.reshape(-1, 3, 16, 32), "layer layer: it gives 4 rows for 2 images"),
     ],
@@ -194,6 +198,30 @@ def test_layers_without_units(answer: Any, message: str) -> None:
 def test_the_first_tensor_of_a_tuple_counts() -> None:
     with HookedTarget(Odd(lambda x: (None, {"a": x[:, :2]}, x)), preprocess, ["layer"]) as hooked:
         assert hooked.layer_sizes() == {"layer": 2}
+
+
+@dataclass
+class Output:
+    """As some networks give it."""
+
+    note: str
+    values: torch.Tensor
+
+
+@pytest.mark.parametrize("which", [None, "values", 0])
+def test_the_tensors_of_a_dataclass_count(which: Any) -> None:
+    reads = LayerSettings(output=which)
+    with HookedTarget(Odd(lambda x: Output("", x[:, :2])), preprocess, ["layer"], reads=reads) as hooked:
+        assert hooked.layer_sizes() == {"layer": 2}
+
+
+def test_a_layer_under_two_names_has_both() -> None:
+    net, inputs = Net(), batch(2)
+    net.again = net.head
+    with HookedTarget(net, preprocess, ["head", "again"]) as hooked:
+        found = hooked.pooled(inputs)
+    assert torch.equal(found["head"], found["again"])
+    assert found["head"].shape == (2, 5)
 
 
 def test_an_unknown_layer_is_answered_with_close_ones() -> None:
