@@ -63,6 +63,14 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
+def put_in_place(written: Path, final: Path) -> None:
+    """Let a whole file take its place; a link there is replaced. OSError where a pipe or a device is: as root, one
+    would replace /dev/null."""
+    if final.exists() and not (final.is_file() or final.is_dir()):
+        raise OSError(errno.EEXIST, "a pipe or a device is in its place")
+    os.replace(written, final)
+
+
 def read_text(path: Path, encoding: str = "utf-8") -> str:
     """The text of a regular file, line ends as they are; OSError or UnicodeDecodeError."""
     with open_regular(path) as file:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 
 from dnd.errors import ModelError
-from dnd.files import open_regular
+from dnd.files import open_regular, put_in_place
 from dnd.models.archive import BLOCK, LOCK, RUNFILE, WHEELS, Archive, Entry, is_wheel, model_entries, write_archive
 from dnd.models.digests import first_fault, unlisted_files
 from dnd.models.fetch import check_space, store_lock
@@ -91,7 +91,7 @@ def _write(out: Path, plan: Sequence[tuple[Entry, Source]], size: int, console: 
             sha256 = write_archive(file, ((entry, _blocks(source, advance)) for entry, source in plan))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, out)
+        put_in_place(temporary, out)
         return sha256
     except OSError as error:
         raise ModelError(f"cannot write {out}: {error.strerror or error}", "Choose another place.") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dnd.errors import StoreError
-from dnd.files import remedy
+from dnd.files import put_in_place, remedy
 from dnd.offline.block import raise_if_tried
 from dnd.store.digests import sha256_of
 
@@ -50,9 +50,7 @@ def write_atomic(
                 file.flush()
                 os.fsync(file.fileno())
         final = path if isinstance(path, Path) else path(sha256_of(temporary))
-        if final.exists() and not (final.is_file() or final.is_dir()):
-            raise OSError(errno.EEXIST, "a pipe or a device is in its place")
-        os.replace(temporary, final)
+        put_in_place(temporary, final)
     except OSError as error:
         raise StoreError(f"cannot write {shown}: {error.strerror or error}", how_to_go_on(error)) from error
     finally:

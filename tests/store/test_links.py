@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 import toys
 from corpus import png_of
 from PIL import Image
@@ -23,8 +25,12 @@ from dnd.models.lockfile import lock_text
 from dnd.models.pack import unpack
 from dnd.models.weights import Weights
 from dnd.pipeline.execute import execute
+from dnd.pipeline.exemplars.record import Record
 from dnd.probing.sets import FolderSet
+from dnd.results.export.dataset import write_dataset
+from dnd.results.export.parquet import write_parquet
 from dnd.results.report.build import build_report
+from dnd.results.report.single import build_single
 from dnd.results.run import RunFolder
 from dnd.store.files import write_atomic
 from dnd.store.images import MAX_PIXELS, Store
@@ -220,6 +226,35 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path, what: str) ->
     for read in (open_regular, read_text):
         with pytest.raises(OSError, match="no regular file"):
             read(file)
+
+
+@pytest.mark.parametrize("write", ["csv", "parquet", "hf", "single page", "report"])
+def test_nothing_takes_the_place_of_a_pipe(ran: Path, tmp_path: Path, write: str) -> None:
+    """As root, an export to /dev/null would replace it; and a page was waited for."""
+    out = tmp_path / "out"
+    os.mkfifo(out)
+    run = RunFolder(ran / "run")
+    deeds: dict[str, Callable[[], object]] = {
+        "csv": lambda: write_atomic(out, b"x"),
+        "parquet": lambda: write_parquet(run, out),
+        "hf": lambda: write_dataset(run, out),
+        "single page": lambda: build_single([run], out, progress=lambda n: None),
+        "report": lambda: build_report([run], out, progress=lambda n: None),
+    }
+    with pytest.raises((StoreError, UsageError), match=r"is in its place|exists"):
+        deeds[write]()
+    assert stat.S_ISFIFO(out.stat().st_mode)
+
+
+def test_a_record_of_activations_waits_for_no_pipe_and_must_be_whole(tmp_path: Path) -> None:
+    record = Record(tmp_path, {"fc": 2}, 3)
+    os.mkfifo(record._file("fc", "partial"))
+    with pytest.raises(StoreError, match="cannot write the activations of fc"):
+        record.add([0], {"fc": torch.ones(1, 2)})
+    record._file("fc").write_bytes(b"\0" * 35)
+    assert not record.has("fc"), "3 images, 2 units and a mark are 36 bytes"
+    record._file("fc").write_bytes(b"\0" * 36)
+    assert record.has("fc")
 
 
 def test_a_pipe_as_a_parquet_part_is_set_aside(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from dnd.errors import StoreError
 from dnd.store.files import how_to_go_on
 from dnd.store.keys import digest_of
 
+_OPENED = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+"""No link is followed, and no pipe waited for."""
+
 
 class Record:
     """A file per layer: a row of float32 per probing image, its units and then 1; 0 for an image that was left out."""
@@ -25,7 +28,9 @@ class Record:
         return self._folder / f"{state}-{digest_of(layer)[:16]}.f32"
 
     def has(self, layer: str) -> bool:
-        return self._file(layer).exists()
+        """Whether its file is whole."""
+        file = self._file(layer)
+        return file.is_file() and file.stat().st_size == self._n_images * (self._sizes[layer] + 1) * 4
 
     def of(self, layer: str) -> npt.NDArray[np.float32]:
         """(n_images, n_units + 1), mapped from disk."""
@@ -46,7 +51,7 @@ class Record:
             rows = np.concatenate([values.numpy(), np.ones((len(indices), 1), np.float32)], 1).astype("<f4", copy=False)
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                number = os.open(self._file(layer, "partial"), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+                number = os.open(self._file(layer, "partial"), _OPENED, 0o666)
                 with os.fdopen(number, "wb") as file:
                     for index, row in zip(indices, rows, strict=True):
                         file.seek(index * row.nbytes)

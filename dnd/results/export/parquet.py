@@ -8,7 +8,6 @@ a time, so that memory does not grow with the run.
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from dnd.api import N_LABELS
 from dnd.errors import DamagedError, StoreError, UsageError
+from dnd.files import put_in_place
 from dnd.results.run import RunFolder
 from dnd.results.unit import StoredImage, UnitResult
 
@@ -65,7 +65,7 @@ def write_parquet(
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for group in _groups(records):
                 writer.write_table(pa.Table.from_pylist([_row(run, record, images) for record in group], schema))
-        os.replace(temporary, file)
+        put_in_place(temporary, file)
     except OSError as error:
         raise StoreError(
             f"cannot write {file}: {error.strerror or error}", "Free some space or choose another file with --out."

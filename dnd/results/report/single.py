@@ -21,7 +21,7 @@ _POLICY = re.compile(r'(?<=http-equiv="Content-Security-Policy" content=")[^"]*(
 def build_single(runs: Sequence[RunFolder], out: Path | None = None, *, progress: Callable[[int], None]) -> Report:
     """Like `build_report`, in the file `out` (`report.html` in the first run's folder)."""
     out = out or runs[0].folder / "report.html"
-    if out.is_dir() or (out.exists() and MARK.encode() not in out.open("rb").read(1000)):
+    if out.exists() and not (out.is_file() and MARK.encode() in out.open("rb").read(1000)):
         raise UsageError(f"{out} exists and is not a report", "Choose another file with --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
