@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dnd.text import json_text
+from dnd.text import json_text, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +79,7 @@ def group(
         return
     show_groups(make_console(), found)
     for name, reason in unnamed.items():
-        click.echo(f"The summarizer found no name for {name}: {reason}", err=True)
+        click.echo(plain(f"The summarizer found no name for {name}: {reason}"), err=True)
     click.echo(f"Tables and picture are in {where}")
 
 
