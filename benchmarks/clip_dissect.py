@@ -1,10 +1,14 @@
 """CLIP-Dissect: the reference's steps beside `dnd run clip-dissect`, with the same tiny models, images and words.
 
     python benchmarks/clip_dissect.py [--images 1000] [--out benchmarks/results/clip_dissect.json]
+    python benchmarks/clip_dissect.py --large [--images 50000] [--out benchmarks/results/clip_dissect_large.json]
 
 The reference's structure, in code of our own: the images go through the target, and then, opened again, through CLIP;
 the words go through CLIP; SoftWPMI over all units. Each is a process of its own of one thread. CPU seconds count its
 start too, and those of `dnd` its tables. The reference keeps nothing and shows nothing.
+
+With --large, `dnd` alone: 10,867 words and all units of five layers of a ResNet-50's sizes, here 1x1 convolutions with
+random weights; its CPU seconds and its peak of memory.
 """
 
 from __future__ import annotations
@@ -20,6 +24,24 @@ from pathlib import Path
 from typing import Any
 
 LAYER = "concepts"
+WIDE = """
+import numpy as np
+import torch
+
+def preprocess(image):
+    return torch.from_numpy(np.array(image.resize((64, 64)))).permute(2, 0, 1).float() / 127.5 - 1
+
+def net():
+    torch.manual_seed(0)
+    sizes = (64, 256, 512, 1024, 2048)
+    layers = [torch.nn.Conv2d(i, o, 1) for i, o in zip((3, *sizes), sizes)]
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight, std=layer.in_channels**-0.5)
+    body = [one for layer in layers for one in (layer, torch.nn.ReLU())]
+    end = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    return torch.nn.Sequential(torch.nn.AvgPool2d(16), *body, *end), preprocess
+"""
+"""A target of the user's own: its layers are 2, 4, 6, 8 and 10."""
 
 
 def reference(images: int, folder: Path) -> None:
@@ -76,13 +98,43 @@ def measured(command: list[str], **environment: str) -> tuple[str, float, int]:
     return text, seconds, after.ru_maxrss // 1024
 
 
+def large(images: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "wide.py").write_text(WIDE)
+        run = [sys.executable, "-m", "dnd", "run", "clip-dissect", "--target", "wide:net", "--units", "all"]
+        run += [word for place in (2, 4, 6, 8, 10) for word in ("--layer", str(place))]
+        run += ["--set", "method.concepts=common-words", "--set", f"probing.count={images}", "--no-report", "--quiet"]
+        path = os.pathsep.join([name, os.environ.get("PYTHONPATH", "")])
+        _, seconds, peak = measured([*run, "--out", f"{name}/out/run"], OMP_NUM_THREADS="1", PYTHONPATH=path)
+        facts = json.loads((Path(name) / "out" / "run" / "run.json").read_text())
+        store = sum(file.stat().st_size for file in Path(name, "out").rglob("*") if file.is_file())
+    stages = {stage: round(one["seconds"], 1) for stage, one in facts["stages"].items()}
+    return {
+        "images": images,
+        "words": 10_867,
+        "units": 64 + 256 + 512 + 1024 + 2048,
+        "cpu_seconds": round(seconds, 1),
+        "peak_mb": peak,
+        "disk_mb": store // 10**6,
+        "stages": stages,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--large", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    options.images = options.images or (50_000 if options.large else 1000)
+    if options.large:
+        figures = large(options.images)
+        print(json.dumps(figures, indent=1))
+        if options.out:
+            options.out.write_text(json.dumps(figures, indent=1) + "\n")
+        return
     if options.reference:
         reference(options.images, options.reference)
         return
