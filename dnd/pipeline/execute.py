@@ -25,6 +25,7 @@ from dnd.offline.environment import set_switches
 from dnd.pipeline.build import Builder, chosen_units, identify
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.exemplars.shard import Shard
+from dnd.pipeline.exemplars.spread import SpreadPass
 from dnd.pipeline.exemplars.stage import exemplar_stage
 from dnd.pipeline.job import Job
 from dnd.pipeline.label import label_units
@@ -32,7 +33,7 @@ from dnd.pipeline.plan import plan_stages
 from dnd.pipeline.rates import rates_path, read_rates, record
 from dnd.pipeline.study import label_by
 from dnd.plugin.guard import guarded
-from dnd.plugin.registry import KINDS, Registry
+from dnd.plugin.registry import KINDS, Entry, Registry
 from dnd.plugin.requirements import check_packages, refuse_unfit
 from dnd.probing.remember import RememberedSet
 from dnd.results.run import RunFolder
@@ -139,7 +140,8 @@ def _execute(
         def label(store: Store, fresh: bool) -> tuple[ExemplarResult, Iterator[UnitResult]]:
             all_stats.clear()
             job = Job(run, builder, store, meter, weights.digest, fresh, all_stats, cluster, shard)
-            return _stages(job, hooked, identity, probing, units)
+            elsewhere = SpreadPass(cluster, run, _chosen_of(run, registry), identity) if cluster and not live else None
+            return _stages(job, hooked, identity, probing, units, elsewhere)
 
         with meter:
             try:
@@ -187,16 +189,26 @@ def _builder(run: Run, registry: Registry, weights: Weights, cluster: Cluster | 
     return builder
 
 
+def _chosen_of(run: Run, registry: Registry) -> tuple[Entry, ...]:
+    """The plugins of the target and of the probing sets."""
+    return tuple(registry.find(c.kind, c.name) for c in (run.target, *run.probing) if c.kind in KINDS)
+
+
 def _stages(
-    job: Job, hooked: HookedTarget, identity: str, probing: ProbingSet, units: Sequence[Unit]
+    job: Job,
+    hooked: HookedTarget,
+    identity: str,
+    probing: ProbingSet,
+    units: Sequence[Unit],
+    elsewhere: SpreadPass | None,
 ) -> tuple[ExemplarResult, Iterator[UnitResult]]:
     """Stage 1, then the other stages of the run's method; the results come one by one."""
     images = RememberedSet(probing)
     if job.run.method.name != OWN_METHOD:
         method: Method = job.builder.plugin(job.run.method)
-        exemplars = exemplar_stage(job, hooked, identity, images, units, method)
+        exemplars = exemplar_stage(job, hooked, identity, images, units, method, elsewhere)
         return exemplars, label_by(job, hooked, images, method, exemplars, units)
-    exemplars = exemplar_stage(job, hooked, identity, images, units)
+    exemplars = exemplar_stage(job, hooked, identity, images, units, elsewhere=elsewhere)
     images.forget()
     return exemplars, label_units(job, hooked, identity, exemplars, units)
 

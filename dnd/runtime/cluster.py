@@ -10,12 +10,12 @@ import pickle
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dnd.api import Backend, Config, Evidence, Picture, Runtime, SummaryRequest
 from dnd.errors import DeviceError, DndError, NoAnswerError, TooSlowError, UsageError
@@ -23,7 +23,7 @@ from dnd.offline.block import forbid_network, raise_if_tried
 from dnd.offline.hook import allow
 from dnd.plugin.requirements import faults_of
 from dnd.runtime.devices import reason_of
-from dnd.runtime.worker import NoRoomError, Server, Worker, WorkerSpec
+from dnd.runtime.worker import NoRoomError, Server, Worker, WorkerSpec, reply_of
 from dnd.store.source import source_digest
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ _PAUSE = 1.0
 """Seconds before a node that turned out to be lost is not chosen again."""
 _PATIENCE = 60.0
 """Seconds in which a cluster finds room for an actor and starts it."""
+_RETRIES = 8
+"""Nodes that may be lost under one task."""
+_KEPT = "What is computed is kept: the same command goes on from there once the cluster has room."
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,39 @@ def check_nodes(backends: Sequence[Backend], models: Mapping[str, str]) -> None:
             f"the cluster is not ready: {'; '.join(wrong)}",
             "Every node needs the same dnd and plugins, and the models that the run uses: `dnd doctor` there tells.",
         )
+
+
+def share(cluster: Cluster, task: Callable[[bytes], bytes], asked: Mapping[T, bytes]) -> Iterator[tuple[T, bytes]]:
+    """The answers of `task`, a function of a module, to each message, as they come: as many at a time as the cluster
+    has room for. Where a node is lost, its message is answered by another. Raises what `task` raised there."""
+    import ray
+
+    need = {"num_gpus": 1} if cluster.device == "cuda" else {"num_cpus": 1}
+    remote = ray.remote(_answer).options(**need, scheduling_strategy="SPREAD", max_retries=_RETRIES)
+    waiting = {remote.remote(_path(), task, message): key for key, message in asked.items()}
+    try:
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            try:
+                kind, value = pickle.loads(ray.get(done))
+            except ray.exceptions.RayError as error:
+                raise DeviceError(f"the cluster lost what it was given: {reason_of(error)}", _KEPT) from error
+            if kind == "lost":
+                raise DeviceError(f"a device of the cluster is gone: {value}", _KEPT)
+            if kind == "error":
+                raise value
+            yield waiting.pop(done), value
+    finally:
+        for one in waiting:
+            with suppress(Exception):  # the cluster may be gone
+                ray.cancel(one, force=True)
+
+
+def _answer(path: Sequence[str], task: Callable[[bytes], bytes], message: bytes) -> bytes:
+    """Runs there."""
+    _look_there_too(path)
+    forbid_network()
+    return reply_of(lambda: task(message))
 
 
 def _path() -> list[str]:

@@ -220,6 +220,18 @@ def _how_it_ended(code: int | None) -> str:
 # --- the child's end ---------------------------------------------------------------------------------
 
 
+def reply_of(work: Callable[[], Any]) -> bytes:
+    """Pickled: ("ok", what it returns), ("error", exception) or ("lost", reason of a device that is gone)."""
+    full = False
+    try:
+        reply = pickle.dumps(("ok", work()))
+    except BaseException as error:
+        reply, full = _failure(error), is_out_of_memory(error)
+    if full:  # past the handler, as in dnd.pipeline.map
+        free_memory()
+    return reply
+
+
 class Server:
     """Answers messages with a backend: a WorkerSpec loads it, None closes it, (method, items) asks it."""
 
@@ -228,16 +240,8 @@ class Server:
         self.closed = False
 
     def answer(self, read: Callable[[], Any]) -> bytes:
-        """Pickled: ("ok", answer), ("error", exception) or ("lost", reason of a device that is gone). `read` gives the
-        message."""
-        full = False
-        try:
-            reply = pickle.dumps(("ok", self._answer(read())))
-        except BaseException as error:
-            reply, full = _failure(error), is_out_of_memory(error)
-        if full:  # past the handler, as in dnd.pipeline.map
-            free_memory()
-        return reply
+        """See `reply_of`; `read` gives the message."""
+        return reply_of(lambda: self._answer(read()))
 
     def _answer(self, message: Any) -> Any:
         if isinstance(message, WorkerSpec):

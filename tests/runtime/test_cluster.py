@@ -15,8 +15,10 @@ import pytest
 import toys
 
 from dnd import api
+from dnd.config.read import build_run
 from dnd.errors import OfflineError, UsageError
 from dnd.pipeline.execute import execute
+from dnd.pipeline.exemplars import find
 from dnd.plugin.registry import Entry, Registry
 from dnd.runtime import cluster
 from dnd.runtime.pool import WorkerPool
@@ -133,6 +135,19 @@ def test_a_run_on_a_cluster_has_the_labels_of_a_run_here(nodes: Any, tmp_path: P
     again = execute(run, tmp_path / "there" / "run", registry=known(), live=live)
     stages = json.loads((again.folder / "run.json").read_text())["stages"]
     assert {name: stage["computed"] for name, stage in stages.items()} == dict.fromkeys(stages, 0)
+
+
+def test_the_nodes_see_the_probing_images(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cluster_nets.py").write_text("import toys\n\ndef net():\n    return toys.Net(), toys.preprocess\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tables = toys.toy_run(toys.make_photos(tmp_path / "photos")).to_dict()
+    tables["target"]["name"] = "cluster_nets:net"
+    run = build_run(tables, toys.registry())
+    here = execute(run, tmp_path / "here" / "run", registry=toys.registry())
+    there = replace(run, general=run.general.model_copy(update={"executor": "ray", "address": nodes.address}))
+    monkeypatch.setattr(find, "run_pass", None)  # which would see them in this process
+    found = execute(there, tmp_path / "there" / "run", registry=toys.registry())
+    assert (found.folder / "labels.csv").read_bytes() == (here.folder / "labels.csv").read_bytes()
 
 
 def test_no_cluster_is_one_clear_message() -> None:

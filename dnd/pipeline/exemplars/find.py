@@ -22,6 +22,7 @@ from dnd.pipeline.exemplars.record import Record
 from dnd.pipeline.exemplars.sample import SampleActivations, projection
 from dnd.pipeline.exemplars.select import choose
 from dnd.pipeline.exemplars.shard import Shard, ShardFiles, ShardPass
+from dnd.pipeline.exemplars.spread import SpreadPass
 from dnd.pipeline.exemplars.topk import TopKPass, check_readable, run_pass
 from dnd.probing.prefetch import open_again
 from dnd.results.unit import Baseline, baseline
@@ -148,6 +149,7 @@ def find_exemplars(
     stage: Stage = unseen,
     shard: Shard | None = None,
     all_activations: bool = False,
+    elsewhere: SpreadPass | None = None,
 ) -> ExemplarResult:
     """Exemplars of some units of the hooked layers, in the store under `key`.
 
@@ -156,7 +158,8 @@ def find_exemplars(
     With `pool` > k the exemplars are k different ones (see `choose`) among the strongest `pool`; crops are taken of
     the k strongest images in either case. A `shard` sees its part of the images, and goes on once all parts are there:
     else NotYetError. `stage` shows how far what follows the pass is: `Meter.stage`. With `all_activations`, not for a
-    shard, the pass keeps them, see `ExemplarResult.record`.
+    shard, the pass keeps them, see `ExemplarResult.record`. `elsewhere` sees the images in place of this process, but
+    for a pass that keeps all activations.
     """
     hooked.use_batches_of(batch_size)
     hooked.check_units(units)
@@ -167,7 +170,17 @@ def find_exemplars(
         _clear((table, crops, sample), folder)
     began = hooked.seconds
     passes = _passes(
-        hooked, probing, folder, max(settings.k, pool), settings.sample, seed, workers, progress, shard, record
+        hooked,
+        probing,
+        folder,
+        max(settings.k, pool),
+        settings.sample,
+        seed,
+        workers,
+        progress,
+        shard,
+        record,
+        elsewhere,
     )
     pictures = _keep_sample(store, sample, probing, next(iter(passes.values())).sample_images(), workers)
     activations = SampleActivations(passes)
@@ -261,6 +274,7 @@ def _passes(
     progress: Callable[[int], None],
     shard: Shard | None,
     record: Record | None,
+    elsewhere: SpreadPass | None,
 ) -> dict[str, TopKPass]:
     """A finished pass of each layer, from the store or from one pass for all that are missing."""
     sizes = hooked.layer_sizes()
@@ -289,6 +303,9 @@ def _passes(
         if shard:
             shards.run(shard, hooked, probing, workers, progress)
             shards.check(shard)
+        elif elsewhere and not record:
+            own = {layer: sizes[layer] for layer in missing}
+            elsewhere(shards, own, keep, sample, probing, progress)
         if record or not shards.merge(shared):
             run_pass(shared.restore(partial), hooked, probing, partial, workers, progress, record)
         check_readable(shared)

@@ -19,6 +19,7 @@ import torch
 
 from dnd.errors import NotYetError, UsageError
 from dnd.pipeline.exemplars.topk import Arrays, LayerTop, TopKPass, run_pass
+from dnd.store.files import write_atomic
 
 if TYPE_CHECKING:
     from dnd.api import ProbingSet
@@ -135,6 +136,15 @@ class ShardFiles:
         run_pass(own, hooked, probing, self._file(shard), workers, progress)
         own.save(self._file(shard), own.layers)
 
+    def missing(self, count: int) -> list[Shard]:
+        """Of so many parts those that are not done."""
+        shards = (Shard(number, count) for number in range(1, count + 1))
+        return [shard for shard in shards if not self._read(shard).done]
+
+    def put(self, shard: Shard, content: bytes) -> None:
+        """Keep a part that was made elsewhere: a file of its `save`."""
+        write_atomic(self._file(shard), content)
+
     def merge(self, whole: TopKPass) -> bool:
         """Fill `whole` from a full set of parts, if there is one that can be merged."""
         for count in self._counts():
@@ -147,7 +157,7 @@ class ShardFiles:
 
     def check(self, shard: Shard) -> None:
         """NotYetError where parts beside this one are not done."""
-        done = sum(self._read(Shard(number, shard.count)).done for number in range(1, shard.count + 1))
+        done = shard.count - len(self.missing(shard.count))
         if done < shard.count:
             raise NotYetError(
                 f"the images of shard {shard} are done; {done} of {shard.count} shards are",

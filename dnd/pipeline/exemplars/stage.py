@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dnd.api import Method, ProbingSet, Unit
 from dnd.errors import UsageError
 from dnd.pipeline.exemplars.find import ExemplarResult, find_exemplars
+from dnd.pipeline.exemplars.spread import SpreadPass
 from dnd.pipeline.job import Job
 from dnd.pipeline.rates import Passed
 from dnd.probing.sets import content_of
@@ -24,8 +25,9 @@ def exemplar_stage(
     probing: ProbingSet,
     units: Sequence[Unit],
     method: Method | None = None,
+    elsewhere: SpreadPass | None = None,
 ) -> ExemplarResult:
-    """What `method` needs of it; all that the core's own method needs, without one."""
+    """What `method` needs of it; all that the core's own method needs, without one. `elsewhere` sees the images."""
     settings = job.run.exemplars
     if method and method.all_activations and job.shard:
         raise UsageError(
@@ -64,6 +66,7 @@ def exemplar_stage(
             stage=job.meter.stage,
             shard=job.shard,
             all_activations=method is not None and method.all_activations,
+            elsewhere=elsewhere,
         )
     stats.items, stats.computed, stats.backend_seconds = len(units), result.computed, result.target_seconds
     stats.passed = passed.items, passed.seconds
