@@ -123,7 +123,9 @@ def _execute(
     )
     with hooked:
         target = None if live else builder.target(run.target)
-        units = chosen_units(run, hooked.layer_sizes(), target, probing)
+        sizes = hooked.layer_sizes()
+        units = chosen_units(run, sizes, target, probing)
+        chosen = _choice_of_units(len(units), sum(sizes.values()))
         units = units[shard.number - 1 :: shard.count] if shard else units
     identity = identify(target, module, preprocess, hooked.readings)
     write_atomic(out / "run.toml", run.to_toml().encode())
@@ -131,6 +133,7 @@ def _execute(
     for layer, reading in hooked.readings.items():
         _LOG.info("layer %s: %s", layer, reading)
         console.print(f"{layer}: {reading}", style="dim", markup=False, soft_wrap=True)
+    console.print(chosen, style="dim", markup=False, soft_wrap=True)
     _LOG.info("hooks that the target came with: %s", "; ".join(hooks) or "none")
     plans = plan_stages(run, len(units), len(probing), read_rates(rates_path()))
     meter = Meter(console, stopped=stopped, plan={one.name: one.seconds for one in plans if one.name != "verify"})
@@ -166,6 +169,17 @@ def _execute(
         record(run, all_stats)
         heartbeat.facts = {"units": statuses}
     return RunFolder(out)
+
+
+_MANY = 200
+"""Units whose labels take a while, even where each is cheap."""
+
+
+def _choice_of_units(n: int, of: int) -> str:
+    """What is labelled, in words: `--layer` without `--units` takes a whole layer, which may be more than meant."""
+    if n < of:
+        return f"{n:,} of {of:,} units"
+    return f"all {of:,} units" + ("; --units 0-19 takes some of them" if of > _MANY else "")
 
 
 def _cluster(run: Run) -> AbstractContextManager[Cluster | None]:

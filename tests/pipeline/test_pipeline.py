@@ -33,7 +33,7 @@ from dnd import api
 from dnd.cli.labels_table import show_result
 from dnd.config.run import BACKENDS
 from dnd.errors import PluginError, UsageError
-from dnd.pipeline.execute import execute
+from dnd.pipeline.execute import _choice_of_units, execute
 from dnd.plugin.registry import Entry
 from dnd.results.run import RunFolder
 
@@ -275,7 +275,7 @@ def test_a_live_module_is_described_from_python(photos: Path, tmp_path: Path, mo
         **toy,
     )
     assert rows.facts["layers"] == {"units": "units = axis 2 (8), no map"}
-    assert "units: units = axis 2 (8), no map\n" in console.file.getvalue()
+    assert "units: units = axis 2 (8), no map\n1 of 8 units\n" in console.file.getvalue()
     assert (rows.settings["target"]["layout"], rows.settings["target"]["call"]) == ("batch other units other", 0)
     assert rows.facts["target"] != run.facts["target"]
     with pytest.raises(UsageError, match="preprocess"):
@@ -765,3 +765,11 @@ def test_what_a_reader_of_the_labels_should_know_is_said(tmp_path: Path) -> None
     screen = io.StringIO()
     show_result(Console(file=screen, width=200), result)
     assert all(f"Note: {note}." in screen.getvalue() for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("n", "of", "said"),
+    [(8, 8, "all 8 units"), (3, 8, "3 of 8 units"), (2048, 2048, "all 2,048 units; --units 0-19 takes some of them")],
+)
+def test_a_run_says_how_many_units_it_labels(n: int, of: int, said: str) -> None:
+    assert _choice_of_units(n, of) == said
