@@ -15,6 +15,7 @@ import sys
 import textwrap
 import tomllib
 import tracemalloc
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,14 +229,27 @@ def test_a_backend_that_changes_the_process_is_named_and_undone(
     def deed(evidence: Any) -> None:
         os.chdir(tmp_path / "elsewhere")
         torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_grad_enabled(False)
+        np.seterr(all="raise")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        warnings.simplefilter("error")
+        sys.stderr = sys.stdout = None  # type: ignore[assignment]
 
+    def state() -> list[object]:
+        shared = [torch.get_default_device(), torch.is_grad_enabled(), np.geterr(), signal.getsignal(signal.SIGTERM)]
+        return [*shared, sum(one[0] == "error" for one in warnings.filters), sys.stderr, sys.stdout]
+
+    before = state()
     result = label_with(deed, Path("photos"), Path("run"))
     assert {line.unit.index: line.labels[0][0] for line in result.labels[:3]} == ANSWERS
     assert (Path.cwd(), torch.get_default_dtype()) == (tmp_path, torch.float32)
+    assert state() == before
     assert (tmp_path / "run" / "labels.csv").exists()
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert "misbehaving changed the current folder" in caplog.text
     assert "misbehaving changed torch's default dtype to torch.float64" in caplog.text
+    assert "misbehaving changed torch's default device to meta" in caplog.text
 
 
 def test_a_live_module_is_described_from_python(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
