@@ -35,10 +35,18 @@ _SCHEMAS = (1, 2, 3, 4, 5)
 def read_sae(path: str) -> Latents:
     """The encoder of a sparse autoencoder: its latents are units. Raises UsageError."""
     place = place_of(path, "target.sae")
-    if place.is_dir():
-        found = _prisma_folder(place) if (place / "config.json").is_file() else _saelens(place)
-    else:
-        found = _file(place)
+    try:
+        if place.is_dir():
+            found = _prisma_folder(place) if (place / "config.json").is_file() else _saelens(place)
+        else:
+            found = _file(place)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # a list for a name, tensors that do not fit
+        raise UsageError(f"{place} is not as those write it that are known: {error}", _KNOWN) from error
+    sizes = {"shift": found.weight.shape[1], **dict.fromkeys(("scale", "offset", "threshold"), len(found))}
+    for name, size in sizes.items():
+        value = getattr(found, name)
+        if value is not None and value.shape != (size,):
+            raise UsageError(f"{place}: its {name} is {tuple(value.shape)}, and its encoder wants {(size,)}", _KNOWN)
     if not all(bool(t.isfinite().all()) for t in vars(found).values() if isinstance(t, torch.Tensor)):
         raise UsageError(f"{place} has values that are not finite")
     return found

@@ -234,3 +234,24 @@ def test_no_sparse_autoencoders_at_all(tmp_path: Path) -> None:
     save(broken / "sae_weights.safetensors", W_enc=ROWS, b_enc=BIAS)
     with pytest.raises(UsageError, match=r"W_enc is \(5, 192\) and b_enc \(5,\)"):
         read(net(), sae=str(broken))
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "message"),
+    [
+        ({}, {"b_dec": torch.zeros(1)}, r"its shift is \(1,\), and its encoder wants \(192,\)"),
+        ({"rescale_acts_by_decoder_norm": True}, {"W_dec": DECODER[:1]}, r"its scale is \(1,\), and its encoder wants"),
+        ({"architecture": "jumprelu"}, {"threshold": torch.zeros(3)}, "is not as those write it that are known"),
+        ({"architecture": ["standard"]}, {}, "is not as those write it that are known"),
+        ({"activation_fn_kwargs": 5}, {}, "is not as those write it that are known"),
+    ],
+)
+def test_autoencoders_that_do_not_fit_themselves(
+    config: dict[str, Any], tensors: dict[str, torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    """One value was spread over all features without a word, or ended in a traceback."""
+    place = Path(saelens(tmp_path / "sae"))
+    save(place / "sae_weights.safetensors", **{**TENSORS, **tensors})
+    (place / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=message):
+        read(net(), sae=str(place))
