@@ -32,11 +32,12 @@ def make_progress_console(*, quiet: bool = False) -> Console:
     return Console(stderr=True, quiet=quiet, highlight=False)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: bool = False) -> None:
+    """With `narrow` one space between columns, else two."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=narrow)
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column == "MB" else "left")
     for row in rows:

@@ -53,7 +53,8 @@ def models_list(is_long: bool, as_json: bool) -> None:
         ]
         for row in rows
     ]
-    print_table(("name", "role", "MB", "state", "licence", *(["pinned", "source"] if is_long else [])), cells)
+    heads = ("name", "role", "MB", "state", "licence", *(["pinned", "source"] if is_long else []))
+    print_table(heads, cells, narrow=not is_long)
 
 
 def _facts(weights: Weights, name: str) -> dict[str, Any]:

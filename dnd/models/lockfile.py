@@ -130,7 +130,8 @@ class LockedModel(_Strict):
     @property
     def megabytes(self) -> str:
         """`size` for people, with a + where a file's size is not known."""
-        return f"{self.size / 1e6:,.1f}{'+' if any(file.size is None for file in self.files) else ''}"
+        size, more = self.size / 1e6, "+" if any(file.size is None for file in self.files) else ""
+        return f"{size:,.0f}{more}" if size >= 100 else f"{size:.1f}{more}"
 
     @property
     def unpinned(self) -> list[str]:

@@ -280,7 +280,8 @@ def test_models_list_and_verify(
     monkeypatch.setenv("DND_CACHE", str(tmp_path / "cache"))
     listed = Outcome(capsys, "models", "list")
     assert "sdxl-base-1.0" in listed.out
-    assert "7,108.5" in listed.out
+    assert "7,108 missing" in listed.out
+    assert max(len(line.rstrip()) for line in listed.out.splitlines()) <= 80
     assert Outcome(capsys, "models", "verify").code == 0
     missing = Outcome(capsys, "models", "verify", "sdxl-base-1.0", "sdxl-bas")
     assert missing.code == 1
