@@ -42,9 +42,11 @@ class Placement:
 @contextmanager
 def load_errors(name: str, folder: Path, what: str, needs: str) -> Iterator[None]:
     """Turn what `from_pretrained` raises into ModelError: the model `name` in `folder` is not `what`."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise api.ModelError(
             f"{name!r} in {folder} does not load as {what}: {error}",
             f"the folder needs {needs} and safetensors weights",
@@ -75,6 +77,9 @@ def load_whole(kind: Any, folder: Path, name: str, **options: Any) -> Any:
         options["ignore_mismatched_sizes"] = True  # `check_whole` names them
     with quiet(library):
         model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    if library == "diffusers":  # it believes the index of a file's shards, and leaves empty what they do not hold
+        empty = {key for key, parameter in model.named_parameters() if parameter.is_meta}
+        info = {**info, "missing_keys": sorted({*info["missing_keys"], *empty})}
     check_whole(info, name)
     return model
 
@@ -115,16 +120,20 @@ def spread(device: str) -> dict[str, Any]:
 
 @contextmanager
 def quiet(*packages: str) -> Iterator[None]:
-    """No progress bars of transformers or diffusers while they load, and no word of bitsandbytes, which tells every CPU
-    which kernels it lacks as diffusers imports it."""
+    """No progress bars of transformers or diffusers while they load, nor tables of what was missing: `check_whole` says
+    it in a line. No word of bitsandbytes, which tells every CPU which kernels it lacks as diffusers imports it."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logs = [import_module(f"{package}.utils.logging") for package in packages]
     shown = [log for log in logs if log.is_progress_bar_enabled()]
-    for log in shown:
+    levels = [(log, log.get_verbosity()) for log in logs]
+    for log in logs:
         log.disable_progress_bar()
+        log.set_verbosity_error()
     try:
         yield
     finally:
+        for log, level in levels:
+            log.set_verbosity(level)
         for log in shown:
             log.enable_progress_bar()
 

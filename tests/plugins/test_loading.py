@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,45 @@ def test_constants_of_older_checkpoints_are_welcome(what: str, tmp_path: Path) -
         tensors["text_model.embeddings.position_ids"] = torch.arange(8)[None]
 
     load(what, tmp_path / "model", add)
+
+
+def sharded(folder: Path, part: str, size: str) -> list[Path]:
+    """A copy of the microworld's model in the folder, with the weights of its language model or UNet in shards."""
+    from diffusers import UNet2DConditionModel
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(WEIGHTS / f"microworld-{part}", folder)
+    place = folder / "unet" if part == "sdxl" else folder
+    kind: Any = UNet2DConditionModel if part == "sdxl" else AutoModelForCausalLM
+    model = kind.from_pretrained(place)
+    for file in place.glob("*.safetensors"):
+        file.unlink()
+    model.save_pretrained(place, max_shard_size=size)
+    return sorted(place.glob("*-of-*.safetensors"))
+
+
+@pytest.mark.parametrize(("part", "size"), [("llama", "300KB"), ("sdxl", "3MB")])
+@pytest.mark.parametrize("fault", ["none", "gone", "cut", "short"])
+def test_shards_are_whole_or_the_model_is_refused(part: str, size: str, fault: str, tmp_path: Path) -> None:
+    shards = sharded(tmp_path / "model", part, size)
+    assert len(shards) > 2
+    if fault == "gone":
+        shards[1].unlink()
+    elif fault == "cut":
+        shards[1].write_bytes(shards[1].read_bytes()[:-1000])
+    elif fault == "short":  # the index promises it
+        tensors = load_file(shards[1])
+        del tensors[min(tensors)]
+        save_file(tensors, shards[1], {"format": "pt"})
+    backend, config = PLUGINS[part]
+    with (
+        nullcontext() if fault == "none" else pytest.raises(api.ModelError, match="'mine'"),
+        backend(config(model="mine"), api.Runtime("cpu", lambda name: tmp_path / "model")),
+    ):
+        pass
+
+
+def test_a_fault_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(api.ModelError):
+        load("llama", tmp_path / "model", lambda tensors, name: tensors.__delitem__(name))
+    assert "MISSING" not in capfd.readouterr().err
