@@ -1,7 +1,7 @@
 """DnD and its rivals on units whose meaning is known: planted units, latents of an autoencoder, directions.
 
     python benchmarks/rivals.py run planted-1 dnd     # one set by one method; `run` alone: all that is missing
-    python benchmarks/rivals.py table                 # writes results/rivals.json and rivals.md
+    python benchmarks/rivals.py table                 # writes results/rivals.json, prints the tables of rivals.md
 
 Every method gets the same target, probing scenes, exemplars and small models. A label is right where it names the
 unit's meaning and nothing else; for a union both halves must be among three labels; noise must get no label.
@@ -13,21 +13,19 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dnd.api import Truth, Unit, read_truth
+from dnd.api import Label, Truth, Unit, read_truth
 from dnd.evaluation.intervals import paired, wilson
 from dnd.results.run import RunFolder
 from dnd_microworld import HERE, planted
-from dnd_microworld.grade import is_right
+from dnd_microworld.grade import attributes, is_right
 
 RESULTS = Path(__file__).parent / "results" / "rivals.json"
-PAGE = Path(__file__).parent / "rivals.md"
 RUNS = Path("runs/rivals")
 
 SETS: Mapping[str, tuple[list[str], Path]] = {
@@ -52,22 +50,13 @@ METHODS: Mapping[str, list[str]] = {
     "words": ["--summarizer", "word-statistics", "--scorer", "first"],
 }
 KINDS = ("single", "conjunction", "union", "noise", "latent", "direction")
-TOLD = {
-    "dnd": "the run file `default`",
-    "clip-dissect": "its concept set has every true name, unions aside",
-    "network-dissection": "with the masks that the scenes are drawn from",
-    "milan": "exemplar captions by pointwise mutual information",
-    "captions": "the commonest simplified captions, not tested",
-    "words": "words of the captions that are commoner than elsewhere, not tested",
-}
 
 
 def label(name: str, method: str) -> None:
     """One set by one method; nothing where that is done."""
     out, options = RUNS / f"{name}-{method}", SETS[name][0]
-    if (out / "seconds.json").is_file():
+    if (out / "labels.csv").is_file():
         return
-    began = time.perf_counter()
     command = [
         sys.executable,
         "-m",
@@ -81,38 +70,45 @@ def label(name: str, method: str) -> None:
         "--quiet",
     ]
     subprocess.run(command, check=True)
-    (out / "seconds.json").write_text(json.dumps(round(time.perf_counter() - began, 1)))
 
 
-def rights(name: str, method: str) -> dict[Unit, tuple[str, bool]]:
-    """Kind of each unit of the truth, and whether its label is right."""
+def rights(name: str, method: str) -> dict[tuple[str, str], tuple[bool, bool]]:
+    """By kind and unit of the truth: whether the label is right, and whether its first line names a meaning at all,
+    whatever else it says."""
     truth: Mapping[Unit, Truth] = read_truth(SETS[name][1])
     labels = {one.unit: one for one in RunFolder(RUNS / f"{name}-{method}").labels}
     missing = set(truth) - set(labels)
     if missing:
         raise SystemExit(f"{name} by {method}: no line of {min(map(str, missing))}")
-    return {unit: (known.kind, is_right(labels[unit], known)) for unit, known in truth.items()}
+    return {
+        (known.kind, str(unit)): (is_right(labels[unit], known), names(labels[unit], known))
+        for unit, known in truth.items()
+    }
 
 
-def cost(name: str, method: str) -> float:
-    """Seconds of the stages that the method uses, those from the store as they were measured first."""
-    run = json.loads((RUNS / f"{name}-{method}" / "run.json").read_text())
-    return float(sum(stage.get("seconds", 0) for stage in run["stages"].values()))
+def names(label: Label, truth: Truth) -> bool:
+    said = attributes(label.labels[0][0]) if label.status == "labelled" else frozenset()
+    return any(attributes(concept) <= said for concept in truth.concepts)
 
 
 def table() -> dict[str, Any]:
-    done = [name for name in SETS if all((RUNS / f"{name}-{one}" / "seconds.json").is_file() for one in METHODS)]
-    by = {method: {(name, *item): right for name in done for item, right in _keyed(name, method)} for method in METHODS}
+    done = [name for name in SETS if all((RUNS / f"{name}-{one}" / "labels.csv").is_file() for one in METHODS)]
+    by = {
+        method: {(name, *key): found for name in done for key, found in rights(name, method).items()}
+        for method in METHODS
+    }
     found: dict[str, Any] = {"sets": done, "methods": {}}
     for method, own in by.items():
         kinds: dict[str, Any] = {}
         for kind in KINDS:
-            values = [right for key, right in own.items() if key[1] == kind]
+            values = [found for key, found in own.items() if key[1] == kind]
             if values:
-                low, high = wilson(sum(values), len(values))
-                kinds[kind] = {"right": sum(values), "of": len(values), "low": round(low, 3), "high": round(high, 3)}
+                right, named = (sum(those) for those in zip(*values, strict=True))
+                low, high = wilson(right, len(values))
+                kinds[kind] = {"right": right, "of": len(values), "low": round(low, 3), "high": round(high, 3)}
+                kinds[kind] |= {"named": named} if kind != "noise" else {}
         keys = sorted(own, key=str)
-        mine, theirs = (np.array([float(one[key]) for key in keys]) for one in (by["dnd"], own))
+        mine, theirs = (np.array([float(one[key][0]) for key in keys]) for one in (by["dnd"], own))
         apart = {}
         for kind in ("all", *kinds):
             chosen = np.array([kind in ("all", key[1]) for key in keys])
@@ -120,14 +116,9 @@ def table() -> dict[str, Any]:
                 estimate, p = paired(mine[chosen], theirs[chosen])
                 apart[kind] = {"difference": round(estimate.value, 3), "low": round(estimate.low, 3)}
                 apart[kind] |= {"high": round(estimate.high, 3), "p": float(f"{p:.2g}")}
-        sets = {name: sum(right for key, right in own.items() if key[0] == name) for name in done}
-        seconds = {name: json.loads((RUNS / f"{name}-{method}" / "seconds.json").read_text()) for name in done}
-        found["methods"][method] = {"kinds": kinds, "dnd minus this": apart, "sets": sets, "seconds": seconds}
+        sets = {name: sum(right for key, (right, _) in own.items() if key[0] == name) for name in done}
+        found["methods"][method] = {"kinds": kinds, "dnd minus this": apart, "sets": sets}
     return found
-
-
-def _keyed(name: str, method: str) -> list[tuple[tuple[str, str], bool]]:
-    return [((kind, str(unit)), right) for unit, (kind, right) in rights(name, method).items()]
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -143,6 +134,10 @@ def page(found: Mapping[str, Any]) -> str:
             apart = of["dnd minus this"]
             cells = [f"{one['difference']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]" for one in apart.values()]
             lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+    named = [kind for kind in kinds if kind != "noise"]
+    lines += ["", "| names it at all | " + " | ".join(named) + " |", "|---" * (len(named) + 1) + "|"]
+    for method, of in methods.items():
+        lines.append(f"| `{method}` | " + " | ".join(str(of["kinds"][kind]["named"]) for kind in named) + " |")
     return "\n".join(lines) + "\n"
 
 
