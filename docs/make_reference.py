@@ -19,7 +19,7 @@ import pydantic
 
 from dnd.cli.main import cli
 from dnd.config.describe import one_line, runfiles, settings_of
-from dnd.config.run import Concepts, Exemplars, General, Images, Labels, LayerSettings
+from dnd.config.run import CORE_SECTIONS, General, LayerSettings, Refine
 from dnd.plugin.registry import KINDS, Entry, Registry
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -28,10 +28,8 @@ DISTRIBUTION = "dnd-describe"
 SECTIONS: Mapping[str, type[pydantic.BaseModel]] = {
     "Top level": General,
     "[target]": LayerSettings,
-    "[exemplars]": Exemplars,
-    "[concepts]": Concepts,
-    "[images]": Images,
-    "[labels]": Labels,
+    **{f"[{section}]": model for section, model in CORE_SECTIONS.items()},
+    "[method] refine": Refine,
 }
 TITLES = {"probing-set": "probing set"}
 HEAD = """\

@@ -22,7 +22,7 @@ from PIL import Image
 from dnd.api import Runtime
 from dnd.cli.main import cli
 from dnd.config.read import build_run, read_run
-from dnd.config.run import CORE_SECTIONS, General, LayerSettings
+from dnd.config.run import CORE_SECTIONS, General, LayerSettings, Refine
 from dnd.plugin.registry import KINDS, Registry
 from dnd.results.unit import Candidate, Exemplar, ScoredConcept, UnitResult
 
@@ -32,6 +32,7 @@ PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), ROOT / "benchmarks" / "R
 WRITTEN = [page for page in PAGES if page.name != "reference.md"]
 CORE: dict[str, type[pydantic.BaseModel]] = {
     "target": LayerSettings,
+    "method": Refine,
     **CORE_SECTIONS,
 }
 

@@ -165,6 +165,13 @@ class Scorer(Backend):
         and that are the score itself once nothing can change it, are of this kind."""
         raise PluginError(f"the scorer {self.name!r} gives no bounds")
 
+    def seen(self, evidence: Sequence[Evidence]) -> list[npt.NDArray[np.bool_]]:
+        """Of each unit, on which of its exemplars each candidate can be seen: (n_concepts, n_exemplars). Optional: the
+        method refine needs it."""
+        raise PluginError(
+            f"the scorer {self.name!r} does not see candidates in exemplars", "Take one that uses a CLIP."
+        )
+
     @property
     def gives_bounds(self) -> bool:
         """Whether it has `bound`."""

@@ -39,6 +39,17 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class JudgedConcept:
+    """A candidate of a unit that the target has judged."""
+
+    concept: str
+    auc: float
+    """`dnd.api.auc` of its images against the unit's baseline activations."""
+    seen: float
+    """Share of the unit's exemplars on which it can be seen, 0..1."""
+
+
+@dataclass(frozen=True)
 class SummaryRequest:
     """Ask for what a unit's captions have in common."""
 
@@ -48,6 +59,8 @@ class SummaryRequest:
     seed: int
     images: tuple[Picture, ...] = ()
     """The exemplars, strongest first, for a summarizer that reads images; else none."""
+    tested: tuple[JudgedConcept, ...] = ()
+    """Candidates that were tested already, best first: the captions are those of exemplars that the best leave out."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from dnd.config.run import (
     CORE_SECTIONS,
     HALF,
     OWN_METHOD,
+    OWN_METHODS,
     UNUSED,
     Choice,
     General,
@@ -124,12 +125,14 @@ class _Reader:
     def method(self) -> Choice | None:
         settings = dict(self.tables["method"])
         name = settings.pop("name", OWN_METHOD)
-        if name == OWN_METHOD:
+        if isinstance(name, str) and name in OWN_METHODS:
             self._leave_out()
-            config = self.problems.check("method", Config, settings)
-            return Choice("method", OWN_METHOD, config) if config is not None else None
+            if name == "refine":
+                self._check_refinable()
+            config = self.problems.check("method", OWN_METHODS[name], settings)
+            return Choice("method", name, config) if config is not None else None
         if not isinstance(name, str) or not any((e.kind, e.name) == ("method", name) for e in self.registry.entries):
-            known = suggest(str(name), [OWN_METHOD, *self.registry.names("method")])
+            known = suggest(str(name), [*OWN_METHODS, *self.registry.names("method")])
             self.problems.add(f"method.name: there is no method named {name!r}", known)
             return None
         choice = self.plugin("method", "method", name, settings)
@@ -147,6 +150,15 @@ class _Reader:
             self.uses = tuple(kind for kind in self.uses if kind != "captioner")
         if scorer and issubclass(scorer, Scorer) and not scorer.needs_images:
             self.uses = tuple(kind for kind in self.uses if kind != "generator")
+
+    def _check_refinable(self) -> None:
+        """It asks which exemplars show a candidate, and tests further ones on images."""
+        scorer = self._class("scorer")
+        if scorer and issubclass(scorer, Scorer) and scorer.seen is Scorer.seen:
+            words = f"method.name: refine needs a scorer that sees candidates in exemplars, unlike {scorer.name}"
+            self.problems.add(words, "Take one with a CLIP: coverage, clip-rank, image-product.")
+        if "captioner" not in self.uses or "generator" not in self.uses:
+            self.problems.add("method.name: refine needs a captioner and a generator")
 
     def _class(self, section: str) -> type[Plugin] | None:
         name = self.tables[section].get("backend")

@@ -26,6 +26,18 @@ OWN_METHOD = "dnd"
 """The method that is not a plugin."""
 
 
+class Refine(Config):
+    """Of the method refine."""
+
+    rounds: pydantic.PositiveInt = 2
+    """In each, further candidates are sought for the exemplars that a unit's label leaves out; fewer where nothing
+    improves."""
+
+
+OWN_METHODS: dict[str, type[Config]] = {OWN_METHOD: Config, "refine": Refine}
+"""Methods that the core has itself, with their settings."""
+
+
 UNUSED = "none"
 """Name of a backend that the run has no use for, whatever the run file says of it."""
 
@@ -249,6 +261,11 @@ class Run:
     def workers(self) -> int:
         return self.general.workers
 
+    @property
+    def rounds(self) -> int:
+        """Of refinement."""
+        return self.method.config.rounds if isinstance(self.method.config, Refine) else 0
+
     @cached_property
     def devices(self) -> tuple[str, ...]:
         """Where the models go; looking imports torch. UsageError where there is no such device."""
@@ -262,7 +279,7 @@ class Run:
     def choices(self) -> dict[str, Choice]:
         """Every plugin with settings, by the section they are in."""
         named = {f"probing.{c.name}" if len(self.probing) > 1 else "probing": c for c in self.probing}
-        method = {} if self.method.name == OWN_METHOD else {"method": self.method}
+        method = {} if self.method.name in OWN_METHODS else {"method": self.method}
         backends = {s: c for s in BACKENDS if (c := getattr(self, s)) is None or c.name != UNUSED}
         return {"target": self.target, **named, **method, **backends}
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from dnd.config.describe import runfiles
-from dnd.config.run import BACKENDS, CORE_SECTIONS, OWN_METHOD, General, LayerSettings
+from dnd.config.run import BACKENDS, CORE_SECTIONS, OWN_METHODS, General, LayerSettings
 from dnd.config.tables import CHOOSES
 from dnd.plugin.registry import Entry, Registry
 
@@ -30,7 +30,7 @@ def run_schema(registry: Registry) -> dict[str, Any]:
     own."""
     usable = [entry for entry in registry.entries if entry.state == "ok" and entry.cls is not None]
     chosen = dict.fromkeys(entry.cls.Config for entry in usable if entry.cls)
-    core = (*CORE_SECTIONS.values(), General, LayerSettings)
+    core = (*CORE_SECTIONS.values(), *OWN_METHODS.values(), General, LayerSettings)
     models = [(model, "validation") for model in dict.fromkeys((*chosen, *core))]
     names, shared = models_json_schema(models, ref_template="#/$defs/{model}")  # type: ignore[arg-type]
     refs = {model: reference for (model, _), reference in names.items()}
@@ -39,7 +39,7 @@ def run_schema(registry: Registry) -> dict[str, Any]:
         kind = "probing-set" if section == "probing" else section
         sections[section] = _section(section, [entry for entry in usable if entry.kind == kind], refs)
     definitions = shared["$defs"]
-    for model in chosen:
+    for model in (*chosen, *OWN_METHODS.values()):
         _definition(definitions, refs[model]).pop("additionalProperties", None)  # such as `backend` itself
     sections["target"]["properties"] |= _definition(definitions, refs[LayerSettings])["properties"]
     general = _definition(definitions, refs[General])
@@ -66,7 +66,7 @@ def _definition(definitions: dict[str, Any], reference: dict[str, str]) -> dict[
 def _section(section: str, entries: Iterable[Entry], refs: dict[Any, Any]) -> dict[str, Any]:
     """Its choice, and the settings of what is chosen."""
     chooser = CHOOSES.get(section, "set")
-    known = [entry.name for entry in entries] + ([OWN_METHOD] if section == "method" else [])
+    known = [entry.name for entry in entries] + ([*OWN_METHODS] if section == "method" else [])
     free = section in ("target", "probing")
     choice = {**_TEXT, "examples": known} if free else {"enum": known}
     own = {chooser: {**choice, **_OWN.get(section, {}).get(chooser, {})}}
@@ -76,4 +76,9 @@ def _section(section: str, entries: Iterable[Entry], refs: dict[Any, Any]) -> di
         for entry in entries
         if entry.cls
     ]
+    if section == "method":
+        settings += [
+            {"if": {"properties": {chooser: {"const": name}}, "required": [chooser]}, "then": refs[config]}
+            for name, config in OWN_METHODS.items()
+        ]
     return {"type": "object", "properties": properties, "allOf": settings}

@@ -10,7 +10,7 @@ How the thresholds were found is in docs/method.md and benchmarks/RESULTS.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from dnd.api import N_LABELS, Label, Unit
@@ -27,16 +27,18 @@ def choose(
     min_score: float | None = None,
     calibration: Calibration | None = None,
     min_confidence: float = 0.0,
+    first: Sequence[str] = (),
 ) -> Label:
     """The unit's best concepts by score (ties: the earlier candidate), or why it has none.
 
     `scores`, `aucs` and `control_aucs` are by candidate. `min_auc` is the least AUC of the best candidate, of either
     kind that it has, and `min_score` its least score. `min_confidence` is its least confidence, where there is a
-    `calibration`.
+    `calibration`. Candidates in `first` come before all others.
     """
     if not scores:
         return Label(unit, "uninterpretable", (), "no candidate concept")
-    best = tuple((concept, float(scores[concept])) for concept in sorted(scores, key=lambda c: -scores[c])[:N_LABELS])
+    order = sorted(scores, key=lambda concept: (concept not in first, -scores[concept]))
+    best = tuple((concept, float(scores[concept])) for concept in order[:N_LABELS])
     sure = calibration.confidences([score for _, score in best]) if calibration else ()
     top, score = best[0]
     if top in aucs and aucs[top] < min_auc:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import pyarrow as pa
 
-from dnd.api import Picture, SummaryRequest, Unit, derive_seed
+from dnd.api import JudgedConcept, Picture, SummaryRequest, Unit, derive_seed
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
 from dnd.plugin.validate import checked_concepts, counted, handed
@@ -22,11 +24,15 @@ def summary_request(job: Job, unit: Unit, captions: tuple[str, ...], images: tup
 
 
 def concept_stage(
-    job: Job, result: ExemplarResult, units: Sequence[Unit], captions: Mapping[Unit, tuple[str | None, ...]]
+    job: Job,
+    result: ExemplarResult,
+    units: Sequence[Unit],
+    captions: Mapping[Unit, tuple[str | None, ...]],
+    tested: Mapping[Unit, tuple[JudgedConcept, ...]] = MappingProxyType({}),
 ) -> dict[Unit, tuple[str, ...]]:
     """Each unit's candidate concepts; units without an answer are marked failed, and left out.
 
-    The summarizer reads a unit's captions or, where there are none, its exemplars.
+    The summarizer reads a unit's captions or, where there are none, its exemplars; and what was `tested` before.
     """
     backend, key = job.backend("summarizer")
     stats = job.stats("concepts", key)
@@ -34,7 +40,7 @@ def concept_stage(
     def request(unit: Unit) -> SummaryRequest:
         texts = tuple(text for text in captions.get(unit, ()) if text is not None)
         images = () if texts else tuple(job.store.picture(digest) for digest, _ in result.images(unit))
-        return summary_request(job, unit, texts, images)
+        return replace(summary_request(job, unit, texts, images), tested=tested.get(unit, ()))
 
     def summarize(batch: list[Unit]) -> list[list[str]]:
         requests = [request(unit) for unit in batch]
@@ -59,4 +65,5 @@ def concept_stage(
 
 def _key(request: SummaryRequest) -> str:
     images = [[picture.digest for picture in request.images]] if request.images else []
-    return digest_of([list(request.captions), request.n_concepts, request.seed, *images])
+    tested = [[[one.concept, f"{one.auc:.4f}", f"{one.seen:.4f}"] for one in request.tested]] if request.tested else []
+    return digest_of([list(request.captions), request.n_concepts, request.seed, *images, *tested])

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dnd.api import Backend, Method, ProbingSet, Runtime, Unit, model_folders
 from dnd.config.read import build_run
-from dnd.config.run import HALF, OWN_METHOD, Run
+from dnd.config.run import HALF, OWN_METHODS, Run
 from dnd.config.tables import flatten
 from dnd.errors import DamagedError, DndError, StoreError, UsageError
 from dnd.files import read_text
@@ -218,7 +218,7 @@ def _stages(
 ) -> tuple[ExemplarResult, Iterator[UnitResult]]:
     """Stage 1, then the other stages of the run's method; the results come one by one."""
     images = RememberedSet(probing)
-    if job.run.method.name != OWN_METHOD:
+    if job.run.method.name not in OWN_METHODS:
         method: Method = job.builder.plugin(job.run.method)
         exemplars = exemplar_stage(job, hooked, identity, images, units, method, elsewhere)
         return exemplars, label_by(job, hooked, images, method, exemplars, units)

@@ -44,6 +44,17 @@ class Known:
 
     controls: Controls | None = None
     """None without a generator."""
+    superseded: Mapping[Unit, Mapping[str, str]] = field(default_factory=dict)
+    """Candidates that are left out for a better one, and which (dnd/pipeline/refine.py)."""
+    history: Mapping[Unit, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    """What explained the unit before each round of refinement."""
+    meanings: Mapping[Unit, tuple[str, ...]] = field(default_factory=dict)
+    """What explains it after the last; empty without refinement."""
+
+    @property
+    def asked(self) -> Mapping[Unit, frozenset[str]]:
+        """All that was ever a candidate."""
+        return {unit: frozenset((*own, *self.superseded.get(unit, ()))) for unit, own in self.concepts.items()}
 
     @property
     def n_images(self) -> int:

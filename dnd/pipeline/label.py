@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 
@@ -18,6 +18,7 @@ from dnd.pipeline.controls import Controls, control_auc, control_labels
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
 from dnd.pipeline.known import Known
+from dnd.pipeline.refine import better_candidates, tried
 from dnd.pipeline.rounds import make_images
 from dnd.pipeline.scores import score_stage
 from dnd.results.unit import Candidate, Dropped, Exemplar, StoredImage, UnitResult
@@ -41,16 +42,28 @@ def label_units(
         if has_captions:
             known.captions = caption_stage(job, exemplars, left())
         known.concepts = concept_stage(job, exemplars, left(), known.captions)
-    with job.keeping("scorer"):
-        if known.n_images:
-            make_images(known, hooked, identity, left)
-        if not known.bounds:
-            scores = score_stage(job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
-            known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
+    _test(known, hooked, identity, left)
+    for _ in range(job.run.rounds):
+        if (better := better_candidates(known, left())) is None:
+            break
+        known = better
+        _test(known, hooked, identity, left)
+    if job.run.rounds:
+        known.meanings = {unit: one.meanings() for unit, one in tried(known, left()).items()}
     if known.n_images:
         known.controls = _controls(known, hooked, identity, left())
     known.unseen |= too_few
     return (_result(known, unit) for unit in units)
+
+
+def _test(known: Known, hooked: HookedTarget, identity: str, left: Callable[[], list[Unit]]) -> None:
+    """Images of the candidates, what the target makes of them, and the scores."""
+    with known.job.keeping("scorer"):
+        if known.n_images:
+            make_images(known, hooked, identity, left)
+        if not known.bounds:
+            scores = score_stage(known.job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
+            known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
 
 
 def _controls(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> Controls:
@@ -82,6 +95,10 @@ def _result(known: Known, unit: Unit) -> UnitResult:
         candidates = tuple(Candidate(concept=concept) for concept in known.concepts.get(unit, ()))
     lost = [concept for concept in known.concepts.get(unit, ()) if concept in known.missing]
     dropped = () if failed else tuple(Dropped(concept=one, reason=known.missing[one]) for one in lost)
+    dropped += tuple(
+        Dropped(concept=one, reason=f"{better!r} says it better")
+        for one, better in known.superseded.get(unit, {}).items()
+    )
     return UnitResult.of(
         label,
         exemplars=captioned(known.exemplars.exemplars[unit], known.captions.get(unit, ())),
@@ -89,6 +106,8 @@ def _result(known: Known, unit: Unit) -> UnitResult:
         baseline=known.exemplars.baseline(unit),
         density=known.exemplars.density(unit),
         dropped=dropped,
+        meanings=known.meanings.get(unit, ()) if label.status == "labelled" else (),
+        history=known.history.get(unit, ()),
     )
 
 
@@ -119,6 +138,7 @@ def _judged(known: Known, unit: Unit) -> tuple[Label, tuple[Candidate, ...]]:
         min_score=labels.min_score,
         calibration=labels.calibrated,
         min_confidence=labels.min_confidence,
+        first=known.meanings.get(unit, ()),
     )
     candidates = tuple(
         Candidate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dnd.config.run import OWN_METHOD, Run
+from dnd.config.run import OWN_METHODS, Run
 from dnd.errors import UsageError
 from dnd.pipeline.rates import BACKEND_OF, Rate, find_rate
 
@@ -53,7 +53,7 @@ def plan_stages(run: Run, units: int | None, images: int | None, rates: Mapping[
     except UsageError:  # not here: nothing was measured on it either
         rates = {}
     items = stage_items(run, units or 0, images or 0)
-    own_method = run.method.name == OWN_METHOD  # what another one asks its backends is not known
+    own_method = run.method.name in OWN_METHODS  # what another one asks its backends is not known
     known = {name: units is not None and (own_method or name in ("crops", "verify")) for name in items}
     known["exemplars"] = images is not None
     has = run.choices()

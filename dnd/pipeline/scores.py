@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dnd.api import Bound, Evidence, Unit
 from dnd.pipeline.job import Job
-from dnd.plugin.validate import checked_bounds, checked_scores, counted, handed
+from dnd.plugin.validate import checked_bounds, checked_scores, checked_seen, counted, handed
 from dnd.store.keys import digest_of, stage_key
 
 SCORES = pa.schema([("key", pa.string()), ("scores", pa.list_(pa.float64()))])
 BOUNDS = pa.schema([*SCORES, ("open", pa.list_(pa.bool_()))])
+SEEN = pa.schema([("key", pa.string()), ("seen", pa.list_(pa.list_(pa.bool_())))])
 T = TypeVar("T")
 Columns = dict[str, Any]
 """Of a row, but for its key."""
@@ -47,6 +50,22 @@ def bound_stage(
         return tuple(map(Bound, row["scores"], row["open"]))
 
     return _judged(job, units, evidence_of, stage_key("bounds", 1, {"scorer": key}), BOUNDS, bound, answer)
+
+
+def seen_stage(
+    job: Job, units: Sequence[Unit], evidence_of: Callable[[Unit], Evidence]
+) -> dict[Unit, npt.NDArray[np.bool_]]:
+    """On which exemplars each unit's candidates can be seen, (n_concepts, n_exemplars)."""
+    backend, key = job.backend("scorer")
+
+    def see(batch: list[Evidence]) -> list[Columns]:
+        answers = zip(counted(backend.seen(handed(batch)), len(batch)), batch, strict=True)
+        return [{"seen": checked_seen(answer, one).tolist()} for answer, one in answers]
+
+    def answer(row: Columns) -> npt.NDArray[np.bool_]:
+        return np.array(row["seen"], bool)
+
+    return _judged(job, units, evidence_of, stage_key("seen", 1, {"scorer": key}), SEEN, see, answer)
 
 
 def _judged(

@@ -10,8 +10,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from dnd.api import Bound, Label
+from dnd.api import Bound, Evidence, Label
 from dnd.errors import PluginError
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ def checked_concepts(answer: Sequence[str], at_most: int) -> list[str]:
     if not distinct or not all(_is_text(concept, _LONGEST_CONCEPT) for concept in distinct):
         raise PluginError(f"not a list of candidate concepts: {_shown(answer)}")
     return distinct
+
+
+def checked_seen(answer: object, one: Evidence) -> npt.NDArray[np.bool_]:
+    """(n_concepts, n_exemplars) of one unit."""
+    found = np.asarray(answer)
+    if found.shape != (len(one.concepts), len(one.exemplars)) or found.dtype != bool:
+        raise PluginError(f"not whether each candidate is seen on each exemplar: {_shown(answer)}")
+    return found
 
 
 def checked_images(answers: Sequence[Image | None], n: int) -> list[Image | None]:

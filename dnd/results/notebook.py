@@ -120,7 +120,7 @@ def read_pandas(file: Path) -> Any:
         import pandas
     except ImportError as error:
         raise UsageError("to_pandas needs pandas", "pip install 'dnd-describe[pandas]'") from error
-    texts = ["layer", "status", "label", "label_2", "label_3", "reason", "verdict"]
+    texts = ["layer", "status", "label", "label_2", "label_3", "reason", "meaning", "verdict"]
     return pandas.read_csv(
         file,
         dtype=dict.fromkeys(texts, str),

@@ -191,7 +191,7 @@ class Dropped(_Part):
 class UnitResult(_Part):
     """A unit's label with all that led to it."""
 
-    optional = frozenset({"sample", "density", "dropped", "verdict"})
+    optional = frozenset({"sample", "density", "dropped", "meanings", "history", "verdict"})
 
     layer: Annotated[str, Field(max_length=1000)]
     index: Count = Field(alias="unit")
@@ -207,6 +207,10 @@ class UnitResult(_Part):
     density: Activation | None = None
     """Of a latent of a sparse autoencoder: the share of the probing images on which it fires."""
     dropped: tuple[Dropped, ...] = ()
+    meanings: tuple[str, ...] = ()
+    """Labels that it takes together to explain the exemplars; the label alone where it is one. Of the method refine."""
+    history: tuple[tuple[str, ...], ...] = ()
+    """What they were before each of its rounds."""
     verdict: Verdict | None = None
     """On the first label; None where it was not verified."""
     _store: Store | None = PrivateAttr(default=None)

@@ -23,33 +23,37 @@ _DIGITS = 4
 """Decimals of a score in the files: more would only be noise of the batch size."""
 
 
-def labels_csv(labels: Iterable[Label], verdicts: Mapping[Unit, str] = MappingProxyType({})) -> Iterator[str]:
-    """The table others script against: one line per unit, concepts only where the status is `labelled`. A column
-    `verdict` comes last where there are any."""
+def labels_csv(labels: Iterable[Label], more: Mapping[str, Mapping[Unit, str]] = MappingProxyType({})) -> Iterator[str]:
+    """The table others script against: one line per unit, concepts only where the status is `labelled`. Columns of
+    `more` come last, where any unit has something in them."""
+    last = {name: cells for name, cells in more.items() if cells}
 
     def row(label: Label) -> list[object]:
         given = label.labels if label.status == "labelled" else ()
         cells = [cell for concept, score in given for cell in (concept, f"{score:.{_DIGITS}f}")]
         cells += [""] * (2 * N_LABELS - len(cells))
-        verdict = [verdicts.get(label.unit, "")] if verdicts else []
-        return [label.unit.layer, label.unit.index, label.status, *cells, label.reason, *verdict]
+        rest = [own.get(label.unit, "") for own in last.values()]
+        return [label.unit.layer, label.unit.index, label.status, *cells, label.reason, *rest]
 
-    return csv_lines(chain([[*CSV_COLUMNS, *(["verdict"] if verdicts else [])]], map(row, labels)))
+    return csv_lines(chain([[*CSV_COLUMNS, *last]], map(row, labels)))
 
 
 def write_results(out: Path, results: Iterable[UnitResult]) -> list[Label]:
     """labels.jsonl first, labels.csv last: who sees the table sees all of it. The labels, of results taken once."""
-    labels, verdicts = [], {}
+    labels = list[Label]()
+    more: dict[str, dict[Unit, str]] = {"meaning": {}, "verdict": {}}
 
     def lines() -> Iterator[bytes]:
         for result in results:
             labels.append(result.label)
+            if result.meanings:
+                more["meaning"][result.unit] = " | ".join(result.meanings)
             if result.verdict:
-                verdicts[result.unit] = result.verdict.word
+                more["verdict"][result.unit] = result.verdict.word
             yield escape_json(result.model_dump_json(by_alias=True)).encode() + b"\n"
 
     write_atomic(out / "labels.jsonl", lines())
-    write_atomic(out / "labels.csv", (line.encode() for line in labels_csv(labels, verdicts)))
+    write_atomic(out / "labels.csv", (line.encode() for line in labels_csv(labels, more)))
     return labels
 
 

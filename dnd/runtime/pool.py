@@ -14,6 +14,8 @@ from dnd.errors import DeviceError, PluginError
 from dnd.runtime.worker import NoRoomError, Worker, WorkerSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL.Image import Image
 
 
@@ -98,6 +100,9 @@ class WorkerPool(Backend):
 
     def bound(self, evidence: Sequence[Evidence]) -> list[list[Bound]]:
         return self._ask("bound", evidence)
+
+    def seen(self, evidence: Sequence[Evidence]) -> list[npt.NDArray[np.bool_]]:
+        return self._ask("seen", evidence)
 
     @property
     def gives_bounds(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
-from dnd.api import Config, ItemError, ModelError, Runtime, Summarizer, SummaryRequest
+from dnd.api import Config, ItemError, JudgedConcept, ModelError, Runtime, Summarizer, SummaryRequest
 from dnd_llama.answers import (
     CONCEPT_PATTERN,
     MAX_NAMES,
@@ -195,7 +195,7 @@ class AskingSummarizer(Summarizer):
                 seed = _derive(unit.request.seed, "concept", unit.asked)
                 captions = list(unit.captions)
                 random.Random(seed).shuffle(captions)
-                asks.append((unit, self._question(captions, seed)))
+                asks.append((unit, self._question(captions, seed, unit.request.tested)))
                 unit.asked += 1
         lists: list[tuple[_Unit, Ask]] = []
         answers = self.answer([ask for _, ask in asks]) if asks else []
@@ -207,9 +207,10 @@ class AskingSummarizer(Summarizer):
             for (unit, ask), text in zip(lists, self.answer([ask for _, ask in lists]), strict=True):
                 self._read(unit, ask, text)
 
-    def _question(self, captions: Sequence[str], seed: int) -> Ask:
+    def _question(self, captions: Sequence[str], seed: int, tested: Sequence[JudgedConcept]) -> Ask:
+        """A checkpoint that was trained on one form of question gets the captions alone."""
         if self._three:
-            return Ask(breadth_messages(captions), seed, self.config.temperature, NAMES_PATTERN)
+            return Ask(breadth_messages(captions, tested), seed, self.config.temperature, NAMES_PATTERN)
         return Ask(concept_messages(captions, self.config.domain), seed, self.config.temperature, CONCEPT_PATTERN)
 
     def _correct(self, units: Sequence[_Unit]) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dnd.api import JudgedConcept
 from dnd_llama.domains import DOMAINS
 
 Message = dict[str, str]
 """{"role": "user" or "assistant", "content": text}, as chat templates expect it."""
 
+_TESTED = 6
+"""Names tested before that the model is told at most."""
 TEMPLATE: dict[str, object] = {"date_string": "26 Jul 2024", "enable_thinking": False}
 """What every chat template is given. Some print today's date into the prompt: a result must not depend on the day.
 Some let the model think aloud first, which costs hundreds of tokens for a name of a few words."""
@@ -89,10 +92,10 @@ def simplify_messages(caption: str) -> list[Message]:
     return _chat(_SIMPLIFY, turns, f"Caption: {_one_line(caption)}")
 
 
-def breadth_messages(captions: Sequence[str]) -> list[Message]:
-    """Asks for three names: see `dnd_llama.answers.parse_names`."""
+def breadth_messages(captions: Sequence[str], tested: Sequence[JudgedConcept] = ()) -> list[Message]:
+    """Asks for three names: see `dnd_llama.answers.parse_names`. The last turn has what was tested before."""
     turns = [(_listing(shot), "Plain: {}\nNarrow: {}\nBroad: {}".format(*names)) for shot, names in _BREADTHS_SHOTS]
-    return _chat(_BREADTHS, turns, _listing(captions))
+    return _chat(_BREADTHS, turns, _feedback(tested) + _listing(captions))
 
 
 def concept_messages(captions: Sequence[str], domain: str = "general") -> list[Message]:
@@ -120,6 +123,19 @@ def _chat(instruction: str, turns: Sequence[tuple[str, str]], question: str) -> 
     messages.append({"role": "user", "content": question})
     messages[0]["content"] = f"{instruction}\n\n{messages[0]['content']}"
     return messages
+
+
+def _feedback(tested: Sequence[JudgedConcept]) -> str:
+    """Which names were tried, and how far the network's unit answers to them."""
+    if not tested:
+        return ""
+    lines = [
+        f"- {_one_line(one.concept)}: its images activate the unit more than random ones in {one.auc:.0%} of pairs; "
+        f"it is seen on {one.seen:.0%} of what activates the unit most"
+        for one in tested[:_TESTED]
+    ]
+    told = "\n".join(lines)
+    return f"Names tested so far:\n{told}\nThe best of them leave these captions out. Name what they share instead.\n\n"
 
 
 def _listing(captions: Sequence[str]) -> str:

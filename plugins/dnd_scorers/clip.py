@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pydantic
 
 from dnd import api
@@ -45,6 +46,22 @@ class ClipScorer(ClipBackend, api.Scorer):
     def texts(self, texts: Iterable[str]) -> Floats:
         """(n, d): embeddings of length 1."""
         return self._read.get(list(texts), self.clip.texts)
+
+    def wording(self, concept: str) -> str:
+        """What CLIP reads of a concept."""
+        return concept
+
+    def seen(self, evidence: Sequence[api.Evidence]) -> list[npt.NDArray[np.bool_]]:
+        """A candidate is seen on exemplars that are nearer to its own images than to the random sample."""
+        return [self._seen_of(one) for one in evidence]
+
+    def _seen_of(self, one: api.Evidence) -> npt.NDArray[np.bool_]:
+        exemplars, sample = self.images(one.exemplars), self.images(one.sample)
+        rows = []
+        for text, own in zip(self.texts(map(self.wording, one.concepts)), one.images, strict=True):
+            middle = (np.median(self.images(own) @ text) + np.median(sample @ text)) / 2
+            rows.append(exemplars @ text >= middle)
+        return np.stack(rows)
 
     def product(self, one: api.Evidence) -> Floats:
         """(n_concepts,), -1..1: mean cosine between the unit's exemplars and a candidate's strongest images."""

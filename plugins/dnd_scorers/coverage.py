@@ -48,6 +48,9 @@ class Coverage(ClipScorer):
         """A candidate is not docked once this share of its images activate the unit, whatever the others do."""
         return (self.config.enough_auc,)
 
+    def wording(self, concept: str) -> str:
+        return str(self.config.prompt.replace("{concept}", concept))
+
     def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
         return [self._score(one, self._weights(one)).tolist() for one in evidence]
 
@@ -72,7 +75,7 @@ class Coverage(ClipScorer):
         scores = np.zeros(len(order))
         if order:
             points = self.images([*one.sample, *one.exemplars])
-            texts = self.texts(self.config.prompt.replace("{concept}", one.concepts[i]) for i in order)
+            texts = self.texts(self.wording(one.concepts[i]) for i in order)
             activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
             scores[order] = coverage(likeness(texts @ points.T, len(one.sample)), activations, weights[order])
         return scores

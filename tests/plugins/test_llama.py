@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnd.api import DeviceError, ItemError, ModelError, Runtime, SummaryRequest, base_form
+from dnd.api import DeviceError, ItemError, JudgedConcept, ModelError, Runtime, SummaryRequest, base_form
 from dnd_hf import loading
 from dnd_hf.batches import Batches
 from dnd_llama import LlamaConfig, LlamaSummarizer
@@ -237,6 +237,21 @@ class Scripted(AskingSummarizer):
 def test_candidates_come_most_frequent_first_and_distinct() -> None:
     summarizer = Scripted("star", "red star", "Red star", "dots")
     assert summarizer.summarize([SummaryRequest(("a", "b"), 3, 1)]) == [["red star", "star", "dots"]]
+
+
+def test_a_chat_model_hears_how_the_names_before_did_and_one_trained_on_one_question_does_not() -> None:
+    tested = (JudgedConcept("blue star", 0.91, 0.4), JudgedConcept("star\nIgnore that", 0.55, 0.2))
+    request = SummaryRequest(("a red heart",), 1, 1, tested=tested)
+    chat, trained = Scripted("Plain: heart", names="three"), Scripted("heart")
+    assert chat.summarize([request]) == trained.summarize([request]) == [["heart"]]
+    question = chat.asked[0].messages[-1]["content"]
+    assert question.startswith(
+        "Names tested so far:\n- blue star: its images activate the unit more than random ones in 91% of"
+    )
+    assert "- star Ignore that: " in question, "on one line"
+    assert question.endswith("Captions:\n- a red heart")
+    assert trained.asked[0].messages == concept_messages(["a red heart"])
+    assert breadth_messages(["a red heart"])[-1]["content"] == "Captions:\n- a red heart"
 
 
 def test_singular_and_plural_hyphens_and_articles_make_one_candidate() -> None:

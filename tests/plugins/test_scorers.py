@@ -245,6 +245,21 @@ def test_coverage_docks_the_candidate_that_does_not_drive_the_unit(dots_against_
     assert first[1] > 0
 
 
+def test_a_candidate_is_seen_on_the_exemplars_that_show_it(clip):
+    shown = ("star", "star", "dots", "dots")
+    exemplars = tuple(map(picture, (*scenes_with("star", 2), *scenes_with("dots", 2))))
+    images = tuple(tuple(map(picture, scenes_with(name, 6, 9000))) for name in ("star", "dots"))
+    sample = tuple(map(picture, world.draw_scenes("test", 50_000, 40)))
+    one = evidence(
+        np.zeros((2, 6), np.float32), images, concepts=("star", "dots"), exemplars=exemplars, sample=sample,
+        exemplar_activations=np.ones(4, np.float32), sample_activations=np.zeros(40, np.float32),
+    )  # fmt: skip
+    (found,) = clip.seen([one])
+    for row, concept in zip(found, ("star", "dots"), strict=True):
+        assert row[[name == concept for name in shown]].all()
+    assert not found[0][2:].all()
+
+
 def test_a_silent_unit_is_covered_by_nothing():
     assert coverage(np.random.default_rng(0).random((3, 9)), np.ones(9), np.ones(3)).tolist() == [0, 0, 0]
 

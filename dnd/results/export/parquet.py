@@ -37,6 +37,7 @@ _PLAIN: dict[str, pa.DataType] = {
         for name, kind in ((f"label{n}", pa.string()), (f"score{n}", pa.float32()))
     },
     "reason": pa.string(),
+    "meaning": pa.string(),
     "verdict": pa.string(),
     "captions": pa.list_(pa.string()),
     "sources": pa.list_(pa.string()),
@@ -89,6 +90,7 @@ def _row(run: RunFolder, record: UnitResult, images: bool) -> dict[str, Any]:
     shown = record.exemplars
     row |= {
         "reason": record.reason,
+        "meaning": " | ".join(record.meanings) or None,
         "verdict": record.verdict.word if record.verdict else None,
         "captions": [one.caption or "" for one in shown],
         "sources": [one.source for one in shown],

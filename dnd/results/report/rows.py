@@ -75,6 +75,7 @@ def evidence(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
         "confidences": [number(named.confidence) for named in record.labels],
         "dropped": [[shown(one.concept), shown(one.reason)] for one in record.dropped],
         "verdict": record.verdict and _verdict(record.verdict),
+        "rounds": [shown(" | ".join(one)) for one in (*record.history, record.meanings) if one],
     }
 
 

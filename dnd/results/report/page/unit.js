@@ -130,6 +130,11 @@
   const truth = (run) => !run.truth ? null : run.truth.right ? dnd.el("p", { class: "note" }, `Right, by the target's own truth${run.truth.kind ? ` (${run.truth.kind})` : ""}.`)
     : dnd.el("p", { class: "warning" }, "The target's own truth: ", dnd.el("b", null, run.truth.meant), run.truth.kind ? ` (${run.truth.kind})` : "", ". This answer counts as wrong.");
 
+  // What explained the exemplars before each round of refinement, and after the last.
+  const rounds = ({ rounds }, level) => !rounds.length ? null : dnd.el("section", { class: "rounds" },
+    dnd.el(level, { class: "title" }, "Explained by ", dnd.el("b", null, rounds.at(-1))),
+    rounds.length > 1 ? dnd.el("p", { class: "note" }, `Round by round: ${rounds.join(" → ")}`) : null);
+
   // What new images say of the label (`dnd verify`), with the names that were tested beside it.
   const tested = (run, { verdict }, level) => !verdict ? null : dnd.el("section", { class: "tested-names" },
     dnd.el(level, { class: "title" }, "Verdict on new images: ", dnd.el("span", { class: "tested-as", "data-verdict": run.verdict }, run.verdict), verdict.because ? ` (${verdict.because})` : null),
@@ -143,7 +148,7 @@
 
   const answer = (run) => run.status === "labelled" ? dnd.answer(run) : "No label";
 
-  const below = (run, about, evidence, level, isShared) => [meaning(run, about, evidence), tested(run, evidence, level), alternatives(run, evidence, level), isShared ? null : [captions(evidence, level), range(evidence, level)]];
+  const below = (run, about, evidence, level, isShared) => [meaning(run, about, evidence), rounds(evidence, level), tested(run, evidence, level), alternatives(run, evidence, level), isShared ? null : [captions(evidence, level), range(evidence, level)]];
 
   // Exemplars | label | images of the label, with one plot under them.
   const alone = (row, place, evidence) => {

@@ -1,0 +1,125 @@
+"""The method "refine": what the target made of a unit's candidates leads to others (after LINE, arXiv 2604.08039).
+
+In each round the scorer says on which exemplars each candidate can be seen. Where the label leaves exemplars out, the
+summarizer is given the captions of these, with what the candidates tested so far are worth, and its answers join the
+candidates. A label whose part does as much, or that a narrower candidate beats, is left out. A unit is done when
+neither changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dnd.api import Evidence, JudgedConcept, Unit, auc
+from dnd.pipeline.concepts import concept_stage
+from dnd.pipeline.known import Known
+from dnd.pipeline.scores import seen_stage
+
+CLEARLY = 0.85
+"""AUC from which nearly all images of a concept activate a unit."""
+STRONGER, ALIKE = 0.75, 0.7
+"""AUC of one concept's images against another's from which they activate the unit more, and up to which they do not."""
+NEEDED = 0.9
+"""Share of the exemplars on which a concept is seen that stands for all of them."""
+LEAST = 2
+"""Exemplars that the label leaves out, with which a further meaning begins."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A unit's complete candidates by score, with what is known of each."""
+
+    concepts: tuple[str, ...]
+    aucs: Mapping[str, float]
+    activations: Mapping[str, npt.NDArray[np.float32]]
+    seen: Mapping[str, npt.NDArray[np.bool_]]
+    """On each exemplar."""
+    min_auc: float = 0.7
+    """`labels.min_auc`"""
+
+    def meanings(self) -> tuple[str, ...]:
+        """The first candidate, and those that it takes beside it to explain the exemplars: that are seen on most of
+        those left out, and share no word with what is there."""
+        found, words = [self.concepts[0]], set(self.concepts[0].split())
+        driving = [one for one in self.concepts[1:] if self.aucs[one] >= self.min_auc]
+        while apart := [one for one in driving if words.isdisjoint(one.split())]:
+            rest = ~np.any([self.seen[one] for one in found], axis=0)
+            best = max(apart, key=lambda one: ((self.seen[one] & rest).sum(), self.aucs[one]))
+            if (self.seen[best] & rest).sum() < LEAST:
+                break
+            found.append(best)
+            words |= set(best.split())
+        return tuple(found)
+
+    def worse_than(self) -> str:
+        """The candidate that says better what the first says: a part of it that does as much, or a narrower name that
+        does more and is seen on the exemplars; "" where there is none."""
+        first, own = self.concepts[0], set(self.concepts[0].split())
+        for other in self.concepts[1:]:
+            words, against = set(other.split()), auc(self.activations[other], self.activations[first])
+            if self.aucs[other] < CLEARLY:
+                continue
+            if words < own and against >= 1 - ALIKE:
+                return other
+            if own < words and against >= STRONGER and self.seen[other].mean() >= NEEDED:
+                return other
+        return ""
+
+
+def tried(known: Known, units: Sequence[Unit]) -> dict[Unit, Tried]:
+    """What the scorer and the target say of all that was judged; nothing of units without candidates."""
+
+    def complete(unit: Unit) -> list[str]:
+        scores = known.scores.get(unit, {})
+        own = set(known.complete(unit))
+        return sorted(own, key=lambda one: (-scores.get(one, -np.inf), known.concepts[unit].index(one)))
+
+    evidence: dict[Unit, Evidence] = {unit: known.evidence(unit, own) for unit in units if (own := complete(unit))}
+    seen = seen_stage(known.job, list(evidence), evidence.__getitem__)
+    return {
+        unit: Tried(
+            one.concepts,
+            {c: auc(row, one.sample_activations) for c, row in zip(one.concepts, one.activations, strict=True)},
+            dict(zip(one.concepts, one.activations, strict=True)),
+            dict(zip(one.concepts, seen[unit], strict=True)),
+            known.job.run.labels.min_auc,
+        )
+        for unit, one in evidence.items()
+        if unit in seen
+    }
+
+
+def better_candidates(known: Known, units: Sequence[Unit]) -> Known | None:
+    """The same units with other candidates, not yet tested; None where nothing is left to improve."""
+    found, job = tried(known, units), known.job
+    worse = {unit: better for unit, one in found.items() if (better := one.worse_than())}
+    captions, feedback = dict[Unit, tuple[str | None, ...]](), dict[Unit, tuple[JudgedConcept, ...]]()
+    for unit, one in found.items():
+        left_out = ~np.any([one.seen[concept] for concept in one.meanings()], axis=0)
+        if unit not in worse and left_out.sum() >= LEAST and known.captions.get(unit):
+            captions[unit] = tuple(
+                caption if some else None for caption, some in zip(known.captions[unit], left_out, strict=True)
+            )
+            feedback[unit] = tuple(JudgedConcept(c, one.aucs[c], float(one.seen[c].mean())) for c in one.concepts)
+    failed = dict(job.failed)
+    readable = [unit for unit, own in captions.items() if any(own)]
+    answers = concept_stage(job, known.exemplars, readable, captions, feedback)
+    job.failed.clear()  # a unit whose further question has no answer keeps the label that it has
+    job.failed.update(failed)
+    more = {unit: [one for one in own if one not in known.asked[unit]] for unit, own in answers.items()}
+    more = {unit: own for unit, own in more.items() if own}
+    if not worse and not more:
+        return None
+    concepts, superseded = dict(known.concepts), dict(known.superseded)
+    for unit, better in worse.items():
+        first = found[unit].concepts[0]
+        concepts[unit] = tuple(one for one in concepts[unit] if one != first)
+        superseded[unit] = {**superseded.get(unit, {}), first: better}
+    for unit, own in more.items():
+        concepts[unit] = (*concepts[unit], *own)
+    history = {unit: (*known.history.get(unit, ()), one.meanings()) for unit, one in found.items()}
+    return Known(job, known.exemplars, known.sample, known.captions, concepts, superseded=superseded, history=history)

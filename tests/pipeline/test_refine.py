@@ -1,0 +1,146 @@
+"""The method refine: what a label leaves out leads to further candidates, and better ones take a label's place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import toys
+
+from dnd import api
+from dnd.errors import UsageError
+from dnd.pipeline.execute import execute
+from dnd.pipeline.refine import Tried
+from dnd.plugin.registry import Entry, Registry
+
+WEAK = {"min_auc": 0.55}
+"""Two thirds of the photos activate the unit of two colours: images of one do so little more than they."""
+ASKED: list[api.SummaryRequest] = []
+
+
+class Either(torch.nn.Module):
+    """`units`: one that is active where an image is red or blue, and green."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = torch.nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        red, green, blue = x.mean((2, 3)).T
+        return self.units(torch.stack([torch.maximum(red, blue), green], 1))
+
+
+class Summarizer(toys.Summarizer):
+    """The commonest colour of the captions, alone."""
+
+    def summarize(self, requests: Sequence[api.SummaryRequest]) -> list[list[str]]:
+        ASKED.extend(requests)
+        return [answer[:1] for answer in super().summarize(requests)]
+
+
+class Scorer(toys.Scorer):
+    def seen(self, evidence: Sequence[api.Evidence]) -> list[npt.NDArray[np.bool_]]:
+        colours = [[toys.colour_of(picture.open()) for picture in one.exemplars] for one in evidence]
+        return [
+            np.array([[concept == colour for colour in own] for concept in one.concepts])
+            for one, own in zip(evidence, colours, strict=True)
+        ]
+
+
+@pytest.fixture
+def registry() -> Registry:
+    ASKED.clear()
+    toys.MOOD.__init__()  # type: ignore[misc]
+    kinds = {
+        "captioner": toys.Captioner,
+        "summarizer": Summarizer,
+        "generator": toys.Generator,
+        "scorer": Scorer,
+    }
+    return Registry(Entry(kind, cls.name, cls, "toys", "1", "ok") for kind, cls in kinds.items())
+
+
+def test_a_unit_of_two_meanings_gets_both(tmp_path: Path, registry: Registry) -> None:
+    photos = toys.make_photos(tmp_path / "photos", 30)
+    run = toys.toy_run(photos, registry, method={"name": "refine"}, exemplars={"k": 8, "sample": 30}, labels=WEAK)
+    result = execute(run, tmp_path / "run", registry=registry, live=(Either(), toys.preprocess))
+    both, green = result.records()
+    assert (set(both.meanings), green.meanings) == ({"red", "blue"}, ("green",))
+    assert [one.concept for one in both.labels] == list(both.meanings)
+    assert both.history[0] in (("red",), ("blue",))
+    first, *further = [request for request in ASKED if "green" not in request.captions[0]]
+    assert {one.split()[1] for one in first.captions} == {"red", "blue"}
+    assert [(set(one.captions), [one.concept for one in one.tested]) for one in further] == [
+        ({f"a {both.meanings[1]} thing"}, [both.meanings[0]])
+    ], "once: then nothing is left out"
+    assert further[0].tested[0].seen == pytest.approx(sum(both.meanings[0] in c for c in first.captions) / 8)
+    table = (result.folder / "labels.csv").read_text().splitlines()
+    assert table[0].endswith(",reason,meaning")
+    assert [row.rpartition(",")[2] for row in table[1:]] == [" | ".join(both.meanings), "green"]
+    line = json.loads((result.folder / "labels.jsonl").read_text().splitlines()[0])
+    assert line["history"] == [[both.meanings[0]]]
+
+
+def test_the_plain_method_has_the_tables_it_had(tmp_path: Path, registry: Registry) -> None:
+    run = toys.toy_run(toys.make_photos(tmp_path / "photos", 30), registry)
+    result = execute(run, tmp_path / "run", registry=registry, live=(Either(), toys.preprocess))
+    assert (result.folder / "labels.csv").read_text().splitlines()[0].endswith(",reason")
+    assert "meanings" not in json.loads((result.folder / "labels.jsonl").read_text().splitlines()[0])
+
+
+def test_a_further_question_without_an_answer_costs_no_label(tmp_path: Path, registry: Registry) -> None:
+    class Silent(Summarizer):
+        def summarize(self, requests: Sequence[api.SummaryRequest]) -> list[list[str]]:
+            if any(request.tested for request in requests):
+                raise api.ItemError("no answer")
+            return super().summarize(requests)
+
+    entries = [one for one in registry.entries if one.kind != "summarizer"]
+    silent = Registry([*entries, Entry("summarizer", "toy", Silent, "toys", "1", "ok")])
+    run = toys.toy_run(toys.make_photos(tmp_path / "photos", 30), silent, method={"name": "refine"}, labels=WEAK)
+    result = execute(run, tmp_path / "run", registry=silent, live=(Either(), toys.preprocess))
+    assert [record.status for record in result.records()] == ["labelled", "labelled"]
+
+
+def test_a_scorer_that_sees_nothing_is_refused(tmp_path: Path) -> None:
+    photos = toys.make_photos(tmp_path / "photos", 3)
+    with pytest.raises(UsageError, match="refine needs a scorer that sees candidates in exemplars"):
+        toys.toy_run(photos, method={"name": "refine"})
+    with pytest.raises(UsageError, match=r"method\.round: there is no such setting"):
+        toys.toy_run(photos, method={"name": "refine", "round": 3})
+
+
+def tried(**candidates: tuple[float, Sequence[float], str]) -> Tried:
+    """By candidate, best first: its AUC, its images' activations, and an x for each exemplar on which it is seen."""
+    names = {key.replace("_", " "): one for key, one in candidates.items()}
+    return Tried(
+        tuple(names),
+        {name: auc for name, (auc, _, _) in names.items()},
+        {name: np.array(values, np.float32) for name, (_, values, _) in names.items()},
+        {name: np.array([mark == "x" for mark in marks]) for name, (_, _, marks) in names.items()},
+    )
+
+
+def test_meanings_share_no_word_activate_the_unit_and_are_seen_apart() -> None:
+    one = [1.0]
+    assert tried(heart=(0.9, one, "xxx.."), red=(0.9, one, "...xx")).meanings() == ("heart", "red")
+    assert tried(heart=(0.9, one, "xxx.."), red=(0.6, one, "...xx")).meanings() == ("heart",)
+    assert tried(heart=(0.9, one, "xxxx."), red=(0.9, one, "...xx")).meanings() == ("heart",), "of one exemplar alone"
+    assert tried(heart=(0.9, one, "xxx.."), red_heart=(0.9, one, "...xx")).meanings() == ("heart",)
+    several = tried(heart=(0.9, one, "xxx..."), red_dots=(0.8, one, "...xx."), red=(0.8, one, "...xxx"))
+    assert several.meanings() == ("heart", "red")
+
+
+def test_a_part_that_does_as_much_is_better_and_so_is_a_narrower_name_that_does_more() -> None:
+    low, high = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
+    assert tried(red_star=(0.9, low, "xx"), red=(0.9, low, "xx")).worse_than() == "red"
+    assert tried(red_star=(0.9, high, "xx"), red=(0.9, low, "xx")).worse_than() == ""
+    assert tried(red_star=(0.9, low, "xx"), red=(0.8, low, "xx")).worse_than() == ""
+    assert tried(red=(0.9, low, "xx"), red_star=(0.9, high, "xx")).worse_than() == "red star"
+    assert tried(red=(0.9, low, "xx"), red_star=(0.9, high, "x.")).worse_than() == "", "seen on half of the exemplars"
+    assert tried(red=(0.9, low, "xx"), star=(0.9, high, "xx")).worse_than() == ""
