@@ -89,6 +89,18 @@ def test_the_index_has_a_row_per_unit(run: Path) -> None:
     assert about["models"] == [["blip2", "ab" * 32]]
 
 
+def test_a_refined_unit_has_all_it_means_and_its_rounds(tmp_path: Path) -> None:
+    store = Store(tmp_path / ".dnd-store")
+    both, one = (reports.unit(store, "a", index, "red") for index in range(2))
+    refined = [{**both, "meanings": ["red", "<b>"], "history": [["red"]]}, {**one, "meanings": ["red"]}]
+    run = reports.make_run(tmp_path / "run", refined)
+    build(run)
+    (index,) = read(run / "report")
+    assert [row["runs"][0]["meaning"] for row in index["units"]] == ["red | <b>", None]
+    _, units = read(run / "report", "units/0.js")
+    assert [evidence["rounds"] for (evidence,) in units] == [["red", "red | <b>"], ["red"]]
+
+
 def test_the_evidence_is_ranked_and_its_images_are_there(run: Path) -> None:
     build(run)
     number, units = read(run / "report", "units/0.js")

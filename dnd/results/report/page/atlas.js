@@ -8,7 +8,7 @@
   const point = (place, [column, row], [columns, rows]) => {
     const unit = dnd.data.units[place];
     const [run] = unit.runs;
-    const title = `${dnd.answer(run)} (${dnd.unitName(unit)})`;
+    const title = `${dnd.meaning(run)} (${dnd.unitName(unit)})`;
     const node = dnd.el("a", { href: dnd.link(unit), title, "aria-label": title, "data-status": run.status },
       dnd.data.units.length <= PICTURES ? run.thumbnails.slice(0, 1).map(dnd.thumbnail) : null);
     Object.assign(node.style, { left: `${column * 100 / columns}%`, top: `${row * 100 / rows}%`, width: `${100 / columns}%`, height: `${100 / rows}%` });

@@ -84,6 +84,8 @@ dnd.answer = (run) => {
   if (!run) return "not in this run";
   return run.status === "labelled" && run.labels.length ? run.labels[0][0] : run.status;
 };
+// The same, with all that a refined unit means: "red | heart".
+dnd.meaning = (run) => run?.status === "labelled" && run.meaning || dnd.answer(run);
 // Whether the runs agree on a unit.
 dnd.agreement = (row) => row.differs ? "different" : row.runs.every(Boolean) ? "same" : "partial";
 dnd.badge = (status) => dnd.el("span", { class: "badge", "data-status": status }, status);

@@ -165,7 +165,7 @@ dnd.list = {};
 
   const answer = (run, place) => dnd.el("span", { class: "answer" },
     dnd.data.runs.length > 1 ? dnd.letter(place) : null,
-    dnd.el("span", { class: labelled(run) ? "label" : "none" }, dnd.answer(run)), isBelow() ? null : figure(run));
+    dnd.el("span", { class: labelled(run) ? "label" : "none" }, dnd.meaning(run)), isBelow() ? null : figure(run));
   const isBelow = () => isGallery() && dnd.data.runs.length === 1; // where a figure stands beside the unit's name
 
   // A long layer's end, which tells it from the others, and the unit.

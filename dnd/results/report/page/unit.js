@@ -108,7 +108,7 @@
   const meaning = (run, about, evidence) => {
     const method = dnd.setting(about, "method", "name");
     const said = [
-      run.labels.length && `Score: how well the concept fits the unit, by the ${method && method !== "dnd" ? `method (${method})` : `scorer${by(about, "scorer")}`}; higher is better.`,
+      run.labels.length && `Score: how well the concept fits the unit, by the ${method && !["dnd", "refine"].includes(method) ? `method (${method})` : `scorer${by(about, "scorer")}`}; higher is better.`,
       run.auc !== null && "AUC: the chance that an image of the concept activates the unit more than a random probing image; 0.5 is chance.",
       evidence.density !== null && `Density: the latent fires on ${dnd.number(100 * evidence.density)} % of the probing images.`,
       evidence.exemplars.length && legend(evidence),
@@ -146,7 +146,7 @@
     run.status === "labelled" ? dnd.el("div", { class: "metrics" }, metric("score", run.labels[0]?.[1]), metric("AUC", run.auc, run.auc ?? 0), metric("confidence", run.confidence)) : null,
     run.reason ? dnd.el("p", { class: "reason" }, run.reason) : null, truth(run), more);
 
-  const answer = (run) => run.status === "labelled" ? dnd.answer(run) : "No label";
+  const answer = (run) => run.status === "labelled" ? dnd.meaning(run) : "No label";
 
   const below = (run, about, evidence, level, isShared) => [meaning(run, about, evidence), rounds(evidence, level), tested(run, evidence, level), alternatives(run, evidence, level), isShared ? null : [captions(evidence, level), range(evidence, level)]];
 
