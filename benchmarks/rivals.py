@@ -40,6 +40,7 @@ SETS: Mapping[str, tuple[list[str], Path]] = {
 """Set -> run file with settings, and the truth."""
 METHODS: Mapping[str, list[str]] = {
     "dnd": [],
+    "refine": ["--method", "refine"],
     "clip-dissect": [
         *("--method", "clip-dissect", "--set", "method.model=microworld-clip"),
         *("--set", "method.concepts=package:dnd_microworld/concepts.txt"),
