@@ -51,7 +51,7 @@ def main() -> None:
 def run(folder: Path, units: str, *options: str, watch: Any = None) -> dict[str, Any]:
     """One run of the default; seconds of each stage."""
     out = folder / "run"
-    command = [sys.executable, "-m", "dnd.cli.main", "run", "--units", units, "--out", str(out), "--no-report"]
+    command = [sys.executable, "-m", "dnd", "run", "--units", units, "--out", str(out), "--no-report"]
     began = time.perf_counter()
     with subprocess.Popen([*command, "--quiet", "--device", "cpu", *options]) as process:
         if watch:

@@ -86,7 +86,7 @@ def execute(
     """
     console = console or Console(quiet=True)
     registry = registry or Registry.load()
-    with only_here(out), guarded("code of a plugin or of the target"), _cluster(run) as cluster:
+    with only_here(out), _cluster(run) as cluster, guarded("code of a plugin or of the target"):
         result = _execute(run, Path(os.path.abspath(out)), registry, console, fresh, live, stopped, cluster, shard)
     result.folder = out  # as it was given, for messages
     return result

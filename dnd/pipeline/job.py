@@ -152,7 +152,11 @@ class Job:
 
     @contextmanager
     def keeping(self, kind: str) -> Iterator[None]:
-        """Inside, the backend stays loaded from its first use to the end, however often it is used."""
+        """Inside, the backend stays loaded from its first use to the end, however often it is used. Not on a cluster,
+        where its workers would take the room of those that work in between."""
+        if self.cluster:
+            yield
+            return
         kept = self._kept[kind] = _Kept(self.backend(kind)[0])
         try:
             yield

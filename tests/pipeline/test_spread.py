@@ -18,6 +18,7 @@ from dnd.errors import DeviceError, UsageError
 from dnd.pipeline import execute as module
 from dnd.pipeline.execute import execute
 from dnd.pipeline.exemplars import spread
+from dnd.pipeline.job import Job
 from dnd.results.run import RunFolder
 from dnd.runtime.cluster import Cluster
 
@@ -113,3 +114,11 @@ def test_a_node_with_another_target_or_other_images_is_refused(
         label(run, tmp_path / "a" / "run", other(lambda one: replace(one, identity="0")), monkeypatch)
     with pytest.raises(UsageError, match="probing images are not the same on every node"):
         label(run, tmp_path / "b" / "run", other(lambda one: replace(one, marks="0")), monkeypatch)
+
+
+def test_no_backend_keeps_the_room_of_a_cluster(run: Run) -> None:
+    """Its workers are as many as there is room for: the generator would have none between the scorer's rounds."""
+    nothing: Any = None
+    job = Job(run, nothing, nothing, nothing, str, cluster=Cluster("cpu", 1))
+    with job.keeping("scorer"):
+        assert not job._kept
