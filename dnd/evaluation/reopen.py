@@ -20,7 +20,7 @@ from dnd.config.tables import read_tables
 from dnd.errors import DndError, UsageError
 from dnd.models.weights import Weights
 from dnd.pipeline.activations import activations_on
-from dnd.pipeline.build import Builder, identify
+from dnd.pipeline.build import Builder, hook, identify
 from dnd.pipeline.job import Job
 from dnd.plugin.registry import Registry
 from dnd.results.run import RunFolder
@@ -154,14 +154,7 @@ def open_run(
     builder = Builder(registry, Runtime(run.device, weights.resolve, run.devices))
     store = Store(results_folder(folder))
     module, preprocess = builder.module(run.target)
-    hooked = HookedTarget(
-        module,
-        preprocess,
-        run.target.layers,
-        device=run.device,
-        pooling=run.exemplars.pooling,
-        reads=run.target.reads,
-    )
+    hooked = hook(run, module, preprocess, run.device)
     with hooked:
         identity = identify(builder.target(run.target), module, preprocess, hooked.readings)
     # Another seed than the run's: no image that chose a label judges it.

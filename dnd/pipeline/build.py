@@ -19,6 +19,7 @@ from dnd.store.source import source_digest
 if TYPE_CHECKING:
     import torch
 
+    from dnd.target.hooked import HookedTarget
     from dnd.target.layout import Reading
     from dnd.target.load import Preprocess
 
@@ -78,6 +79,14 @@ def chosen_units(run: Run, sizes: Mapping[str, int], target: Target | None, prob
     if target is None:
         raise UsageError(f"{run.target.name} cannot say which units the images show", "Give --units all, or 0-9,12.")
     return [Unit(layer, i) for layer in run.target.layers for i in target.shown(layer, probing)]
+
+
+def hook(run: Run, module: torch.nn.Module, preprocess: Preprocess, device: str | Sequence[str]) -> HookedTarget:
+    """The network under watch as the run reads it: its layers, pooling and layout."""
+    from dnd.target.hooked import HookedTarget
+
+    target, pooling = run.target, run.exemplars.pooling
+    return HookedTarget(module, preprocess, target.layers, device=device, pooling=pooling, reads=target.reads)
 
 
 def identify(

@@ -22,7 +22,7 @@ from dnd.errors import DamagedError, DndError, StoreError, UsageError
 from dnd.files import read_text
 from dnd.models.weights import Weights
 from dnd.offline.environment import set_switches
-from dnd.pipeline.build import Builder, chosen_units, identify
+from dnd.pipeline.build import Builder, chosen_units, hook, identify
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.exemplars.shard import Shard
 from dnd.pipeline.exemplars.spread import SpreadPass
@@ -113,14 +113,8 @@ def _execute(
     module, preprocess = live or builder.module(run.target)
     hooks = foreign_hooks(module)
     own_code = hooks or run.target.kind == "function"  # which may not bear several copies at work
-    hooked = HookedTarget(
-        module,
-        preprocess,
-        run.target.layers,
-        device=run.devices if own_code or run.general.device != "auto" else over_cores(run.devices),
-        pooling=run.exemplars.pooling,
-        reads=run.target.reads,
-    )
+    devices = run.devices if own_code or run.general.device != "auto" else over_cores(run.devices)
+    hooked = hook(run, module, preprocess, devices)
     with hooked:
         target = None if live else builder.target(run.target)
         sizes = hooked.layer_sizes()

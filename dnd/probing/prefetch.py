@@ -63,10 +63,7 @@ def load_ahead(probing: ProbingSet, hooked: HookedTarget, indices: Iterable[int]
         except Exception as error:
             error.add_note(f"in the probing set {probing.name!r}, when it opened {probing.image_name(index)}")
             raise
-        head = f"{image.mode} {image.size}".encode()
-        bands = image.info.get("bands")  # of a multi-band tile, whose RGB may be another's
-        seen = image.tobytes() + (b"" if bands is None else bands.tobytes())
-        content = int.from_bytes(hashlib.sha256(head + seen).digest()[:8], "little")
+        content = int.from_bytes(name_of_pixels(image)[:8], "little")
         try:
             return Loaded(index, content, hooked.prepare(image), narrow=bool(image.info.get("narrow")))
         except (DndError, MemoryError):
@@ -75,6 +72,13 @@ def load_ahead(probing: ProbingSet, hooked: HookedTarget, indices: Iterable[int]
             return Loaded(index, problem=f"the target's preprocess: {type(error).__name__}: {error}")
 
     return map_ahead(load, indices, workers, hooked.batch_size + workers)
+
+
+def name_of_pixels(image: Image) -> bytes:
+    """sha256 of all that can be seen of an image."""
+    head = f"{image.mode} {image.size}".encode()
+    bands = image.info.get("bands")  # of a multi-band tile, whose RGB may be another's
+    return hashlib.sha256(head + image.tobytes() + (b"" if bands is None else bands.tobytes())).digest()
 
 
 def prepare(hooked: HookedTarget, image: Image, name: str) -> Tensor:

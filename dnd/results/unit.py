@@ -221,6 +221,11 @@ class UnitResult(_Part):
             raise ValueError(fault)
         return self
 
+    @property
+    def meaning(self) -> str:
+        """The meanings in a line: "red | heart"."""
+        return " | ".join(self.meanings)
+
     @classmethod
     def of(cls, label: Label, **evidence: Any) -> Self:
         """A label with its evidence: the other fields, by name."""

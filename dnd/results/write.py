@@ -47,7 +47,7 @@ def write_results(out: Path, results: Iterable[UnitResult]) -> list[Label]:
         for result in results:
             labels.append(result.label)
             if result.meanings:
-                more["meaning"][result.unit] = " | ".join(result.meanings)
+                more["meaning"][result.unit] = result.meaning
             if result.verdict:
                 more["verdict"][result.unit] = result.verdict.word
             yield escape_json(result.model_dump_json(by_alias=True)).encode() + b"\n"

@@ -23,7 +23,7 @@ from dnd.offline.block import forbid_network, raise_if_tried
 from dnd.offline.hook import allow
 from dnd.plugin.requirements import faults_of
 from dnd.runtime.devices import reason_of
-from dnd.runtime.worker import NoRoomError, Server, Worker, WorkerSpec, reply_of
+from dnd.runtime.worker import NO_ROOM, NoRoomError, Server, Worker, WorkerSpec, reply_of
 from dnd.store.source import source_digest
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _PATIENCE = 60.0
 """Seconds in which a cluster finds room for an actor and starts it."""
 _RETRIES = 8
 """Nodes that may be lost under one task."""
-_KEPT = "What is computed is kept: the same command goes on from there once the cluster has room."
 T = TypeVar("T")
 
 
@@ -131,9 +130,9 @@ def share(cluster: Cluster, task: Callable[[bytes], bytes], asked: Mapping[T, by
             try:
                 kind, value = pickle.loads(ray.get(done))
             except ray.exceptions.RayError as error:
-                raise DeviceError(f"the cluster lost what it was given: {reason_of(error)}", _KEPT) from error
+                raise DeviceError(f"the cluster lost what it was given: {reason_of(error)}", NO_ROOM) from error
             if kind == "lost":
-                raise DeviceError(f"a device of the cluster is gone: {value}", _KEPT)
+                raise DeviceError(f"a device of the cluster is gone: {value}", NO_ROOM)
             if kind == "error":
                 raise value
             yield waiting.pop(done), value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnd.api import Backend, Bound, Evidence, ImageRequest, SummaryRequest
 from dnd.errors import DeviceError, PluginError
-from dnd.runtime.worker import NoRoomError, Worker, WorkerSpec
+from dnd.runtime.worker import NO_ROOM, NoRoomError, Worker, WorkerSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ class WorkerPool(Backend):
             sizes = list(self._threads.map(_load, self._workers))
             at_work = [(worker, size) for worker, size in zip(self._workers, sizes, strict=True) if size is not None]
             if not at_work:
-                raise DeviceError(f"there is no room for a worker with {self.name}", _NO_ROOM)
+                raise DeviceError(f"there is no room for a worker with {self.name}", NO_ROOM)
         except BaseException:
             self.close()
             raise
@@ -117,7 +117,7 @@ class WorkerPool(Backend):
             worker = self._idle.get()
             if worker is None:
                 self._idle.put(None)  # for the next who waits
-                raise DeviceError(f"every worker for {self.name} is lost", _NO_ROOM)
+                raise DeviceError(f"every worker for {self.name} is lost", NO_ROOM)
             try:
                 answers = worker.ask(method, part)
             except NoRoomError:
@@ -148,6 +148,3 @@ def _load(worker: Worker) -> int | None:
         return worker.load()
     except NoRoomError:
         return None
-
-
-_NO_ROOM = "What is computed is kept: the same command goes on from there once the cluster has room."

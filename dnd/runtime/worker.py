@@ -32,6 +32,9 @@ _PATIENCE = 60.0
 """Seconds that a backend may take to close."""
 
 
+NO_ROOM = "What is computed is kept: the same command goes on from there once the cluster has room."
+
+
 class NoRoomError(NoAnswerError):
     """Nowhere to start a worker, now or again; others may be at work."""
 

@@ -111,7 +111,12 @@ def test_a_node_with_another_target_or_other_images_is_refused(
         return share
 
     with pytest.raises(UsageError, match="the target spread_nets:net is another on a node"):
-        label(run, tmp_path / "a" / "run", other(lambda one: replace(one, identity="0")), monkeypatch)
+        label(
+            run,
+            tmp_path / "a" / "run",
+            other(lambda one: replace(one, whole=replace(one.whole, identity="0"))),
+            monkeypatch,
+        )
     with pytest.raises(UsageError, match="probing images are not the same on every node"):
         label(run, tmp_path / "b" / "run", other(lambda one: replace(one, marks="0")), monkeypatch)
 

@@ -5,13 +5,11 @@ A node builds the target and the probing set by the run file, as a run there wou
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,13 +18,13 @@ from dnd.config.run import Run
 from dnd.errors import UsageError
 from dnd.models.weights import Weights
 from dnd.offline.environment import set_switches
-from dnd.pipeline.build import Builder, identify
+from dnd.pipeline.build import Builder, hook, identify
 from dnd.pipeline.exemplars.shard import Shard, ShardFiles, ShardPass
 from dnd.pipeline.exemplars.topk import run_pass
 from dnd.plugin.registry import Entry, Registry
+from dnd.probing.prefetch import name_of_pixels
 from dnd.runtime.cluster import Cluster, share
 from dnd.store.keys import digest_of
-from dnd.target.hooked import HookedTarget
 
 PART = 10_000
 """Images that a node sees at a time at most: where one is lost, or the run is killed, no more are seen again."""
@@ -60,12 +58,9 @@ class SpreadPass:
         missing = files.missing(count)
         progress(n - sum(len(shard.images(n)) for shard in missing))
         asked = {
-            shard: pickle.dumps(
-                _Asked(self.run, self.entries, self.identity, self.cluster.device, dict(sizes), keep, sample, n, shard,
-                       _marks(probing, shard.images(n)))
-            )
+            shard: pickle.dumps(_Asked(self, dict(sizes), keep, sample, n, shard, _marks(probing, shard.images(n))))
             for shard in missing
-        }  # fmt: skip
+        }
         for shard, part in share(self.cluster, see, asked):
             files.put(shard, part)
             progress(len(shard.images(n)))
@@ -73,10 +68,7 @@ class SpreadPass:
 
 @dataclass(frozen=True)
 class _Asked:
-    run: Run
-    entries: tuple[Entry, ...]
-    identity: str
-    device: str
+    whole: SpreadPass
     sizes: Mapping[str, int]
     keep: int
     sample: int
@@ -89,8 +81,8 @@ def see(message: bytes) -> bytes:
     """The file of a finished `ShardPass`. Runs on a node; UsageError where its target or its images are others."""
     asked: _Asked = pickle.loads(message)
     set_switches()
-    run, images = asked.run, asked.shard.images(asked.n_images)
-    builder = Builder(Registry(asked.entries), Runtime(asked.device, Weights.default().resolve, (asked.device,)))
+    run, device, images = asked.whole.run, asked.whole.cluster.device, asked.shard.images(asked.n_images)
+    builder = Builder(Registry(asked.whole.entries), Runtime(device, Weights.default().resolve, (device,)))
     probing = builder.probing(run.probing)
     if len(probing) != asked.n_images or _marks(probing, images) != asked.marks:
         raise UsageError(
@@ -99,17 +91,10 @@ def see(message: bytes) -> bytes:
         )
     target = builder.target(run.target)
     module, preprocess = builder.module(run.target)
-    hooked = HookedTarget(
-        module,
-        preprocess,
-        run.target.layers,
-        device=(asked.device,),
-        pooling=run.exemplars.pooling,
-        reads=run.target.reads,
-    )
+    hooked = hook(run, module, preprocess, device)
     with hooked:
         pass  # it knows its readings now
-    if identify(target, module, preprocess, hooked.readings) != asked.identity:
+    if identify(target, module, preprocess, hooked.readings) != asked.whole.identity:
         raise UsageError(
             f"the target {run.target.name} is another on a node of the cluster",
             "Every node needs the same code and weights of it, and the same versions of what it uses.",
@@ -126,12 +111,11 @@ def see(message: bytes) -> bytes:
 def _marks(probing: ProbingSet, images: range) -> str:
     """Names some images of a part by their names and pixels."""
     chosen = np.linspace(images.start, images.stop - 1, min(_TRIED, len(images))).astype(int).tolist()
-    return digest_of([[probing.image_name(index), *_pixels(probing, index)] for index in chosen])
+    return digest_of([[probing.image_name(index), _pixels(probing, index)] for index in chosen])
 
 
-def _pixels(probing: ProbingSet, index: int) -> Iterable[Any]:
+def _pixels(probing: ProbingSet, index: int) -> str:
     try:
-        image = probing.open(index)
+        return name_of_pixels(probing.open(index)).hex()
     except Exception as error:  # one that cannot be read is none of the pass's
-        return [type(error).__name__]
-    return [image.mode, image.size, hashlib.sha256(image.tobytes()).hexdigest()]
+        return type(error).__name__

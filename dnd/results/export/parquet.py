@@ -90,7 +90,7 @@ def _row(run: RunFolder, record: UnitResult, images: bool) -> dict[str, Any]:
     shown = record.exemplars
     row |= {
         "reason": record.reason,
-        "meaning": " | ".join(record.meanings) or None,
+        "meaning": record.meaning or None,
         "verdict": record.verdict.word if record.verdict else None,
         "captions": [one.caption or "" for one in shown],
         "sources": [one.source for one in shown],

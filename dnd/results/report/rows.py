@@ -44,7 +44,7 @@ def row(record: UnitResult, pictures: Pictures) -> dict[str, Any]:
     return {
         "status": record.status,
         "labels": [[shown(named.concept), number(named.score)] for named in record.labels],
-        "meaning": shown(" | ".join(record.meanings)) if len(record.meanings) > 1 else None,
+        "meaning": shown(record.meaning) if len(record.meanings) > 1 else None,
         "auc": number(best.auc) if best else None,
         "confidence": confidence(record),
         "verdict": record.verdict.word if record.verdict else None,
