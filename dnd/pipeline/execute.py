@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,9 @@ from dnd.probing.remember import RememberedSet
 from dnd.results.run import RunFolder
 from dnd.results.unit import UnitResult
 from dnd.results.write import write_provenance, write_results
-from dnd.runtime.cluster import Cluster, check_nodes, connected
+from dnd.runtime.cluster import Actors, Cluster, check_nodes, connected
 from dnd.runtime.cores import over_cores
+from dnd.runtime.ends import Processes
 from dnd.runtime.heartbeat import Heartbeat
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
@@ -131,12 +132,13 @@ def _execute(
     _LOG.info("hooks that the target came with: %s", "; ".join(hooks) or "none")
     plans = plan_stages(run, len(units), len(probing), read_rates(rates_path()))
     meter = Meter(console, stopped=stopped, plan={one.name: one.seconds for one in plans if one.name != "verify"})
-    all_stats = list[StageStats]()
-    with Heartbeat(out, meter, all_stats) as heartbeat:
+    all_stats, ends = list[StageStats](), Actors() if cluster else Processes()
+    with closing(ends), Heartbeat(out, meter, all_stats) as heartbeat:
 
         def label(store: Store, fresh: bool) -> tuple[ExemplarResult, Iterator[UnitResult]]:
             all_stats.clear()
-            job = Job(run, builder, store, meter, weights.digest, fresh, all_stats, cluster, shard)
+            ends.close()  # the probing pass wants their room
+            job = Job(run, builder, store, meter, weights.digest, fresh, all_stats, cluster, shard, ends)
             elsewhere = SpreadPass(cluster, run, _chosen_of(run, registry), identity) if cluster and not live else None
             return _stages(job, hooked, identity, probing, units, elsewhere)
 

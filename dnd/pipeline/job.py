@@ -17,8 +17,9 @@ from dnd.pipeline.build import Builder
 from dnd.pipeline.exemplars.shard import Shard
 from dnd.pipeline.map import Ahead, Rows, complete, leave
 from dnd.probing.sets import FolderSet
-from dnd.runtime.cluster import Cluster, RayWorker
+from dnd.runtime.cluster import Cluster
 from dnd.runtime.cores import over_cores
+from dnd.runtime.ends import Ends
 from dnd.runtime.log import log_stage
 from dnd.runtime.memory import estimate, free_memory
 from dnd.runtime.pool import WorkerPool
@@ -71,6 +72,8 @@ class Job:
     """Where the backends work, if not here."""
     shard: Shard | None = None
     """Which share of the run this is, if not all."""
+    ends: Ends | None = None
+    """What gives workers their processes."""
     failed: dict[Unit, str] = field(default_factory=dict)
 
     _backends: dict[str, tuple[Any, str]] = field(default_factory=dict, init=False)
@@ -113,12 +116,12 @@ class Job:
     def _housed(self, kind: str, backend: Backend) -> Backend:
         """The backend as it is; in worker processes where several devices or a time limit want it; or on a cluster."""
         if self.cluster:
-            return WorkerPool(backend, self.cluster.workers(), self.run.general.timeout, RayWorker)
+            return WorkerPool(backend, self.cluster.workers(), self.run.general.timeout, self.ends)
         devices, timeout = self.run.devices if kind in SPREAD else self.run.devices[:1], self.run.general.timeout
         if len(devices) == 1 and timeout is None:
             copies = self._copies(backend)
-            return Spread(backend, copies, workers=kind != "scorer") if copies > 1 else backend
-        return WorkerPool(backend, devices, timeout)
+            return Spread(backend, copies, self.ends, workers=kind != "scorer") if copies > 1 else backend
+        return WorkerPool(backend, devices, timeout, self.ends)
 
     def _copies(self, backend: Backend) -> int:
         """How many of a backend a CPU runs at a time, where the device is for us to choose.

@@ -23,7 +23,8 @@ from dnd.offline.block import forbid_network, raise_if_tried
 from dnd.offline.hook import allow
 from dnd.plugin.requirements import faults_of
 from dnd.runtime.devices import reason_of
-from dnd.runtime.worker import NO_ROOM, NoRoomError, Server, Worker, WorkerSpec, reply_of
+from dnd.runtime.ends import End, Ends, NoRoomError
+from dnd.runtime.worker import CLOSE, NO_ROOM, Server, WorkerSpec, reply_of
 from dnd.store.source import source_digest
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 _KNOCK = 10.0
 """Seconds in which the cluster's port answers."""
-_PAUSE = 1.0
-"""Seconds before a node that turned out to be lost is not chosen again."""
+_LOOK = 1.0
+"""Seconds after which it is asked whether an actor that has not begun still has room."""
 _PATIENCE = 60.0
 """Seconds in which a cluster finds room for an actor and starts it."""
 _RETRIES = 8
@@ -183,7 +184,7 @@ def _faults(path: Sequence[str], asked: bytes) -> list[str]:
 
 
 class _Actor:
-    """A worker's end on a node."""
+    """Answers on a node."""
 
     def __init__(self, path: Sequence[str]) -> None:
         _look_there_too(path)
@@ -195,7 +196,7 @@ class _Actor:
 
     def answer(self, message: Any) -> bytes:
         reply = self._server.answer(lambda: message)
-        if self._server.closed:
+        if message == CLOSE:
             return reply
         try:
             raise_if_tried()
@@ -204,72 +205,66 @@ class _Actor:
         return reply
 
 
-class RayWorker(Worker):
-    """A worker whose other end is an actor. Where one is lost, or its node, another takes its place if it has room."""
+class Actors(Ends):
+    """Actors on the nodes. Where a node is lost, others take their places if there is room."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        super().__init__(spec)
-        self._actor: Any = None
+    def __init__(self, *, keeps: bool = True) -> None:
+        super().__init__(keeps=keeps)
+        self._alive: set[_ActorEnd] = set()
 
-    def _begin(self) -> None:
-        end = time.monotonic() + _PATIENCE
-        while not self._place(end):  # on a node that is dying, as the cluster does not know yet
-            time.sleep(_PAUSE)
+    def start(self, spec: WorkerSpec) -> End:
+        end = _ActorEnd(spec.device, self._alive)
+        self._alive.add(end)
+        return end
 
-    def _place(self, end: float) -> bool:
-        """Start an actor; whether it did. NoRoomError where that takes until `end`, in seconds of `time.monotonic`."""
+
+class _ActorEnd(End):
+    def __init__(self, device: str, alive: set[_ActorEnd]) -> None:
         import ray
 
-        need = {"num_gpus": 1} if self.spec.device == "cuda" else {"num_cpus": 1}
-        actor = ray.remote(_Actor).options(**need, scheduling_strategy="SPREAD").remote(_path())
-        with self._changing:
-            if self._closed:  # by another thread meanwhile
-                ray.kill(actor)
-                raise NoAnswerError("it was stopped")
-            self._actor = actor
-        try:
-            ray.get(actor.ready.remote(), timeout=max(0.0, end - time.monotonic()))
-            return True
-        except ray.exceptions.GetTimeoutError as error:
-            self.kill()
-            raise NoRoomError("the cluster has no room for it") from error
-        except ray.exceptions.RayError as error:
-            self.kill()
-            if getattr(error, "actor_init_failed", True):
-                raise DeviceError(f"{self._name()} cannot be started on a node: {reason_of(error)}") from error
-            return False
+        self._kind, self._alive = "GPU" if device == "cuda" else "CPU", alive
+        need = {"num_gpus": 1} if device == "cuda" else {"num_cpus": 1}
+        self._actor = ray.remote(_Actor).options(**need, scheduling_strategy="SPREAD").remote(_path())
 
-    def _started(self) -> bool:
-        return self._actor is not None
-
-    def ask(self, method: str, items: Sequence[Any]) -> list[Any]:
-        return super().ask(method, [_carried(item) for item in items])
-
-    def _pass(self, message: object, timeout: float | None) -> bytes:
+    def ready(self) -> bool:
         import ray
 
-        actor = self._actor
-        if actor is None:
-            raise NoAnswerError("it was stopped")
+        end, waiting = time.monotonic() + _PATIENCE, self._actor.ready.remote()
+        while True:
+            try:
+                ray.get(waiting, timeout=_LOOK)
+                return True
+            except ray.exceptions.GetTimeoutError as error:
+                room = ray.cluster_resources().get(self._kind, 0)
+                if time.monotonic() > end or len(self._alive) > room:
+                    self.kill()
+                    raise NoRoomError("the cluster has no room for it") from error
+            except ray.exceptions.RayError as error:
+                self.kill()
+                if getattr(error, "actor_init_failed", True):
+                    raise DeviceError(f"an actor cannot be started on a node: {reason_of(error)}") from error
+                return False  # on a node that is dying, as the cluster does not know yet
+
+    def reply(self, message: object, timeout: float | None) -> bytes:
+        import ray
+
+        if isinstance(message, tuple):
+            method, items = message
+            message = method, [_carried(item) for item in items]
         try:
-            reply: bytes = ray.get(actor.answer.remote(message), timeout=timeout)
+            reply: bytes = ray.get(self._actor.answer.remote(message), timeout=timeout)
         except ray.exceptions.GetTimeoutError as error:
             raise TooSlowError(f"no answer within {timeout:g} s") from error
         except ray.exceptions.RayError as error:
             raise NoAnswerError(f"its actor is gone: {reason_of(error)}") from error
         return reply
 
-    def _wait(self) -> None:
-        pass
-
     def kill(self) -> None:
         import ray
 
-        with self._changing:
-            actor, self._actor = self._actor, None
-        if actor is not None:
-            with suppress(Exception):  # the cluster may be gone
-                ray.kill(actor)
+        self._alive.discard(self)
+        with suppress(Exception):  # the cluster may be gone
+            ray.kill(self._actor)
 
 
 def _carried(item: Any) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from dnd.api import Backend, Bound, Evidence, ImageRequest, SummaryRequest
 from dnd.errors import DeviceError, PluginError
-from dnd.runtime.worker import NO_ROOM, NoRoomError, Worker, WorkerSpec
+from dnd.runtime.ends import Ends, NoRoomError, Processes
+from dnd.runtime.worker import NO_ROOM, Worker, WorkerSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,18 +32,20 @@ class WorkerPool(Backend):
         backend: Backend,
         devices: Sequence[str],
         timeout: float | None = None,
-        worker: Callable[[WorkerSpec], Worker] = Worker,
+        ends: Ends | None = None,
         *,
         threads: int | None = None,
     ) -> None:
         """`backend` is never loaded, the workers' own are. `timeout`: seconds for what a single one gets at once.
-        `threads` of each worker; by default its libraries choose."""
+        `ends` gives the workers their processes; by default each starts one and ends it. `threads` of each worker; by
+        default its libraries choose."""
         super().__init__(backend.config, backend.runtime)
         self.name = backend.name  # type: ignore[misc]
         self._backend = backend
         alone, kind, config = len(devices) == 1, type(backend), backend.config
+        ends = ends or Processes(keeps=False)
         self._workers = [
-            worker(WorkerSpec(kind, config, one, backend.runtime.devices if alone else (one,), timeout, threads))
+            Worker(WorkerSpec(kind, config, one, backend.runtime.devices if alone else (one,), timeout, threads), ends)
             for one in devices
         ]
         self._part = 1

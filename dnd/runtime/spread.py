@@ -14,6 +14,7 @@ from typing import Any
 from dnd.api import Backend
 from dnd.runtime.cores import cores, threads_of_each
 from dnd.runtime.devices import reason_of
+from dnd.runtime.ends import Ends
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.worker import Worker
 
@@ -40,9 +41,10 @@ class Spread(WorkerPool):
     says whether workers are worth their start, and work goes on here while they start.
     """
 
-    def __init__(self, backend: Backend, copies: int, *, workers: bool = True) -> None:
+    def __init__(self, backend: Backend, copies: int, ends: Ends | None = None, *, workers: bool = True) -> None:
         """`copies` of it share the cores. Without `workers` there is but the one here, with the threads of one."""
-        super().__init__(backend, ("cpu",) * (copies - 1) if workers else (), threads=max(1, cores() // copies))
+        devices, threads = ("cpu",) * (copies - 1) if workers else (), max(1, cores() // copies)
+        super().__init__(backend, devices, ends=ends, threads=threads)
         self._copies = copies
         self.left = 0
         """Items without an answer, as the caller says before each batch."""

@@ -9,34 +9,34 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import signal
-import subprocess
-import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 from dnd.api import Backend, Config, Runtime, is_device_lost, is_out_of_memory
 from dnd.errors import DeviceError, NoAnswerError, PluginError, TooSlowError
+from dnd.plugin.guard import guard
 from dnd.runtime.devices import free_memory, reason_of
+from dnd.runtime.ends import End, Ends, NoRoomError
 
 _LOSSES = 16
 """So many losses in a row mean that the device or the backend is at fault, not the items."""
 _PATIENCE = 60.0
 """Seconds that a backend may take to close."""
-
+_TRIES = 60
+"""Processes that may be lost before one starts."""
+_PAUSE = 1.0
+"""Seconds before the next is tried."""
+CLOSE = "close"
+"""The message that has a process close its backend."""
 
 NO_ROOM = "What is computed is kept: the same command goes on from there once the cluster has room."
-
-
-class NoRoomError(NoAnswerError):
-    """Nowhere to start a worker, now or again; others may be at work."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class WorkerSpec:
 
 
 class Worker:
-    """The parent's end: starts the process, sends it items, and replaces it once it is lost."""
+    """The parent's end: has a process load the backend, sends it items, and replaces it once it is lost."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, ends: Ends) -> None:
         self.spec = spec
         self.chosen: Mapping[str, Any] = {}
         """The backend's `chosen` when it was closed."""
         self.used: Mapping[str, int] = {}
         """And its `used`."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
+        self._ends = ends
+        self._end: End | None = None
         self._busy = threading.Lock()
         """Held while an answer is awaited."""
         self._changing = threading.Lock()
@@ -72,7 +72,7 @@ class Worker:
         self._closed = False
 
     def load(self) -> int:
-        """Start the process and load the backend; its batch size. Raises what `load` raised there."""
+        """Load the backend in a process; its batch size. Raises what `load` raised there."""
         self._closed = False
         try:
             return self._start()
@@ -82,7 +82,7 @@ class Worker:
             raise DeviceError(f"{self._name()} does not load: {error}", _KEPT) from None
 
     def _start(self) -> int:
-        """Start the process and load the backend there; its batch size."""
+        """Load the backend in a process that is spare, or in a new one; its batch size."""
         try:
             pickle.dumps(self.spec)
         except Exception as error:
@@ -90,30 +90,35 @@ class Worker:
                 f"{self._name()} cannot run in a process of its own: {error}",
                 "Its class and settings must be importable by name. Choose one --device and no timeout.",
             ) from error
-        self._begin()
+        while spare := self._ends.spare(self.spec):
+            self._take(spare)
+            with suppress(NoAnswerError):  # it has ended since
+                return self._load()
+            self.kill()
+        for _ in range(_TRIES):
+            end = self._ends.start(self.spec)
+            self._take(end)
+            if end.ready():
+                return self._load()
+            self.kill()
+            time.sleep(_PAUSE)
+        raise NoRoomError("every process that was started for it was lost")
+
+    def _take(self, end: End) -> None:
+        """NoAnswerError where the worker was closed meanwhile, by another thread."""
+        with self._changing:
+            if not self._closed:
+                self._end = end
+                return
+        end.kill()
+        raise NoAnswerError("it was stopped")
+
+    def _load(self) -> int:
         size: int = self._exchange(self.spec, None)
         return size
 
-    def _begin(self) -> None:
-        """Start the process. NoAnswerError where it was closed meanwhile."""
-        here, there = Pipe()
-        path = [place for place in sys.path if isinstance(place, str)]
-        code = f"import sys; sys.path[:] = {path!r}; from dnd.runtime.worker import serve; serve({there.fileno()})"
-        with there, self._changing:
-            if self._closed:  # by another thread meanwhile
-                here.close()
-                raise NoAnswerError("it was stopped")
-            self._pipe = here
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                pass_fds=[there.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | ({"OMP_NUM_THREADS": str(self.spec.threads)} if self.spec.threads else {}),
-                start_new_session=True,  # Ctrl-C is ours to handle; and its own children are killed with it
-            )
-
     def ask(self, method: str, items: Sequence[Any]) -> list[Any]:
-        """Answers to some items. Where the process dies a new one gets them once more, then NoAnswerError."""
+        """Answers to some items. Where the process dies another gets them once more, then NoAnswerError."""
         try:
             return self._ask(method, items)
         except (TooSlowError, NoRoomError):
@@ -122,7 +127,7 @@ class Worker:
             return self._ask(method, items)
 
     def _ask(self, method: str, items: Sequence[Any]) -> list[Any]:
-        if not self._started() and not self._closed:
+        if self._end is None and not self._closed:
             self._start_again()
         try:
             answers: list[Any] = self._exchange((method, list(items)), self.spec.timeout)
@@ -134,9 +139,6 @@ class Worker:
             raise
         self._losses.clear()
         return answers
-
-    def _started(self) -> bool:
-        return self._process is not None
 
     def _start_again(self) -> None:
         try:
@@ -151,73 +153,46 @@ class Worker:
     def _exchange(self, message: object, timeout: float | None) -> Any:
         """Send, wait, receive. Raises NoAnswerError with what the process did instead."""
         with self._busy:
-            kind, value = pickle.loads(self._pass(message, timeout))
+            end = self._end
+            if end is None:
+                raise NoAnswerError("it was stopped")
+            kind, value = pickle.loads(end.reply(message, timeout))
         if kind == "lost":
             raise NoAnswerError(f"the device is gone: {value}")
         if kind == "error":
             raise value
         return value
 
-    def _pass(self, message: object, timeout: float | None) -> bytes:
-        """A message to the other end, and its reply. TooSlowError, or NoAnswerError where there is none."""
-        pipe, process = self._pipe, self._process
-        if pipe is None or process is None:
-            raise NoAnswerError("it was stopped")
-        try:
-            pipe.send(message)
-            if not pipe.poll(timeout):
-                raise TooSlowError(f"no answer within {timeout:g} s")
-            return pipe.recv_bytes()
-        except (EOFError, OSError) as error:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            raise NoAnswerError(f"its process {_how_it_ended(process.returncode)}") from error
-
     def _name(self) -> str:
         return f"{self.spec.cls.name} on {self.spec.device}"
 
     def close(self) -> None:
-        """End the process: by its backend's `close`, or by force where it is at work or takes too long to close."""
+        """Close the backend and leave its process; end that by force where it is at work or takes too long to close."""
         self._closed = True
         try:
-            if self._started() and not self._busy.locked():
-                self.chosen, self.used = self._exchange(None, _PATIENCE)
-                self._wait()
-        except (NoAnswerError, subprocess.TimeoutExpired):
+            if self._end is not None and not self._busy.locked():
+                self.chosen, self.used = self._exchange(CLOSE, _PATIENCE)
+                with self._changing:
+                    end, self._end = self._end, None
+                if end is not None:
+                    self._ends.leave(self.spec, end)
+        except NoAnswerError:
             pass
         finally:
             self.kill()
 
-    def _wait(self) -> None:
-        """Until the process, which has closed its backend, has ended."""
-        if self._process is not None:
-            self._process.wait(_PATIENCE)
-
     def kill(self) -> None:
         """End the process and its children now."""
         with self._changing:
-            process, pipe = self._process, self._pipe
-            self._process = self._pipe = None
-        if process is not None and pipe is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            with self._busy:  # a thread that waits for an answer has seen the end of the pipe
-                pipe.close()
+            end, self._end = self._end, None
+        if end is not None:
+            end.kill()
 
 
 _KEPT = (
     "What is computed is kept: the same command goes on from there. If the device is gone for good, add --device with "
     "those that are left."
 )
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is None:
-        return "closed its pipe"
-    if code >= 0:
-        return f"exited with status {code}"
-    return f"was killed by {signal.Signals(-code).name}"
 
 
 # --- the child's end ---------------------------------------------------------------------------------
@@ -236,11 +211,10 @@ def reply_of(work: Callable[[], Any]) -> bytes:
 
 
 class Server:
-    """Answers messages with a backend: a WorkerSpec loads it, None closes it, (method, items) asks it."""
+    """Answers messages with a backend: a WorkerSpec loads it, (method, items) asks it, CLOSE closes it."""
 
     def __init__(self) -> None:
         self._backend: Backend | None = None
-        self.closed = False
 
     def answer(self, read: Callable[[], Any]) -> bytes:
         """See `reply_of`; `read` gives the message."""
@@ -250,24 +224,25 @@ class Server:
         if isinstance(message, WorkerSpec):
             self._backend = _load(message)
             return self._backend.batch_size
-        if message is None:
-            self.closed = True
-            if self._backend is None:
+        backend = self._backend
+        if message == CLOSE:
+            self._backend = None
+            if backend is None:
                 return {}, {}
-            self._backend.close()
-            return dict(self._backend.chosen()), dict(self._backend.used())
+            guard(backend.name, backend.close)()
+            free_memory()
+            return dict(backend.chosen()), dict(backend.used())
         method, items = message
-        return getattr(self._backend, method)(items)
+        return guard(type(backend).__name__, getattr(backend, method))(items)
 
 
 def serve(descriptor: int) -> None:
-    """Answer until a stop is requested. Runs in the worker process."""
+    """Answer until an empty message comes. Runs in the worker process."""
     pipe = Connection(descriptor)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
     server = Server()
-    while not server.closed:
-        request = inbox.get()
+    while request := inbox.get():
         pipe.send_bytes(server.answer(partial(pickle.loads, request)))
 
 
@@ -290,7 +265,7 @@ def _load(spec: WorkerSpec) -> Backend:
 
         torch.cuda.set_device(spec.device)
     backend = spec.cls(spec.config, Runtime(spec.device, Weights.default().resolve, spec.devices))
-    backend.load()
+    guard(backend.name, backend.load)()
     return backend
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def connected(nodes: Any) -> Iterator[cluster.Cluster]:
 
 def spread(found: cluster.Cluster, **settings: Any) -> WorkerPool:
     backend = awkward.Generator(awkward.FaultConfig(**settings), api.Runtime("cpu", lambda name: Path(name)))
-    return WorkerPool(backend, found.workers(), None, cluster.RayWorker)
+    return WorkerPool(backend, found.workers(), None, cluster.Actors(keeps=False))
 
 
 def pixels(images: list[Any]) -> list[bytes]:
@@ -70,6 +71,17 @@ def test_each_cpu_of_the_cluster_gets_a_worker(connected: cluster.Cluster, tmp_p
         assert pixels(pool.generate(REQUESTS)) == plain()
     lines = [line.split() for line in log.read_text().splitlines()]
     assert len({pid for what, _, pid, _ in lines if what == "load"}) == 2
+
+
+def test_the_next_backend_gets_the_actors_that_are_left(connected: cluster.Cluster, tmp_path: Path) -> None:
+    logs, ends = [tmp_path / "one", tmp_path / "two"], cluster.Actors()
+    with closing(ends):
+        for log in logs:
+            backend = awkward.Generator(awkward.FaultConfig(log=log), api.Runtime("cpu", Path))
+            with WorkerPool(backend, connected.workers(), None, ends) as pool:
+                assert pixels(pool.generate(REQUESTS)) == plain()
+    pids = [{line.split()[2] for line in log.read_text().splitlines()} for log in logs]
+    assert pids[0] == pids[1]
 
 
 def test_a_lost_actor_is_asked_again(connected: cluster.Cluster, tmp_path: Path) -> None:
@@ -100,7 +112,7 @@ class Caller(awkward.Generator):
 def test_actors_stay_offline(connected: cluster.Cluster) -> None:
     backend = Caller(awkward.FaultConfig(), api.Runtime("cpu", lambda name: Path(name)))
     with (
-        WorkerPool(backend, connected.workers(), None, cluster.RayWorker) as pool,
+        WorkerPool(backend, connected.workers(), None, cluster.Actors(keeps=False)) as pool,
         pytest.raises(OfflineError, match=r"tried to connect to 192\.0\.2\.1"),
     ):
         pool.generate(REQUESTS[:1])

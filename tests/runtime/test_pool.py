@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import toys
 from dnd import api
 from dnd.api import is_device_lost, is_out_of_memory
 from dnd.config.read import build_run
-from dnd.errors import DeviceError, ItemError, NoAnswerError, PluginError, UsageError
+from dnd.errors import DeviceError, ItemError, NoAnswerError, PluginError, TooSlowError, UsageError
 from dnd.pipeline.execute import execute
 from dnd.pipeline.images import IMAGES
 from dnd.pipeline.job import SMALL
@@ -32,6 +32,7 @@ from dnd.pipeline.map import complete
 from dnd.plugin.registry import Entry, Registry
 from dnd.results.run import RunFolder
 from dnd.runtime.devices import find_devices
+from dnd.runtime.ends import Processes
 from dnd.runtime.memory import Need
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.spread import Spread
@@ -89,6 +90,31 @@ def test_two_workers_share_a_batch_and_keep_its_order(tmp_path: Path) -> None:
     assert [n for _, n in asked] == [2] * 6
     assert {pid for pid, _ in asked} == {pid for pid, _ in calls(log, "load")}
     assert proxy.chosen() == {"device": "cpu"}
+
+
+def test_the_next_backend_gets_the_processes_that_are_left(tmp_path: Path) -> None:
+    logs, ends = [tmp_path / "one", tmp_path / "two"], Processes()
+    with closing(ends):
+        for log in logs:
+            backend = awkward.Generator(awkward.FaultConfig(log=log), api.Runtime("cpu", Path))
+            with WorkerPool(backend, ["cpu", "cpu"], ends=ends) as proxy:
+                assert pixels(proxy.generate(REQUESTS)) == plain()
+        assert len(children()) == 2
+        pids = [{pid for pid, _ in calls(log, "load")} for log in logs]
+        assert pids[0] == pids[1]
+        psutil.Process(int(min(pids[0]))).kill()  # nobody notices before it is wanted
+        with WorkerPool(backend, ["cpu", "cpu"], ends=ends) as proxy:
+            assert pixels(proxy.generate(REQUESTS)) == plain()
+    assert not children()
+
+
+def test_a_process_that_hangs_is_left_to_nobody(tmp_path: Path) -> None:
+    ends, config = Processes(), awkward.FaultConfig(fault="hang")
+    with closing(ends):
+        backend = awkward.Generator(config, api.Runtime("cpu", Path))
+        with WorkerPool(backend, ["cpu"], 0.5, ends) as proxy, pytest.raises(TooSlowError):
+            proxy.generate(REQUESTS)
+        assert not children()
 
 
 # --- the cores of a CPU ------------------------------------------------------------------------------
@@ -328,14 +354,14 @@ def _ignoring(work: Any) -> None:
 def test_workers_die_with_a_parent_that_is_killed() -> None:
     script = textwrap.dedent(
         f"""
-        import sys, time
+        import sys
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-        import awkward
+        import awkward, psutil
         from dnd import api
         from dnd.runtime.pool import WorkerPool
         backend = awkward.Generator(awkward.FaultConfig(fault="hang"), api.Runtime("cpu", str))
         with WorkerPool(backend, ["cpu", "cpu"]) as proxy:
-            print(*(worker._process.pid for worker in proxy._workers), flush=True)
+            print(*(child.pid for child in psutil.Process().children()), flush=True)
             proxy.generate([api.ImageRequest("red", 1)])
         """
     )
