@@ -23,8 +23,8 @@ from dnd.offline.block import forbid_network, raise_if_tried
 from dnd.offline.hook import allow
 from dnd.plugin.requirements import faults_of
 from dnd.runtime.devices import reason_of
-from dnd.runtime.ends import End, Ends, NoRoomError
-from dnd.runtime.worker import CLOSE, NO_ROOM, Server, WorkerSpec, reply_of
+from dnd.runtime.ends import End, Ends, NoRoomError, WorkerSpec
+from dnd.runtime.worker import CLOSE, NO_ROOM, Server, reply_of
 from dnd.store.source import source_digest
 
 if TYPE_CHECKING:

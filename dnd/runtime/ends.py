@@ -13,13 +13,11 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import Pipe
-from typing import TYPE_CHECKING
 
+from dnd.api import Backend, Config
 from dnd.errors import NoAnswerError, TooSlowError
-
-if TYPE_CHECKING:
-    from dnd.runtime.worker import WorkerSpec
 
 _PATIENCE = 60.0
 """Seconds that a process may take to end."""
@@ -27,6 +25,20 @@ _PATIENCE = 60.0
 
 class NoRoomError(NoAnswerError):
     """Nowhere to start a worker, now or again; others may be at work."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is to make. Everything in it can be pickled."""
+
+    cls: type[Backend]
+    config: Config
+    device: str
+    devices: tuple[str, ...]
+    timeout: float | None
+    """Seconds for one call."""
+    threads: int | None = None
+    """Of torch and the like, where they are not to be as many as the machine has cores."""
 
 
 class End(ABC):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dnd.api import Backend, Bound, Evidence, ImageRequest, SummaryRequest
 from dnd.errors import DeviceError, PluginError
-from dnd.runtime.ends import Ends, NoRoomError, Processes
-from dnd.runtime.worker import NO_ROOM, Worker, WorkerSpec
+from dnd.runtime.ends import Ends, NoRoomError, Processes, WorkerSpec
+from dnd.runtime.worker import NO_ROOM, Worker
 
 if TYPE_CHECKING:
     import numpy as np

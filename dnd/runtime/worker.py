@@ -14,16 +14,15 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dnd.api import Backend, Config, Runtime, is_device_lost, is_out_of_memory
+from dnd.api import Backend, Runtime, is_device_lost, is_out_of_memory
 from dnd.errors import DeviceError, NoAnswerError, PluginError, TooSlowError
 from dnd.plugin.guard import guard
 from dnd.runtime.devices import free_memory, reason_of
-from dnd.runtime.ends import End, Ends, NoRoomError
+from dnd.runtime.ends import End, Ends, NoRoomError, WorkerSpec
 
 _LOSSES = 16
 """So many losses in a row mean that the device or the backend is at fault, not the items."""
@@ -37,20 +36,6 @@ CLOSE = "close"
 """The message that has a process close its backend."""
 
 NO_ROOM = "What is computed is kept: the same command goes on from there once the cluster has room."
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """What a worker is to make. Everything in it can be pickled."""
-
-    cls: type[Backend]
-    config: Config
-    device: str
-    devices: tuple[str, ...]
-    timeout: float | None
-    """Seconds for one call."""
-    threads: int | None = None
-    """Of torch and the like, where they are not to be as many as the machine has cores."""
 
 
 class Worker:
