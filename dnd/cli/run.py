@@ -11,7 +11,7 @@ import click
 from dnd.cli.console import make_console, make_progress_console
 from dnd.cli.options import chosen_options, run_options
 from dnd.errors import DndError, NotYetError, StoppedError, UsageError
-from dnd.text import plain
+from dnd.text import json_text, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from dnd.pipeline.exemplars.shard import Shard
     from dnd.results.run import RunFolder
 
 
@@ -59,6 +60,7 @@ def run(
     settings = given.pop("settings")
     registry = Registry.load()
     wanted = read_run(runfile, registry, options=chosen_options(given), settings=settings)
+    share = _share(shard, out, fresh) if shard else None
     if dry_run:
         from dnd.cli.plan import show_plan
 
@@ -66,17 +68,11 @@ def run(
         return 0
     from dnd.cli.labels_table import show_next, show_result
     from dnd.pipeline.execute import execute
-    from dnd.pipeline.exemplars.shard import Shard
     from dnd.runtime.log import log_to
     from dnd.runtime.signals import stop_on_signals
     from dnd.store.locks import run_folder
 
     silent = quiet or as_json
-    share = Shard.read(shard) if shard else None
-    if share and (fresh or not out):
-        raise UsageError(
-            "--shard needs --out, the same for all, and goes without --fresh", "Choose a folder with --out."
-        )
     folder, console, progress = run_folder(out), make_console(quiet=silent), make_progress_console(quiet=silent)
     folder = share.folder(folder) if share else folder
     try:
@@ -89,6 +85,8 @@ def run(
             page = None if no_report else _report(result, progress, stopped)
     except NotYetError as error:
         click.echo(plain(f"{error}. {error.hint}"), err=True)
+        if as_json:
+            click.echo(json_text({"run": str(folder), "exit_code": 0, "waiting": str(error)}))
         return 0
     except StoppedError:
         click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
@@ -101,6 +99,16 @@ def run(
     if as_json:
         click.echo(result.summary(page))
     return result.exit_code
+
+
+def _share(text: str, out: str | None, fresh: bool) -> Shard:
+    from dnd.pipeline.exemplars.shard import Shard
+
+    if fresh or not out:
+        raise UsageError(
+            "--shard needs --out, the same for all, and goes without --fresh", "Choose a folder with --out."
+        )
+    return Shard.read(text)
 
 
 def _verified(result: RunFolder, images: int, progress: Console, stopped: Callable[[], bool]) -> RunFolder:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from dnd.errors import DndError, StoppedError
+from dnd.errors import DndError, NotYetError, StoppedError
 from dnd.files import no_follow
 from dnd.runtime.progress import Meter
 from dnd.runtime.stats import StageStats
@@ -53,6 +53,8 @@ class Heartbeat:
         self._thread.join()
         if error is None:
             state, message = "done", ""
+        elif isinstance(error, NotYetError):
+            state, message = "waiting", str(error)
         elif isinstance(error, StoppedError | KeyboardInterrupt):
             state, message = "interrupted", "the same command goes on from there"
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dnd.errors import NotYetError, UsageError
+from dnd.pipeline import execute as execution
 from dnd.pipeline.execute import execute
 from dnd.pipeline.exemplars import shard as module
 from dnd.pipeline.exemplars.shard import Shard, ShardPass, merge
@@ -127,4 +130,31 @@ def test_two_shards_and_a_merging_run_have_the_labels_of_one_run(tmp_path: Path)
 def test_the_command_line_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without = Outcome(capsys, "run", "--shard", "1/2")
     assert (without.code, "--shard needs --out" in without.err) == (1, True)
-    assert "no shard 3/2" in Outcome(capsys, "run", "--shard", "3/2", "--out", str(tmp_path / "x")).err
+    for more in ((), ("--dry-run",)):
+        assert "no shard 3/2" in Outcome(capsys, "run", "--shard", "3/2", "--out", str(tmp_path / "x"), *more).err
+    assert "nothing is beside /" in Outcome(capsys, "run", "--shard", "1/2", "--out", "/").err
+
+
+def test_a_share_lies_beside_the_folder_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "runs" / "run"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    for out in (place, Path(), Path(".."), Path("../run")):
+        beside = Path(os.path.abspath(out))
+        assert Path(os.path.abspath(Shard(1, 2).folder(out))) == beside.with_name(f"{beside.name}-1-of-2")
+
+
+def test_a_share_that_waits_for_others_has_not_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = toys.toy_run(toys.make_photos(tmp_path / "photos", 20))
+    monkeypatch.setattr("dnd.config.read.read_run", lambda *_, **__: run)
+    monkeypatch.setattr(execution, "execute", lambda run, out, *, shard, **_: label(run, out, shard))
+    out = tmp_path / "run"
+    outcome = Outcome(capsys, "run", "--shard", "1/2", "--out", str(out), "--json")
+    assert (outcome.code, "1 of 2 shards are" in outcome.err) == (0, True)
+    waiting = "the images of shard 1/2 are done; 1 of 2 shards are"
+    folder = tmp_path / "run-1-of-2"
+    assert json.loads(outcome.out) == {"run": str(folder), "exit_code": 0, "waiting": waiting}
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["message"]) == ("waiting", waiting)

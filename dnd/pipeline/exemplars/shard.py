@@ -7,6 +7,7 @@ when the parts are merged, and what moves up in its place is there.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -60,6 +61,10 @@ class Shard:
 
     def folder(self, run_folder: Path) -> Path:
         """Its own run folder, beside that of the whole run: they have one store."""
+        if run_folder.name in ("", ".."):
+            run_folder = Path(os.path.abspath(run_folder))
+        if not run_folder.name:
+            raise UsageError(f"a shard's folder lies beside --out, and nothing is beside {run_folder}", "Name another.")
         return run_folder.with_name(f"{run_folder.name}-{self.number}-of-{self.count}")
 
 
