@@ -44,16 +44,24 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
         yield (quoted if any("\r" in str(cell) for cell in row) else plainly).writerow(row)
 
 
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What makes a spreadsheet take a cell for a formula: in the wide form of East Asian input as well."""
+_FORMULA = re.compile(r"'*(?:[\t\r\n]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""What a spreadsheet takes for a formula: by its first letter, in the wide form of East Asian input as well. Or such a
+text after apostrophes."""
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 
-def spreadsheet_cell(text: str) -> str:
-    """A cell that no spreadsheet computes: with an apostrophe before what it would take for a formula."""
-    if _NUMBER.fullmatch(text):
-        return text
-    return f"'{text}" if text[:1] in ("\t", "\r", "\n") or text.lstrip().startswith(_FORMULA) else text
+def spreadsheet_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """`csv_lines` with an apostrophe before what a spreadsheet would compute; `without_guard` takes it off."""
+    return csv_lines([_guarded("" if cell is None else str(cell)) for cell in row] for row in rows)
+
+
+def _guarded(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def without_guard(cell: str) -> str:
+    """A cell as it was before `spreadsheet_lines`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dnd.analysis.group import Groups
-from dnd.text import csv_lines
+from dnd.text import spreadsheet_lines
 
 
 def groups_csv(found: Groups) -> str:
@@ -15,7 +15,7 @@ def groups_csv(found: Groups) -> str:
         (unit.layer, unit.index, found.labels.get(unit, ""), group_of.get(unit, ""), found.categories.get(unit, ""))
         for unit in sorted((*found.labels, *found.unlabelled))
     ]
-    return "".join(csv_lines([("layer", "unit", "label", "group", "category"), *rows]))
+    return "".join(spreadsheet_lines([("layer", "unit", "label", "group", "category"), *rows]))
 
 
 def groups_record(found: Groups) -> dict[str, Any]:

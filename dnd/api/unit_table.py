@@ -12,6 +12,7 @@ from pathlib import Path
 from dnd.api.records import Unit
 from dnd.errors import UsageError
 from dnd.files import open_regular
+from dnd.text import without_guard
 
 UNIT_COLUMNS = (
     *("unit", "neuron", "index"),
@@ -36,7 +37,7 @@ class UnitTable:
     unit_column: str
     """The one with the unit's number; empty where there is none."""
     lines: tuple[tuple[int, Mapping[str, str]], ...]
-    """(line number, cells by column), cells stripped."""
+    """(line number, cells by column), cells stripped and without a spreadsheet's guard (`dnd.text.without_guard`)."""
 
     def units(self) -> Iterator[tuple[int, Unit, Mapping[str, str]]]:
         """(line number, unit, cells by column) of each row; UsageError for what is no unit's number."""
@@ -84,7 +85,8 @@ def read_unit_table(file: Path) -> UnitTable:
             start = reader.line_num
             if any(cell.strip() for cell in cells):
                 cells += [""] * (len(columns) - len(cells))
-                rows.append((number, dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
+                texts = (without_guard(cell.strip()).strip() for cell in cells)
+                rows.append((number, dict(zip(columns, texts, strict=True))))
     except csv.Error as error:
         what = "a quote is not closed" if "unexpected end" in str(error) else str(error)
         raise UsageError(f"cannot read {file}, line {skipped + reader.line_num}: {what}", 'Write " as "".') from error

@@ -29,7 +29,7 @@ from dnd.bench.table import (
 )
 from dnd.evaluation.intervals import Estimate
 from dnd.store.files import write_atomic
-from dnd.text import csv_lines, json_text
+from dnd.text import json_text, spreadsheet_lines
 
 _STYLE = """
 html, body { height: auto; }
@@ -79,7 +79,7 @@ def _write_table(file: Path, lines: Lines) -> None:
 
     heads = list(lines[0]) if lines else []
     cells = ([line[head] for head in heads] for line in lines)
-    write_atomic(file.with_suffix(".csv"), "".join(csv_lines([heads, *cells])).encode())
+    write_atomic(file.with_suffix(".csv"), "".join(spreadsheet_lines([heads, *cells])).encode())
     table = pa.Table.from_pylist(lines)
     empty = [pa.types.is_null(kind) for kind in table.schema.types]
     fields = [pa.field(one.name, pa.string()) if no else one for one, no in zip(table.schema, empty, strict=True)]

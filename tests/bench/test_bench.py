@@ -22,7 +22,7 @@ from dnd.bench.effects import effects
 from dnd.bench.execute import run_matrix
 from dnd.bench.matrix import Matrix, read_matrix
 from dnd.bench.outcome import Outcome
-from dnd.bench.page import page
+from dnd.bench.page import _write_table, page
 from dnd.bench.plot import plot
 from dnd.bench.repeats import difference, level
 from dnd.bench.table import columns, markdown, notes, rows
@@ -321,6 +321,12 @@ def test_what_a_combination_would_cost_alone() -> None:
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [("cheap", 1.0, 0.5), ("good", 9.0, 0.9), ("worse", 9.0, 0.8), ("dear", 10.0, 0.9), ("middle", 5.0, 0.7)]
     assert pareto(points) == {"cheap", "middle", "good"}
+
+
+def test_no_cell_of_its_csv_is_a_formula(tmp_path: Path) -> None:
+    _write_table(tmp_path / "t", [{"combination": "=1+1", "label": None, "value": -0.5}])
+    assert (tmp_path / "t.csv").read_text() == "combination,label,value\n'=1+1,,-0.5\n"
+    assert pq.read_table(tmp_path / "t.parquet").column("combination").to_pylist() == ["=1+1"]
 
 
 def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

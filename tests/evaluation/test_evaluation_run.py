@@ -158,6 +158,11 @@ def test_marks_of_the_report_are_a_truth(tmp_path: Path, capsys: pytest.CaptureF
         "high": 0,
     }
     assert any("name an --encoder, one of " in note for note in found["notes"])
+    table.write_text("layer,unit,description\nfc,0,=red\n")
+    marks.write_text(head + "fc,0,'=red,right,'=red,\n")  # as the report writes it
+    found = evaluated(capsys, str(table), "--truth", str(marks))["figures"]
+    assert (found["marks.right"]["own"]["value"], found["match.exact_of_all"]["own"]["value"]) == (1, 1)
+    table.write_text("layer,unit,description\nfc,1,cat\n")
     marks.write_text(head + "fc,1,cat,wrong,,\n")
     assert evaluated(capsys, str(table), "--truth", str(marks))["figures"]["marks.right"]["own"]["value"] == 0
 

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from finished import EXEMPLARS, finish
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dnd.cli.main import cli
@@ -23,6 +25,7 @@ from dnd.results.export import FORMATS, as_text, export, parquet
 from dnd.results.export.latex import escape_latex
 from dnd.results.run import RunFolder
 from dnd.results.verdict import Verdict
+from dnd.text import spreadsheet_lines, without_guard
 
 NASTY = "50% <b>|_x_|</b> & $1 \\ {y} ~"
 
@@ -179,6 +182,27 @@ def test_for_spreadsheets_no_cell_is_a_formula(tmp_path):
     export(run, "csv", tmp_path / "plain.csv")
     assert [label.labels[0][0] for label in RunFolder(run.folder).labels][:2] == FORMULAS[:2]
     assert b"'" not in (tmp_path / "plain.csv").read_bytes()
+
+
+@given(st.lists(st.text() | st.text("='+-@ \t\n5e"), min_size=1))
+def test_the_guard_comes_off_again(texts):
+    (cells,) = csv.reader(io.StringIO("".join(spreadsheet_lines([texts])), newline=""))
+    assert not [cell for cell in cells if cell.lstrip().startswith(tuple("=+-@")) and not is_number(cell)]
+    assert [without_guard(cell) for cell in cells] == texts
+
+
+def is_number(text):
+    try:
+        return bool(float(text)) or True
+    except ValueError:
+        return False
+
+
+def test_every_table_is_read_without_the_guard(tmp_path):
+    texts = [*(text.strip() for text in FORMULAS), "-5", "'=1", "''tis", "'tis", "'"]
+    lines = spreadsheet_lines([("unit", "label"), *enumerate(texts)])
+    (tmp_path / "t.csv").write_text("".join(lines), encoding="utf-8")
+    assert [row.labels[0] for row in read_labels(tmp_path / "t.csv")] == texts
 
 
 CONTROL = [

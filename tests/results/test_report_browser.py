@@ -201,7 +201,7 @@ def test_a_common_label_shows_some_of_its_units_and_leads_to_all(visit: Open) ->
 def test_marks_are_kept_and_saved_as_a_truth(visit: Open, tmp_path: Path) -> None:
     page = visit("small", "#a/0")
     page.keyboard.press("w")
-    page.fill("[aria-label=Note]", 'not "red", at all')
+    page.fill("[aria-label=Note]", '=1+"red", at all')
     page.fill("[aria-label='In your words']", "crimson")
     page.keyboard.press("Tab")
     page.keyboard.press("Escape")
@@ -224,7 +224,7 @@ def test_marks_are_kept_and_saved_as_a_truth(visit: Open, tmp_path: Path) -> Non
     download.value.save_as(file)
     rows = list(csv.DictReader(file.open(newline="", encoding="utf-8")))
     assert rows[0] == {
-        "layer": "a", "unit": "0", "label": "red", "mark": "wrong", "text": "crimson", "note": 'not "red", at all'
+        "layer": "a", "unit": "0", "label": "red", "mark": "wrong", "text": "crimson", "note": '\'=1+"red", at all'
     }  # fmt: skip
     assert rows[1] | {"note": ""} == {
         "layer": "a",

@@ -11,7 +11,7 @@ from dnd.api import N_LABELS, Label
 from dnd.errors import UsageError
 from dnd.results.export.latex import latex
 from dnd.results.run import RunFolder
-from dnd.text import csv_lines, escape_json, plain, spreadsheet_cell
+from dnd.text import csv_lines, escape_json, plain, spreadsheet_lines
 
 
 def labels_table(run: RunFolder) -> Iterable[str]:
@@ -22,8 +22,7 @@ def labels_table(run: RunFolder) -> Iterable[str]:
 
 def spreadsheet_table(run: RunFolder) -> Iterable[str]:
     """labels.csv with an apostrophe before every cell that a spreadsheet would take for a formula."""
-    rows = csv.reader(labels_table(run), strict=True)
-    return csv_lines([spreadsheet_cell(cell) for cell in row] for row in rows)
+    return spreadsheet_lines(csv.reader(labels_table(run), strict=True))
 
 
 def labels_jsonl(run: RunFolder) -> Iterable[str]:

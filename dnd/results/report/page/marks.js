@@ -44,6 +44,8 @@ dnd.marks = {};
       field("text", "In your words"), field("note", "Note"));
   };
 
+  // What a spreadsheet would compute has an apostrophe before it, which `dnd eval` takes off: spreadsheet_lines of dnd/text.py.
+  const guarded = (text) => /^'*([\t\r\n]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20])/.test(text) ? `'${text}` : text;
   const cell = (text) => /[",\r\n]/.test(text) ? `"${text.replaceAll("\"", "\"\"")}"` : text;
 
   // layer,unit,label,mark,text,note: `dnd eval --truth` takes `text` for what the unit means.
@@ -51,7 +53,7 @@ dnd.marks = {};
     const { label, mark, text, note } = dnd.marks.of(row);
     const isLabel = row.runs[0].status === "labelled";
     return [row.layer, String(row.unit), isLabel ? label : "", mark, text || (mark === "right" && isLabel ? label : ""), note];
-  })].map((cells) => `${cells.map(cell).join(",")}\n`).join("");
+  })].map((cells) => `${cells.map(guarded).map(cell).join(",")}\n`).join("");
 
   dnd.marks.save = () => {
     const url = URL.createObjectURL(new Blob([dnd.marks.csv()], { type: "text/csv" }));
