@@ -152,7 +152,8 @@ class ImageFolder(ProbingSet):
         self._files = list(found)
         for path, packed in found.items():
             for place, name in enumerate(packed.names):
-                self._packed.setdefault(f"{path}/{name}", (packed, place))
+                key = f"{path}/{name}"
+                self._packed[f"{key}#{place}" if key in self._packed else key] = (packed, place)
         self.paths = list(self._packed)
 
     def __len__(self) -> int:

@@ -21,6 +21,8 @@ _LARGEST = 1 << 28
 """Bytes of one image's file."""
 _GROUP = 1 << 31
 """Bytes of images in one row group of a Parquet file, which is read as a whole."""
+_ROWS = 64
+"""Of a Parquet file that are decoded at a time: one image in all rows of a group has but its own bytes in the file."""
 _CLASS = 1024
 """Bytes of the file that names an image's class."""
 T = TypeVar("T")
@@ -112,6 +114,8 @@ class _Rows(Packed):
         self._file, features = file, _features(schema)
         self._column = _image_column(schema, features)
         self._classes, self._class_names = _class_column(schema, features)
+        if any(len(schema.get_all_field_indices(name)) > 1 for name in self._columns):
+            raise ValueError(f"it has several columns called {' or '.join(self._columns)}")
         self.names = []
 
     @property
@@ -126,10 +130,10 @@ class _Rows(Packed):
         table, row = self._row(place)
         found = table.column(self._column)[row].as_py()
         data = found.get("bytes") if isinstance(found, dict) else found
-        if not data:
+        if not isinstance(data, bytes) or not data:
             raise ValueError("the dataset does not have its bytes, but a path at most")
         _check_size(len(data))
-        return bytes(data)
+        return data
 
     def label(self, place: int) -> str | None:
         if not self._classes:
@@ -151,6 +155,8 @@ class ParquetFile(_Rows):
             super().__init__(file, about.schema_arrow)
             if not self._column:
                 return
+            if about.metadata.num_rows > file.stat().st_size:
+                raise ValueError(f"it has {about.metadata.num_rows:,} rows in fewer bytes")
             groups = [about.metadata.row_group(number) for number in range(about.metadata.num_row_groups)]
         largest = max((_column_bytes(group, self._column) for group in groups), default=0)
         if largest > _GROUP:
@@ -167,10 +173,17 @@ class ParquetFile(_Rows):
         return self._groups.get(group, lambda: self._read(group)), row
 
     def _read(self, group: int) -> Any:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        found, size = [], 0
         with open_regular(self._file) as opened:
-            return pq.ParquetFile(opened).read_row_group(group, columns=self._columns)
+            for rows in pq.ParquetFile(opened).iter_batches(_ROWS, row_groups=[group], columns=self._columns):
+                size += rows.nbytes
+                if size > _GROUP:
+                    raise ValueError(f"its row group has more than {_GROUP / 1e9:.1f} GB")
+                found.append(rows)
+        return pa.Table.from_batches(found)
 
 
 class ArrowFile(_Rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,48 @@ def test_row_groups_too_large_for_memory_are_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr("dnd.api.packed._LARGEST", 50)
     with pytest.raises(ValueError, match="bytes, more than 50"):
         ImageFolder(folder).open(0)
+
+
+def test_one_image_in_all_rows_is_not_decoded_for_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parquet keeps it once, and a reader of the whole group would not."""
+    same = png("red", 64)
+    pq.write_table(pa.table({"image": [same] * 1000}), tmp_path / "a.parquet")
+    monkeypatch.setattr("dnd.api.packed._GROUP", 500 * len(same))
+    images = ImageFolder(tmp_path)
+    with pytest.raises(ValueError, match="its row group has more than"):
+        images.open(0)
+    monkeypatch.setattr("dnd.api.packed._GROUP", 2000 * len(same))
+    assert images.open(999).getpixel((0, 0)) == WANTED[0]
+
+
+def test_rows_without_images_take_no_memory(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.nulls(100_000, pa.binary())}), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="100,000 rows in fewer bytes"):
+        ImageFolder(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["a/b.png", 5, {"bytes": "abc"}, {"bytes": [1, 2]}, {"bytes": 7}], ids=str)
+def test_what_is_called_an_image_and_is_none_is_skipped(tmp_path: Path, value: Any) -> None:
+    """As `datasets` has it: a feature Image over a column of paths, say."""
+    features = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+    table = pa.table({"image": [value]}).replace_schema_metadata({"huggingface": features})
+    with pytest.raises(ValueError, match="does not have its bytes"):
+        ImageFolder(write(tmp_path / "own", table)).open(0)
+
+
+def test_columns_and_members_of_one_name(tmp_path: Path) -> None:
+    twice = pa.Table.from_arrays([pa.array([png(colour)]) for colour in COLOURS[:2]], ["image", "image"])
+    with pytest.raises(UsageError, match="several columns called image"):
+        ImageFolder(write(tmp_path / "own", twice))
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "a.tar", "w") as tar:
+        for colour in COLOURS:
+            info = tarfile.TarInfo("../0.png")
+            info.size = len(png(colour))
+            tar.addfile(info, io.BytesIO(png(colour)))
+    images = ImageFolder(tmp_path / "shards")
+    assert colours(images) == WANTED
+    assert [images.image_name(index) for index in range(2)] == ["a.tar/../0.png", "a.tar/../0.png#1"]
 
 
 def test_loose_images_come_first(tmp_path: Path) -> None:
