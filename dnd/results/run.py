@@ -296,5 +296,10 @@ def _table(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
     return found
 
 
+def as_mapping(value: object) -> Mapping[str, Any]:
+    """A table of run.json or run.toml, which may hold anything; an empty one where it is none."""
+    return value if isinstance(value, dict) else {}
+
+
 def _damaged(file: Path, why: object, hint: str = _AGAIN) -> StoreError:
     return StoreError(f"cannot read {file}: {getattr(why, 'strerror', None) or why}", hint)

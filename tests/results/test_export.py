@@ -165,6 +165,21 @@ def test_markdown_makes_no_links_of_addresses(tmp_path):
     assert "".join(as_text(run, "markdown")).splitlines()[2] == r"| fc/0 | http\://a.b/c | 0.90 | WWW\.a.b |"
 
 
+ODD_FACTS = [{"probing": 5}, {"probing": {"images": "x"}}, {"models": 5}, {"models": ["a", 5]}, {"versions": []}]
+ODD_SETTINGS = ["target = 5", "probing = 5", "[probing]\nsets = 5", "method = 5", "summarizer = []"]
+
+
+@pytest.mark.parametrize("odd", [*ODD_FACTS, *ODD_SETTINGS], ids=str)
+@pytest.mark.parametrize("kind", ["hf", "neuronpedia"])
+def test_a_run_folder_that_was_handed_over_may_hold_anything(tmp_path, odd, kind):
+    folder = finish(tmp_path / "run", {"fc/0": ["lake"]})
+    (folder / "run.toml").write_text(odd if isinstance(odd, str) else "")
+    (folder / "run.json").write_text("{}" if isinstance(odd, str) else json.dumps(odd))
+    export(RunFolder(folder), kind, tmp_path / "out", images=False)
+    text = (tmp_path / "out" / "README.md" if kind == "hf" else tmp_path / "out").read_text()
+    assert ("# Labels" if kind == "hf" else '"lake"') in text
+
+
 FORMULAS = ["=1+1", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "  =1", "\uff1d1"]
 
 

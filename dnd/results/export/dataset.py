@@ -11,10 +11,10 @@ from pathlib import Path
 
 from dnd.errors import StoreError, UsageError
 from dnd.models.weights import Weights
-from dnd.results.export.neuronpedia import model_id
+from dnd.results.export.neuronpedia import method_of, model_id
 from dnd.results.export.parquet import write_parquet
 from dnd.results.export.tables import escape_markdown
-from dnd.results.run import RunFolder
+from dnd.results.run import RunFolder, as_mapping
 
 _UNITS = 512
 """In one file: some hundred megabytes with images."""
@@ -88,16 +88,18 @@ _IMAGE_COLUMNS = " `exemplars` are the images that activate the unit most, `synt
 
 
 def _parts(run: RunFolder) -> Iterator[tuple[str, str]]:
-    method = str(run.settings.get("method", {}).get("name", "dnd"))
-    yield "method", method
-    sets = run.settings.get("probing", {}).get("sets") or [run.settings.get("probing", {}).get("set", "")]
-    yield "probing images", f"{run.facts.get('probing', {}).get('images', 0):,} of {', '.join(map(_last, sets))}"
+    yield "method", method_of(run)
+    probing = as_mapping(run.settings.get("probing"))
+    sets = probing.get("sets") or [probing.get("set", "")]
+    count = as_mapping(run.facts.get("probing")).get("images")
+    shown = f"{count:,}" if isinstance(count, int) else "?"
+    yield "probing images", f"{shown} of {', '.join(map(_last, sets if isinstance(sets, list) else [sets]))}"
     for role in _ROLES:
-        chosen = run.settings.get(role, {})
+        chosen = as_mapping(run.settings.get(role))
         if chosen and f"{chosen.get('backend')}" != "None":
             yield role, " · ".join(str(chosen[key]) for key in ("backend", "model") if chosen.get(key))
     yield "seed", str(run.settings.get("seed", 0))
-    yield "dnd", str(run.facts.get("versions", {}).get("dnd-describe", ""))
+    yield "dnd", str(as_mapping(run.facts.get("versions")).get("dnd-describe", ""))
 
 
 def _last(name: object) -> str:
@@ -107,7 +109,7 @@ def _last(name: object) -> str:
 
 def _licences(run: RunFolder) -> Iterator[str]:
     known = Weights.default().by_name
-    for name in run.facts.get("models", {}):
+    for name in as_mapping(run.facts.get("models")):
         model = known.get(name)
         source, licence = (model.source, model.licence) if model else ("not in models.lock here", "?")
         yield f"| {' | '.join(map(escape_markdown, (name, source, licence)))} |\n"

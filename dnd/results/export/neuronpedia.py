@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from dnd.results.run import RunFolder
+from dnd.config.run import OWN_METHODS
+from dnd.results.run import RunFolder, as_mapping
 from dnd.results.unit import Baseline, UnitResult
 from dnd.text import json_text
 
@@ -19,15 +20,18 @@ def neuronpedia_jsonl(run: RunFolder) -> Iterable[str]:
 
 def model_id(run: RunFolder) -> str:
     """The target's own model where its settings name one; else the target."""
-    target: Mapping[str, Any] = run.settings.get("target", {})
+    target = as_mapping(run.settings.get("target"))
     return str(target.get("model") or target.get("name") or "unknown")
 
 
 def _named_by(run: RunFolder) -> str:
     """What gave the names: the model that proposed them, or the method."""
-    summarizer: Mapping[str, Any] = run.settings.get("summarizer", {})
-    method = run.settings.get("method", {}).get("name", "dnd")
-    return str(summarizer.get("model") or summarizer.get("backend") or method) if method == "dnd" else str(method)
+    summarizer, method = as_mapping(run.settings.get("summarizer")), method_of(run)
+    return str(summarizer.get("model") or summarizer.get("backend") or method) if method in OWN_METHODS else method
+
+
+def method_of(run: RunFolder) -> str:
+    return str(as_mapping(run.settings.get("method")).get("name", "dnd"))
 
 
 def _feature(record: UnitResult, model: str, named_by: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dnd.api import Unit
 from dnd.results.report.rows import kind_of_reason, number, shown
-from dnd.results.run import RunFolder
+from dnd.results.run import RunFolder, as_mapping
 from dnd.results.unit import UnitResult
 
 _KINDS = ("captioner", "summarizer", "generator", "scorer", "method")
@@ -44,7 +44,7 @@ class Overview:
 
     def truth(self, unit: Unit) -> dict[str, Any] | None:
         """What the target itself knows of a unit: its kind, and what the label should have been where it is wrong."""
-        kinds, wrong = (_mapping(_mapping(self.facts.get("truth")).get(name)) for name in ("kinds", "wrong"))
+        kinds, wrong = (as_mapping(as_mapping(self.facts.get("truth")).get(name)) for name in ("kinds", "wrong"))
         if str(unit) not in kinds and str(unit) not in wrong:
             return None
         meant = shown(str(wrong[str(unit)])) if str(unit) in wrong else None
@@ -53,7 +53,7 @@ class Overview:
     @property
     def title(self) -> str:
         """The target and its layers."""
-        target = _mapping(self.settings.get("target"))
+        target = as_mapping(self.settings.get("target"))
         name, layers = target.get("name"), [str(layer) for layer in _sequence(target.get("layers"))]
         more = [f"{len(layers) - 2} more layers"] if len(layers) > 3 else layers[2:]
         return shown(" · ".join([str(name), ", ".join([*layers[:2], *more])])) if name and layers else self.run.name
@@ -75,7 +75,7 @@ class Overview:
             "stages": _stages(facts.get("stages")),
             "quality": _quality(facts.get("truth")),
             "figures": _figures(self.evaluation),
-            "unreadable": _pairs(_mapping(facts.get("probing")).get("unreadable"))[:200],
+            "unreadable": _pairs(as_mapping(facts.get("probing")).get("unreadable"))[:200],
         }
 
     @staticmethod
@@ -103,16 +103,12 @@ def _median(values: Iterable[float | None]) -> float | None:
     return ordered[len(ordered) // 2] if ordered else None
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _sequence(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
 def _pairs(value: object) -> list[list[Any]]:
-    return [[shown(str(name)), _plain(one)] for name, one in _mapping(value).items()]
+    return [[shown(str(name)), _plain(one)] for name, one in as_mapping(value).items()]
 
 
 def _plain(value: object) -> Any:
@@ -138,15 +134,15 @@ def _settings(settings: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _facts(facts: Mapping[str, Any]) -> list[list[Any]]:
-    probing, hardware = _mapping(facts.get("probing")), _mapping(facts.get("hardware"))
+    probing, hardware = as_mapping(facts.get("probing")), as_mapping(facts.get("hardware"))
     devices = _sequence(hardware.get("devices")) or [
         f"{hardware.get('cpus', '?')} CPUs ({hardware.get('machine', '?')})"
     ]
     found = {
         "fingerprint of the target": facts.get("target"),
-        **{f"layer {layer}": reading for layer, reading in _mapping(facts.get("layers")).items()},
+        **{f"layer {layer}": reading for layer, reading in as_mapping(facts.get("layers")).items()},
         "probing images": probing.get("images"),
-        "unreadable images": len(_mapping(probing.get("unreadable"))) or None,
+        "unreadable images": len(as_mapping(probing.get("unreadable"))) or None,
         "hardware": ", ".join(map(str, devices)) if hardware else None,
         "seconds": facts.get("seconds"),
         "no attention crops": facts.get("no_crops"),
@@ -158,25 +154,25 @@ def _facts(facts: Mapping[str, Any]) -> list[list[Any]]:
 def _stages(stages: object) -> list[list[Any]]:
     """[name, key, items, computed, failed, seconds]."""
     columns = ("key", "items", "computed", "failed", "seconds")
-    rows = ((name, _mapping(stage)) for name, stage in _mapping(stages).items())
+    rows = ((name, as_mapping(stage)) for name, stage in as_mapping(stages).items())
     return [[name, *(_plain(stage.get(column, "")) for column in columns)] for name, stage in rows]
 
 
 def _quality(truth: object) -> dict[str, Any] | None:
     """How many labels are right by kind of unit, and what chance gives."""
-    grades = [_mapping(grade) for grade in _sequence(_mapping(truth).get("grades"))]
+    grades = [as_mapping(grade) for grade in _sequence(as_mapping(truth).get("grades"))]
     if not grades:
         return None
     rows = [[_plain(grade.get(name, "")) for name in ("kind", "right", "total")] for grade in grades]
-    return {"grades": rows, "controls": _pairs(_mapping(truth).get("controls"))}
+    return {"grades": rows, "controls": _pairs(as_mapping(truth).get("controls"))}
 
 
 def _figures(evaluation: Mapping[str, Any]) -> list[list[Any]]:
     """Of `dnd eval`: [name, higher is better, value, low, high, shuffled, best constant]."""
     found = []
-    for name, figure in _mapping(evaluation.get("figures")).items():
-        own, controls = _mapping(_mapping(figure).get("own")), _mapping(_mapping(figure).get("controls"))
+    for name, figure in as_mapping(evaluation.get("figures")).items():
+        own, controls = as_mapping(as_mapping(figure).get("own")), as_mapping(as_mapping(figure).get("controls"))
         values = [own.get("value"), own.get("low"), own.get("high")]
-        values += [_mapping(controls.get(control)).get("value") for control in ("shuffled", "constant")]
-        found.append([shown(name), bool(_mapping(figure).get("higher_is_better", True)), *map(_figure, values)])
+        values += [as_mapping(controls.get(control)).get("value") for control in ("shuffled", "constant")]
+        found.append([shown(name), bool(as_mapping(figure).get("higher_is_better", True)), *map(_figure, values)])
     return found
