@@ -1,18 +1,17 @@
-"""The bench's files: JSON, Markdown, tables as CSV and Parquet, the plot, and a page in the look of the report."""
+"""The bench's files: JSON, Markdown, tables as CSV and Parquet, and a page in the look and charts of the report."""
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from dnd.bench.compare import Bench
 from dnd.bench.flat import Lines, combination_lines, unit_lines
-from dnd.bench.plot import axes, plot
 from dnd.bench.table import (
     EFFECT_COLUMNS,
     EFFECT_NOTE,
@@ -27,34 +26,14 @@ from dnd.bench.table import (
     short,
     stage_rows,
 )
+from dnd.evaluation.estimates import tidy
 from dnd.evaluation.intervals import Estimate
+from dnd.results.report.single import policy
 from dnd.store.files import write_atomic
 from dnd.text import json_text, spreadsheet_lines
 
-_STYLE = """
-html, body { height: auto; }
-html { overflow-y: auto; }
-.page { max-width: 1400px; width: 100%; }
-.wide th, .wide td { white-space: nowrap; overflow-wrap: normal; }
-.wide th:nth-child(2), .wide td:nth-child(2) { position: sticky; left: 0; background: var(--card); }
-.wide .failed td { color: var(--bad); white-space: normal; }
-.wide .interval { margin-top: 2px; }
-.wide .meter { width: 90px; }
-figure { overflow-x: auto; }
-figure svg { height: auto; min-width: 640px; max-width: 1000px; }
-figure svg text { font-size: 12px; }
-figure rect[fill="#ffffff"] { fill: none; }
-figure text[fill="#222222"] { fill: var(--ink); }
-figure text[fill="#a3262c"] { fill: var(--bad); }
-figure [stroke="#a3262c"] { stroke: var(--bad); }
-figure [stroke="#eeeeee"] { stroke: var(--line); }
-figure [stroke="#444444"] { stroke: var(--soft); }
-header { flex-wrap: wrap; gap: 4px 18px; position: sticky; top: 0; z-index: 2; }
-header nav { flex-wrap: wrap; }
-.card { scroll-margin-top: 90px; }
-@media print { .wide th:nth-child(2), .wide td:nth-child(2) { position: static; } }
-"""
-"""Beside the report's own style sheet; the plot's colours follow the page's, light or dark."""
+Cell = str | dict[str, Any]
+"""What bench.js draws: a text, or one with a value and its interval, a share, or links to runs."""
 
 
 def write_bench(out: Path, bench: Bench, title: str) -> None:
@@ -62,14 +41,9 @@ def write_bench(out: Path, bench: Bench, title: str) -> None:
     text = json_text(bench.record(), indent=1)
     write_atomic(out / "bench.json", (text + "\n").encode())
     write_atomic(out / "bench.md", markdown(bench, title).encode())
-    plots = [drawn for axis in axes(bench) or [""] if (drawn := plot(bench, axis))]
-    if plots:
-        write_atomic(out / "bench.svg", plots[0].encode())
     for name, lines in (("bench", combination_lines(bench)), ("bench-units", unit_lines(bench))):
         _write_table(out / name, lines)
-    links = {one.name: f"runs/{one.folder}/report/index.html" for one in bench.outcomes}
-    there = {name: link for name, link in links.items() if (out / link).is_file()}
-    write_atomic(out / "bench.html", page(bench, title, plots, there).encode())
+    write_atomic(out / "bench.html", page(bench, title, out).encode())
 
 
 def _write_table(file: Path, lines: Lines) -> None:
@@ -88,92 +62,102 @@ def _write_table(file: Path, lines: Lines) -> None:
     write_atomic(file.with_suffix(".parquet"), written.getvalue())
 
 
-def page(bench: Bench, title: str, plots: Sequence[str] = (), reports: Mapping[str, str] | None = None) -> str:
-    """One page without scripts or links to elsewhere, in the look of the report; `reports` are those of its runs."""
-    style = resources.files("dnd.results.report").joinpath("page/report.css").read_text("utf-8") + _STYLE
-    cards = {
-        "Combinations": _combinations(bench, reports or {})
-        + "".join(f'<p class="note">{_code(note)}</p>' for note in notes(bench)),
-        "Quality and cost": "".join(f"<figure>{drawn}</figure>" for drawn in plots),
-        "Main effects": bench.effects
-        and f'<p class="note">{EFFECT_NOTE}</p>{_table(EFFECT_COLUMNS, map(_plain_row, effect_rows(bench)))}',
-        "Stages": _table(STAGE_COLUMNS, map(_plain_row, stage_rows(bench))),
+def page(bench: Bench, title: str, out: Path) -> str:
+    """One file that asks for nothing else; what it draws is data that nothing runs. Runs are linked as they lie in
+    `out`: to the report, where there is one."""
+    report, own = resources.files("dnd.results.report").joinpath("page"), resources.files("dnd.bench").joinpath("page")
+    style = report.joinpath("report.css").read_text("utf-8") + own.joinpath("bench.css").read_text("utf-8")
+    files = report.joinpath("core.js"), report.joinpath("charts.js"), own.joinpath("bench.js")
+    scripts = [file.read_text("utf-8") for file in files]
+    filled = {
+        "POLICY": policy(style, scripts),
+        "TITLE": escape(title),
+        "STYLE": style,
+        "DATA": json_text(_data(bench, out)).replace("<", "\\u003c"),
+        "SCRIPTS": "".join(f"<script>{text}</script>\n" for text in scripts),
     }
-    shown = {head: body for head, body in cards.items() if body}
-    links = "".join(f'<a href="#{_anchor(head)}">{head}</a>' for head in shown)
-    body = "".join(f'<section class="card" id="{_anchor(h)}"><h2>{h}</h2>{body}</section>' for h, body in shown.items())
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f'<meta name="color-scheme" content="light dark"><style>{style}</style></head><body data-view="bench"><header>'
-        f'<span class="brand"><span aria-hidden="true" class="mark"></span><span>dnd bench</span></span>'
-        f'<nav aria-label="Parts">{links}</nav></header>'
-        f'<main class="page"><h1>{escape(title)}</h1>{body}</main></body></html>\n'
-    )
+    parts = own.joinpath("bench.html").read_text("utf-8").split("@")
+    return "".join(filled.get(part, part) for part in parts)
 
 
-def _anchor(head: str) -> str:
-    return head.lower().replace(" ", "-")
+def _data(bench: Bench, out: Path) -> dict[str, Any]:
+    return {
+        "metric": short(bench.metric or ""),
+        "axes": _axes(bench),
+        "points": _points(bench),
+        "combinations": {"heads": columns(bench), "rows": _combinations(bench, out)},
+        "notes": notes(bench),
+        "effects": {"heads": EFFECT_COLUMNS, "rows": _effects(bench), "note": EFFECT_NOTE},
+        "stages": {"heads": STAGE_COLUMNS, "rows": stage_rows(bench)},
+    }
 
 
-def _combinations(bench: Bench, links: Mapping[str, str]) -> str:
-    """The table, with the ranked figure's interval and the shares of the kinds drawn beside their numbers."""
+def _axes(bench: Bench) -> list[str]:
+    """Those with several variants, of the largest main effect first."""
+    variants: dict[str, set[str]] = {}
+    for outcome in bench.outcomes:
+        for axis, variant in outcome.variants.items():
+            variants.setdefault(axis, set()).add(variant)
+    most = dict.fromkeys(variants, 0.0)
+    for effect in bench.effects:
+        most[effect.axis] = max(most[effect.axis], abs(effect.estimate.value))
+    return sorted((axis for axis, own in variants.items() if len(own) > 1), key=lambda axis: -most[axis])
+
+
+def _points(bench: Bench) -> list[dict[str, Any]]:
+    """The dots of the plot: what has both a quality and a cost, numbered as in the table."""
+    levels = bench.figures.get(bench.metric or "", {})
+    return [
+        {
+            "number": place,
+            "name": one.name,
+            "x": cost,
+            "y": _interval(levels[one.name]),
+            "variants": dict(one.variants),
+            "isFront": one.name in bench.front,
+        }
+        for place, one in enumerate(ranked(bench), 1)
+        if one.name in levels and (cost := bench.costs[one.name].alone)
+    ]
+
+
+def _combinations(bench: Bench, out: Path) -> list[list[Cell]]:
+    """The table, with the ranked figure, the differences and the shares of the kinds to be drawn."""
     heads, metric = columns(bench), bench.metric or ""
-    of_metric = heads.index(short(metric)) if metric else -1
     kinds = {heads.index(kind): kind for kind in kinds_of(bench)}
-    lines = []
+    found: list[list[Cell]] = []
     for outcome, row in zip([*ranked(bench), *bench.failed], rows(bench), strict=True):
-        if len(row) < len(heads):  # a failed combination: its reason over all the rest
-            number, name, reason = map(escape, row)
-            lines.append(
-                f'<tr class="failed"><td>{number}</td><td>{name}</td><td colspan="{len(heads) - 2}">{reason}</td></tr>'
-            )
-            continue
-        cells = [_linked(cell, links) for cell in row]
-        if estimate := bench.figures.get(metric, {}).get(outcome.name):
-            cells[of_metric] += _interval(estimate)
-        for place, kind in kinds.items():
-            right, total = outcome.kinds.get(kind, (0, 0))
-            cells[place] += _meter(right / total) if total else ""
-        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    return _table(heads, lines)
+        cells: list[Cell] = [*row]
+        cells[1] = {"text": row[1], "runs": [_link(out, run.folder) for run in bench.runs[outcome.name]]}
+        if not outcome.failed:
+            if estimate := bench.figures.get(metric, {}).get(outcome.name):
+                at = heads.index(short(metric))
+                cells[at] = {"text": row[at], "value": _interval(estimate)}
+            if outcome.name == bench.reference and metric:
+                cells[heads.index(f"against {bench.reference}")] = {"text": "(reference)"}  # sorted as 0
+            elif apart := bench.against(outcome.name):
+                at = heads.index(f"against {bench.reference}")
+                cells[at] = {"text": row[at], "value": _interval(apart.estimate), "difference": True}
+            for at, kind in kinds.items():
+                right, total = outcome.kinds.get(kind, (0, 0))
+                cells[at] = {"text": row[at], "share": right / total} if total else row[at]
+        found.append(cells)
+    return found
 
 
-def _table(heads: Sequence[str], lines: Iterable[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    return (
-        f'<div class="scroller" tabindex="0"><table class="wide"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+def _effects(bench: Bench) -> list[list[Cell]]:
+    at = EFFECT_COLUMNS.index("difference")
+    return [
+        [*row[:at], {"text": row[at], "value": _interval(one.estimate), "difference": True}, *row[at + 1 :]]
+        for one, row in zip(bench.effects, effect_rows(bench), strict=True)
+    ]
 
 
-def _plain_row(line: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>"
+def _link(out: Path, folder: str) -> str:
+    """A run's report; its folder where none was built."""
+    report = f"runs/{folder}/report/index.html"
+    return quote(report if (out / report).is_file() else f"runs/{folder}/")
 
 
-def _linked(cell: str, links: Mapping[str, str]) -> str:
-    """An interval's ends stay together; a combination leads to its report."""
-    text, link = escape(cell).replace(", ", ",&nbsp;"), links.get(cell.removesuffix(" *"))
-    return f'<a href="{escape(quote(link))}">{text}</a>' if link else text
-
-
-def _interval(estimate: Estimate) -> str:
-    """As charts.js of the report draws one, from 0 to 1 or as far as it reaches."""
-    least, most = min(0.0, estimate.low), max(1.0, estimate.high)
-    value, low, high = (4 + (x - least) / (most - least) * 292 for x in (estimate.value, estimate.low, estimate.high))
-    return (
-        '<svg viewBox="0 0 300 16" class="interval" aria-hidden="true">'
-        '<line x1="4" x2="296" y1="8" y2="8" class="axis"/>'
-        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="8" y2="8" class="range"/>'
-        f'<circle cx="{value:.1f}" cy="8" r="4" class="dot"/></svg>'
-    )
-
-
-def _meter(share: float) -> str:
-    return f'<span class="meter" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
-
-
-def _code(note: str) -> str:
-    """What stands between backticks as code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(note))
+def _interval(estimate: Estimate) -> Sequence[float | None]:
+    return [tidy(value) for value in (estimate.value, estimate.low, estimate.high)]

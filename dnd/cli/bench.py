@@ -19,8 +19,8 @@ def bench(matrix: str, out: str | None, only: tuple[str, ...], dry_run: bool, as
     """Run every combination of a matrix and compare them.
 
     Stages that combinations share are computed once. The same command goes on where it was stopped: finished
-    runs are not run again. Writes bench.html, bench.md, bench.svg, bench.json, and tables of combinations and of
-    units as CSV and Parquet.
+    runs are not run again. Writes bench.html, bench.md, bench.json, and tables of combinations and of units as
+    CSV and Parquet.
     """
     from pathlib import Path
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,12 +36,7 @@ def single_page(folder: Path) -> Iterator[str]:
     page = (folder / "index.html").read_text("utf-8")
     style = (folder / "report.css").read_text("utf-8")
     scripts = {name: (folder / name).read_text("utf-8") for name in re.findall(r'<script defer src="([^"]+)">', page)}
-    allowed = " ".join(map(_digest, scripts.values()))
-    policy = (
-        f"default-src 'none'; script-src {allowed}; style-src {_digest(style)}; img-src data:; base-uri 'none';"
-        " form-action 'none'; require-trusted-types-for 'script'; trusted-types dnd"
-    )
-    head, body = _POLICY.sub(policy, page).split("</head>")
+    head, body = _POLICY.sub(policy(style, scripts.values()), page).split("</head>")
     head = re.sub(r'<(script defer src|link rel="stylesheet")[^\n]*\n', "", head)
     yield f"{head}<style>{style}</style>\n</head>"
     before, after = body.split("</body>")
@@ -53,6 +48,15 @@ def single_page(folder: Path) -> Iterator[str]:
             yield _block(f"images/{file.name}", base64.b64encode(file.read_bytes()).decode())
     yield from (f"<script>{text}</script>\n" for text in scripts.values())
     yield f"</body>{after}"
+
+
+def policy(style: str, scripts: Iterable[str]) -> str:
+    """The content security policy of a page with these, which names the digest of each."""
+    allowed = " ".join(map(_digest, scripts))
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src {_digest(style)}; img-src data:; base-uri 'none';"
+        " form-action 'none'; require-trusted-types-for 'script'; trusted-types dnd"
+    )
 
 
 def _digest(text: str) -> str:

@@ -90,19 +90,62 @@
       dnd.svg("text", { x: (left + wide) / 2, y: bottom + 28, "text-anchor": "middle" }, isNarrow ? "activation" : "the unit's activation (heights by the square root of the number of images)"));
   };
 
-  // A figure with its interval, and its controls as ticks; 0..1 unless a value lies beyond.
-  dnd.interval = (what, value, low, high, controls) => {
-    const known = [value, low, high, ...controls].filter((one) => typeof one === "number");
+  // A figure with its interval, and others as ticks, from `least` to `most` or as far as they reach.
+  dnd.interval = (words, [value, low, high], ticks, [least, most] = [0, 1]) => {
     if (typeof value !== "number") return null;
-    const [least, most] = [Math.min(0, ...known), Math.max(1, ...known)];
-    const place = (one) => 4 + share(one, least, most) * (WIDTH - 8);
-    const words = `${what}: ${dnd.number(value)}, 95 % ${dnd.number(low)} to ${dnd.number(high)}; shuffled ${dnd.number(controls[0])}, best constant ${dnd.number(controls[1])}`;
-    return dnd.svg("svg", { viewBox: `0 0 ${WIDTH} 16`, class: "interval", role: "img", "aria-label": words },
+    const known = [least, most, value, low, high, ...ticks].filter((one) => typeof one === "number");
+    const [start, end] = [Math.min(...known), Math.max(...known)];
+    const place = (one) => 4 + share(one, start, end) * (WIDTH - 8);
+    return dnd.svg("svg", { viewBox: `0 0 ${WIDTH} 16`, class: "interval", role: "img", "aria-label": words, "data-sort": value },
       dnd.svg("title", null, words),
-      dnd.svg("line", { x1: place(least), x2: place(most), y1: 8, y2: 8, class: "axis" }),
-      controls.map((one) => typeof one === "number" ? dnd.svg("line", { x1: place(one), x2: place(one), y1: 2, y2: 14, class: "control" }) : null),
+      dnd.svg("line", { x1: place(start), x2: place(end), y1: 8, y2: 8, class: "axis" }),
+      ticks.map((one) => typeof one === "number" ? dnd.svg("line", { x1: place(one), x2: place(one), y1: 2, y2: 14, class: "control" }) : null),
       typeof low === "number" && typeof high === "number" ? dnd.svg("line", { x1: place(low), x2: place(high), y1: 8, y2: 8, class: "range" }) : null,
       dnd.svg("circle", { cx: place(value), cy: 8, r: 4, class: "dot" }));
+  };
+
+  // 1, 2, 5 times powers of ten.
+  const ticks = (low, high) => [-9, -8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    .flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power)).filter((tick) => tick >= low && tick <= high);
+
+  // Each of `points` {number, name, x, y: [value, low, high], part, isFront} as a numbered dot; `part` is its colour. The
+  // first axis is logarithmic; a line joins the front, whose dots are named, too.
+  dnd.scatter = (points, x, y, isNarrow) => {
+    const [wide, tall, left, bottom, top] = isNarrow ? [370, 330, 40, 44, 22] : [900, 460, 52, 44, 22];
+    const [low, high] = [Math.min(...points.map((one) => one.x)) / 1.3, Math.max(...points.map((one) => one.x)) * 1.3];
+    const ends = points.flatMap((one) => one.y);
+    const [floor, ceiling] = [Math.min(0, ...ends), Math.max(1, ...ends)];
+    const across = (value) => left + share(Math.log(value), Math.log(low), Math.log(high)) * (wide - left - 10);
+    const up = (value) => tall - bottom - share(value, floor, ceiling) * (tall - bottom - top);
+    const front = points.filter((one) => one.isFront).sort((a, b) => a.x - b.x);
+    const taken = points.map((one) => [across(one.x) - 6, up(one.y[0]) - 6, 12, 12]);
+    const isFree = ([x, y, w, h]) => x > left && x + w < wide && taken.every(([a, b, c, d]) => x + w < a || a + c < x || y + h < b || b + d < y);
+    // A dot's words go where nothing else is: right or left, above or below; a front's name only if there is room.
+    const words = (one) => {
+      const [cx, cy] = [across(one.x), up(one.y[0])];
+      for (const text of one.isFront && !isNarrow ? [`${one.number} ${one.name}`, String(one.number)] : [String(one.number)]) {
+        const width = 6.4 * text.length;
+        const boxes = [[8, -16], [-8 - width, -16], [8, 5], [-8 - width, 5], [8, -6], [-8 - width, -6]].map(([dx, dy]) => [cx + dx, cy + dy, width, 12]);
+        const box = boxes.find(isFree) ?? (text === String(one.number) ? boxes[0] : null);
+        if (!box) continue;
+        taken.push(box);
+        return dnd.svg("text", { x: box[0], y: box[1] + 10 }, text);
+      }
+      return null;
+    };
+    const marks = ticks(low, high).filter((_, place, all) => !isNarrow || all.length < 7 || place % 2 === 0);
+    const shown = [...points].sort((a, b) => b.y[0] - a.y[0]);
+    return dnd.svg("svg", { viewBox: `0 0 ${wide} ${tall}`, class: "scatter", role: "img", "aria-label": `${y} over ${x} of ${dnd.several(points.length, "combination")}: the table has the numbers` },
+      marks.map((tick) => [dnd.svg("line", { x1: across(tick), x2: across(tick), y1: up(floor), y2: up(ceiling), class: "grid-line" }),
+        dnd.svg("text", { x: across(tick), y: up(floor) + 15, "text-anchor": "middle" }, dnd.number(tick))]),
+      [0, 1, 2, 3, 4, 5].map((step) => floor + (ceiling - floor) * step / 5).map((tick) => [dnd.svg("line", { x1: left, x2: wide - 10, y1: up(tick), y2: up(tick), class: "grid-line" }),
+        dnd.svg("text", { x: left - 6, y: up(tick) + 4, "text-anchor": "end" }, Number(tick.toPrecision(2)))]),
+      dnd.svg("text", { x: 0, y: 12 }, y), dnd.svg("text", { x: wide - 10, y: tall - 6, "text-anchor": "end" }, `${x}, logarithmic`),
+      dnd.svg("polyline", { points: front.map((one) => `${across(one.x)},${up(one.y[0])}`).join(" "), class: "front" }),
+      shown.map((one) => dnd.svg("line", { x1: across(one.x), x2: across(one.x), y1: up(one.y[1]), y2: up(one.y[2]), class: "spread" })),
+      shown.map((one) => dnd.svg("circle", { cx: across(one.x), cy: up(one.y[0]), r: 5, class: `part part-${one.part}` },
+        dnd.svg("title", null, `${one.number} ${one.name}: ${one.y[0].toFixed(3)} [${one.y[1].toFixed(3)}, ${one.y[2].toFixed(3)}], ${dnd.measure(one.x)} s`))),
+      shown.map(words));
   };
 
   // A bar as long as `share`, 0..1.

@@ -92,10 +92,44 @@ dnd.badge = (status) => dnd.el("span", { class: "badge", "data-status": status }
 dnd.letter = (place) => dnd.el("b", { class: "letter", "data-run": place % 4 }, String.fromCharCode(65 + (place % 26)));
 dnd.several = (n, word) => `${dnd.number(n)} ${word}${n === 1 ? "" : "s"}`;
 
-dnd.table = (head, rows, caption) => dnd.el("div", { class: "scroller", tabindex: 0, role: "group", "aria-label": caption },
-  dnd.el("table", null,
-    dnd.el("caption", { class: "hidden" }, caption),
-    dnd.el("thead", null, dnd.el("tr", null, head.map((cell) => dnd.el("th", { scope: "col" }, cell)))),
-    dnd.el("tbody", null, rows.map((row) => dnd.el("tr", null, row.map((cell, column) =>
-      dnd.el(column ? "td" : "th", { scope: column ? null : "row", class: typeof cell === "number" ? "number" : null },
-        typeof cell === "number" ? dnd.number(cell) : cell)))))));
+// A table whose columns sort by a click on their heads. A cell is a number, a text or a node; the last cell of a short row
+// reaches to the end.
+{
+  const value = (cell) => Number.parseFloat((cell.dataset.sort ?? cell.textContent).replaceAll(",", ""));
+  const collator = new Intl.Collator("en", { numeric: true });
+
+  // By number, the greatest first, where all that has a letter or a digit is one; what says nothing ("", "–", "?") comes last.
+  const order = (event) => {
+    const head = event.currentTarget.closest("th");
+    const body = head.closest("table").tBodies[0];
+    const rows = [...body.rows].map((row) => ({ row, cell: row.cells[head.cellIndex] }));
+    const [known, rest] = [true, false].map((is) => rows.filter(({ cell }) => /[\p{L}\d]/u.test(cell?.colSpan === 1 ? cell.textContent : "") === is));
+    const isNumber = known.every(({ cell }) => !Number.isNaN(value(cell)));
+    const isDown = head.ariaSort ? head.ariaSort === "ascending" : isNumber;
+    known.sort((a, b) => (isNumber ? value(a.cell) - value(b.cell) : collator.compare(a.cell.textContent, b.cell.textContent)) * (isDown ? -1 : 1));
+    body.append(...[...known, ...rest].map(({ row }) => row));
+    for (const other of head.parentElement.cells) other.ariaSort = null;
+    head.ariaSort = isDown ? "descending" : "ascending";
+  };
+
+  const cell = (content, column, row, head) => dnd.el(column ? "td" : "th", {
+    scope: column ? null : "row", class: typeof content === "number" ? "number" : null, "data-sort": typeof content === "number" ? content : content?.dataset?.sort,
+    colspan: column === row.length - 1 && row.length < head.length ? head.length - column : null }, typeof content === "number" ? dnd.number(content) : content);
+
+  dnd.table = (head, rows, caption) => dnd.el("div", { class: "scroller", tabindex: 0, role: "group", "aria-label": caption },
+    dnd.el("table", null,
+      dnd.el("caption", { class: "hidden" }, caption),
+      dnd.el("thead", null, dnd.el("tr", null, head.map((name) => dnd.el("th", { scope: "col" },
+        rows.length > 1 ? dnd.el("button", { type: "button", class: "plain", title: "Sort", onclick: order }, name) : name)))),
+      dnd.el("tbody", null, rows.map((row) => dnd.el("tr", null, row.map((content, column) => cell(content, column, row, head)))))));
+}
+
+// Light or dark, as the reader last chose.
+dnd.theme = () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  try { localStorage.setItem("dnd-theme", root.dataset.theme); } catch { /* a page from disk may have no storage */ }
+};
+try { document.documentElement.dataset.theme = localStorage.getItem("dnd-theme") ?? ""; } catch { /* as above */ }
+document.getElementById("theme").addEventListener("click", dnd.theme);

@@ -48,13 +48,6 @@
     started = true;
   };
 
-  const theme = () => {
-    const root = document.documentElement;
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-    try { localStorage.setItem("dnd-theme", root.dataset.theme); } catch { /* a page from disk may have no storage */ }
-  };
-
   const step = (by) => {
     const row = dnd.list.neighbour(by);
     if (row) location.hash = dnd.link(row);
@@ -67,7 +60,7 @@
 
   const keys = {
     j: () => step(1), k: () => step(-1), m: () => dnd.toggle("maps"), b: () => dnd.toggle("boxes"), c: () => dnd.toggle("crops"),
-    o: () => { location.hash = "#"; }, t: theme, r: () => mark("right"), w: () => mark("wrong"), "?": () => document.getElementById("help").showModal(),
+    o: () => { location.hash = "#"; }, t: dnd.theme, r: () => mark("right"), w: () => mark("wrong"), "?": () => document.getElementById("help").showModal(),
     "/": () => {
       if (matchMedia("(max-width: 860px)").matches) location.hash = "#";
       document.getElementById("search").focus();
@@ -101,9 +94,7 @@
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   }
   document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
-  document.getElementById("theme").addEventListener("click", theme);
   document.getElementById("help-button").addEventListener("click", () => document.getElementById("help").showModal());
-  try { document.documentElement.dataset.theme = localStorage.getItem("dnd-theme") ?? ""; } catch { /* as above */ }
 
   if (dnd.data) {
     dnd.data.units.forEach((row, unit) => byName.set(`${row.layer}/${row.unit}`, unit));

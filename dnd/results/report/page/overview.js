@@ -47,7 +47,7 @@
         dnd.el("summary", null, `dnd eval: ${dnd.several(run.figures.length, "figure")}, with a 95 % interval and two controls`),
         dnd.el("p", { class: "note" }, "Match: against the truth, word by word. Text, retrieval: by meaning. Images: do images of the label activate the unit? Dot and thick line: the value and its interval. Ticks: what labels shuffled between units and the best constant label reach."),
         dnd.table(["figure", "value and controls", "value", "95 %", "shuffled", "best constant"], run.figures.map(([name, higher, value, low, high, shuffled, constant]) =>
-          [higher ? name : `${name} (lower is better)`, dnd.interval(name, value, low, high, [shuffled, constant]), value, dnd.el("span", { class: "together" }, `${dnd.number(low)} to ${dnd.number(high)}`), shuffled, constant]), "Figures of dnd eval")));
+          [higher ? name : `${name} (lower is better)`, dnd.interval(`${name}: ${dnd.number(value)}, 95 % ${dnd.number(low)} to ${dnd.number(high)}; shuffled ${dnd.number(shuffled)}, best constant ${dnd.number(constant)}`, [value, low, high], [shuffled, constant]), value, dnd.el("span", { class: "together" }, `${dnd.number(low)} to ${dnd.number(high)}`), shuffled, constant]), "Figures of dnd eval")));
     }
     return parts;
   };
@@ -90,28 +90,38 @@
     ];
   };
 
-  // What each layer's labels are about: shares of its labelled units by the last word of the label, which names the
-  // thing where the words before describe it.
-  const PROFILE = 8; // words with a colour of their own
+  // The words that end most labels, which have a colour of their own wherever units are coloured: a label's last word
+  // names the thing where the words before describe it.
+  const COLOURS = 8;
+  dnd.commonWords = (place) => {
+    const totals = new Map();
+    for (const row of dnd.data.units) {
+      const word = dnd.headWord(row.runs[place]);
+      if (word !== null) totals.set(word, (totals.get(word) ?? 0) + 1);
+    }
+    return [...totals].filter(([, n]) => n > 1).sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, COLOURS).map(([word]) => word);
+  };
+  dnd.part = (word, words) => `part part-${words.indexOf(word) + 1}`; // 0: all others
+  dnd.wordLegend = (words) => dnd.el("div", { class: "legend" }, words.map((word) =>
+    dnd.filtered({ only: ["word", word] }, dnd.el("span", { class: dnd.part(word, words), "aria-hidden": "true" }), word)));
+
+  // What each layer's labels are about: shares of its labelled units by the last word of the label.
   const profile = (place) => {
     const layers = new Map();
-    const totals = new Map();
     for (const row of dnd.data.units) {
       const word = dnd.headWord(row.runs[place]);
       if (word === null) continue;
       const counts = layers.get(row.layer) ?? layers.set(row.layer, new Map()).get(row.layer);
       counts.set(word, (counts.get(word) ?? 0) + 1);
-      totals.set(word, (totals.get(word) ?? 0) + 1);
     }
-    const shared = [...totals].filter(([, n]) => n > 1).sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, PROFILE).map(([word]) => word);
+    const shared = dnd.commonWords(place);
     if (!shared.length) return [];
-    const colour = (word) => `part part-${shared.indexOf(word) + 1}`; // 0: all others
     const bar = ([layer, counts]) => {
       const total = [...counts.values()].reduce((sum, n) => sum + n, 0);
       const parts = shared.filter((word) => counts.has(word)).map((word) => [word, counts.get(word)]);
       const rest = total - parts.reduce((sum, [, n]) => sum + n, 0);
       const span = ([word, n]) => {
-        const part = dnd.el("span", { class: colour(word), title: `${word ?? "others"}: ${dnd.several(n, "unit")}, ${percent(n / total)}` });
+        const part = dnd.el("span", { class: dnd.part(word, shared), title: `${word ?? "others"}: ${dnd.several(n, "unit")}, ${percent(n / total)}` });
         part.style.width = `${n * 100 / total}%`;
         return part;
       };
@@ -122,7 +132,7 @@
     };
     return [
       dnd.el("p", { class: "note" }, "Each layer's labelled units by the last word of their label; grey are all other words."),
-      dnd.el("div", { class: "legend" }, shared.map((word) => dnd.filtered({ only: ["word", word] }, dnd.el("span", { class: colour(word), "aria-hidden": "true" }), word))),
+      dnd.wordLegend(shared),
       dnd.el("table", { class: "bars" }, dnd.el("caption", { class: "hidden" }, "Concepts by layer"), dnd.el("tbody", null, [...layers].map(bar))),
     ];
   };
