@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import zlib
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -59,7 +60,7 @@ class Store:
         path = self.image_path(digest)
         if self._is_missing(digest):
             buffer = io.BytesIO()
-            image.save(buffer, "PNG", compress_level=1)
+            image.save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
             write_atomic(path, buffer.getvalue(), flush=False, below=self.folder)
         return self.picture(digest)
 
