@@ -70,6 +70,17 @@ def test_what_is_missing_is_named_alone(installed: Any) -> None:
     assert caught.value.hint == "Run: pip install 'toy-plugin[needing]'"
 
 
+def test_the_extra_with_least_beside_it_is_named(installed: Any) -> None:
+    """Not one of everything, whatever its name: a pip command of gigabytes is no remedy for a missing 60 MB."""
+    needed = [f"toy-part; extra == '{extra}'" for extra in ("dev", "small", "all")]
+    installed(
+        "toy-plugin", "1", *needed, *(f"more-{n}; extra == '{extra}'" for n in (1, 2) for extra in ("dev", "all"))
+    )
+    with pytest.raises(PluginError) as caught:
+        check_packages([ENTRY])
+    assert caught.value.hint == "Run: pip install 'toy-plugin[small]'"
+
+
 def test_a_plugin_of_no_distribution_asks_for_no_version(installed: Any) -> None:
     installed("toy-part", "0.1")
     with pytest.raises(metadata.PackageNotFoundError):

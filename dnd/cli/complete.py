@@ -36,6 +36,13 @@ def plugin(kind: str, *, or_folder: bool = False) -> Complete:
     return complete
 
 
+def any_plugin(context: click.Context, parameter: click.Parameter | None, incomplete: str) -> list[CompletionItem]:
+    """Whatever its kind."""
+    from dnd.plugin.registry import Registry
+
+    return _begins(sorted({entry.name for entry in Registry.load().entries}), incomplete)
+
+
 def model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Those of models.lock."""
     from dnd.models.weights import Weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -118,49 +118,58 @@ def show_evaluation(console: Console, found: Evaluation) -> None:
         console.print(
             f"{counts['of_those_labelled']} of {counts['known_to_mean_nothing']} units that mean nothing are labelled."
         )
+    is_wide = console.width >= _WIDE
+    columns = _COLUMNS if is_wide else _NARROW
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in (
-        "figure",
-        "n",
-        "value [95 %]",
-        "chance",
-        "shuffled [95 %]",
-        "value - shuffled [95 %]",
-        "best constant [95 %]",
-        "its label",
-        "abstained = wrong",
-    ):
-        table.add_column(column, overflow="fold", justify="right" if column == "n" else "left")
+    for head in columns:
+        table.add_column(head, overflow="fold", justify="right" if head == "n" else "left")
     for summary in found.summaries:
-        table.add_row(*_cells(summary))
+        table.add_row(*(cell(summary) for cell in columns.values()))
     console.print(table)
+    if not is_wide:
+        console.print(f"--json, or a terminal of {_WIDE} columns, has the controls' intervals, too.", style="dim")
     for note in found.notes:
         console.print(f"Note: {escape(note)}")
 
 
-def _cells(summary: Summary) -> list[str]:
+def _name(summary: Summary) -> str:
+    return summary.figure.name + ("" if summary.figure.higher_is_better else " (lower is better)")
+
+
+def _text(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.3g} \\[{estimate.low:.3g}, {estimate.high:.3g}]" if estimate.n else "-"
+
+
+def _constant_label(summary: Summary) -> str:
     from rich.markup import escape
 
-    figure = summary.figure
-    below = "" if figure.higher_is_better else "  (lower is better)"
-    whole = summary.with_abstentions
-    return [
-        figure.name + below,
-        str(summary.own.n),
-        _text(summary.own),
-        "" if figure.chance is None else f"{figure.chance:.3g}",
-        _text(summary.shuffled),
-        _text(summary.above_shuffled),
-        _text(summary.constant),
-        escape(figure.constant_label),
-        _text(whole) if whole is not None else "",
-    ]
+    return escape(summary.figure.constant_label)
 
 
-def _text(estimate: Estimate) -> str:
-    if not estimate.n:
-        return "-"
-    return f"{estimate.value:.3g} \\[{estimate.low:.3g}, {estimate.high:.3g}]"
+def _value(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g}" if estimate.n else "-"
+
+
+_WIDE = 140
+"""Columns of a terminal in which all figures have room."""
+_COLUMNS: dict[str, Callable[[Summary], str]] = {
+    "figure": _name,
+    "n": lambda one: str(one.own.n),
+    "value [95 %]": lambda one: _text(one.own),
+    "chance": lambda one: "" if one.figure.chance is None else f"{one.figure.chance:.3g}",
+    "shuffled [95 %]": lambda one: _text(one.shuffled),
+    "value - shuffled [95 %]": lambda one: _text(one.above_shuffled),
+    "best constant [95 %]": lambda one: _text(one.constant),
+    "its label": _constant_label,
+    "abstained = wrong": lambda one: _text(one.with_abstentions),
+}
+_NARROW: dict[str, Callable[[Summary], str]] = {
+    **{head: _COLUMNS[head] for head in ("figure", "n", "value [95 %]")},
+    "shuffled": lambda one: _value(one.shuffled),
+    "best constant": lambda one: _value(one.constant),
+}
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:

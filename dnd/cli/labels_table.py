@@ -117,8 +117,15 @@ def show_result(console: Console, result: RunFolder, *, verbose: bool = False) -
 def show_next(console: Console, result: RunFolder, page: Path | None) -> None:
     """What to do next, and in the last line the path of the report, or of the run where there is none."""
     folder = escape(str(result.folder))
-    known = "label your own network: `dnd init` writes a run file, docs/quickstart.md shows the way"
-    unknown = f"`dnd export {folder} --format csv --out labels.csv` for other tools, `dnd find {folder} TEXT` to search"
-    console.print(f"\nNext: {known if result.grading else unknown}", highlight=False, soft_wrap=True)
+    what, commands = (
+        "for other tools, and to search",
+        [
+            f"dnd export {folder} --format csv --out labels.csv",
+            f"dnd find {folder} TEXT",
+        ],
+    )
+    if result.grading:
+        what, commands = "your own network (docs/quickstart.md shows the way)", ["dnd init run.toml"]
+    console.print("\n".join([f"\nNext, {what}:", *(f"  {one}" for one in commands)]), highlight=False, soft_wrap=True)
     console.print("The report:" if page else f"No report; `dnd report {folder}` builds it. The run:", highlight=False)
     console.print(escape(str(page)) if page else folder, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from dnd.config.describe import settings_of
 from dnd.plugin.registry import Entry
 from dnd.text import plain
 
-_WIDTH = 96
+_WIDTH = 80
 _EXAMPLES = {
     "target": "dnd run --target {name} --layer LAYER --probe FOLDER",
     "probing-set": "dnd run --probe {name}",
@@ -23,7 +23,7 @@ _EXAMPLE = "dnd run RUNFILE --{kind} {name}"
 
 
 def page(entry: Entry) -> str:
-    """For people, in lines of at most 96 characters."""
+    """For people, in lines of at most 80 characters."""
     lines = [f"{entry.kind} {entry.name} ({entry.distribution} {entry.version})"]
     if entry.cls is None:
         return "\n".join([*lines, "", plain(f"{entry.state}: {entry.reason}")])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
+from dnd.cli import complete
 from dnd.cli.console import print_table
 from dnd.text import json_text
 
@@ -20,6 +22,9 @@ class _PluginsGroup(click.Group):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             return "show", plugins_show, args
         return super().resolve_command(context, args)
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        return [*super().shell_complete(context, incomplete), *complete.any_plugin(context, None, incomplete)]
 
 
 @click.group(cls=_PluginsGroup, invoke_without_command=True, subcommand_metavar="[NAME | new | check]")
@@ -82,7 +87,7 @@ def plugins_new(name: str, kind: str, parent: str) -> None:
 
 
 @plugins.command("check")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.any_plugin)
 @click.option("--kind", type=click.Choice((*KINDS, "encoder")), help="Where plugins of several kinds share the name.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting: model=NAME.")
 @click.option("--device", metavar="D", default="cpu", help="cpu, cuda or cuda:1.  [default: cpu]")

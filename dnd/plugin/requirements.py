@@ -63,14 +63,16 @@ def _numbers(version: str) -> list[int]:
 
 
 def _pip(entry: Entry, modules: list[str]) -> str:
-    """The extra of the plugin's distribution that brings most of the modules, or the modules by name."""
-    found: dict[str, set[str]] = {}
+    """The extra of the plugin's distribution that brings most of the modules and least beside them, or the modules by
+    name."""
+    extras: dict[str, set[str]] = {}
     for name, _, extra in _requirements(entry.distribution):
-        if extra and name in map(_plain, modules):
-            found.setdefault(extra, set()).add(name)
-    if not found:
+        if extra:
+            extras.setdefault(extra, set()).add(name)
+    wanted = set(map(_plain, modules))
+    if not any(names & wanted for names in extras.values()):
         return f"pip install {' '.join(modules)}"
-    best = max(found, key=lambda extra: (len(found[extra]), extra == entry.name, -len(extra), extra))
+    best = max(extras, key=lambda extra: (len(extras[extra] & wanted), extra == entry.name, -len(extras[extra]), extra))
     return f"pip install '{entry.distribution}[{best}]'"
 
 

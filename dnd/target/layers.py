@@ -27,7 +27,7 @@ def find_layer(module: torch.nn.Module, layer: str) -> torch.nn.Module:
     close = [name for name in layers if layer and _unwrapped(name) == _unwrapped(layer)]
     close = close or difflib.get_close_matches(layer, layers, n=3, cutoff=0.5)
     top = [name for name, _ in module.named_children()]
-    shown = ", ".join(top[:8]) + (", ..." if len(top) > 8 else "")
+    shown = ", ".join(top[:8]) + (" and more" if len(top) > 8 else "")
     near = f"Did you mean {' or '.join(close)}? " if close else ""
     hint = near + (f"Its top layers: {shown}." if top else "It is made of no layers.")
     raise UsageError(f"{type(module).__name__} has no layer {layer!r}", hint)

@@ -22,6 +22,8 @@ def test_names_of_what_is_installed_are_offered() -> None:
     assert offered("doctor", "--probe", "microw") == ["microworld", "microworld-landcover"]
     assert "microworld-blip2" in offered("models", "verify", "microworld-")
     assert offered("run", "--scorer", "no-such") == []
+    assert offered("plugins", "ne") == ["new", "network-dissection"]
+    assert offered("plugins", "check", "blip2-e") == ["blip2-exemplars"]
 
 
 def test_layers_are_those_of_the_chosen_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
