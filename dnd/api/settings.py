@@ -32,6 +32,14 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespac
             return values
         return {cls.renamed.get(name, name): value for name, value in values.items() if name not in cls.removed}
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Pydantic would take true for 1."""
+        if isinstance(value, bool) and not _may_be_bool(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("true and false are no value of it")
+        return value
+
     @classmethod
     def notes(cls, given: Iterable[str]) -> list[str]:
         """A line on every former setting among the names given."""
@@ -100,6 +108,10 @@ def _marked(config: type[pydantic.BaseModel], meaning: str) -> list[str]:
     marker = _Marker(meaning)
     fields = config.model_fields.items()
     return [key for key, info in fields if marker in info.metadata or _has(info.annotation, marker)]
+
+
+def _may_be_bool(annotation: object) -> bool:
+    return annotation in (bool, Any, True, False) or any(map(_may_be_bool, get_args(annotation)))
 
 
 def _has(annotation: object, marker: _Marker) -> bool:

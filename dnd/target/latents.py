@@ -110,7 +110,13 @@ def read_directions(path: str, relu: bool) -> Latents:
     if name is None:
         known = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"
         raise UsageError(f"{file} has no matrix `directions` of (directions, features)", f"It has {known}.")
+    if any(tensor.is_complex() for tensor in tensors.values()):
+        raise UsageError(f"{file} has complex numbers")
     weight = tensors[name].float()
+    like_bias = [other for other, tensor in tensors.items() if tensor.shape == (len(weight),) and other != name]
+    if like_bias and "bias" not in tensors:
+        hint = "If it is added to the projections, call it `bias`; else leave it out of the file."
+        raise UsageError(f"{file}: it is not known what {like_bias[0]} is, a value for each direction", hint)
     bias = tensors.get("bias", torch.zeros(len(weight))).float()
     if bias.shape != (len(weight),):
         raise UsageError(f"{file}: bias is {tuple(bias.shape)}, and there are {len(weight)} directions in {name}")

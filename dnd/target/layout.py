@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from itertools import islice
 from typing import Literal
 
 import torch
@@ -59,7 +58,8 @@ def first_tensor(value: object, which: int | str | None = None) -> torch.Tensor 
     """The first tensor in what a module gave, or the one at a place or under a name; None where there is none."""
     if isinstance(which, str):
         return first_tensor(named_parts(value).get(which))
-    return next(islice(tensors_of(value), which or 0, None), None)
+    found = tensors_of(value)
+    return next(found, None) if which is None else dict(enumerate(found)).get(which)
 
 
 def units_second(output: torch.Tensor, axes: Axes, rows: int) -> torch.Tensor:
@@ -114,7 +114,7 @@ class Reading:
     def _of(self, units: torch.Tensor) -> torch.Tensor:
         if self.settings.heads:
             units = units.unflatten(1, (self.size, -1)).float().norm(dim=2)  # type: ignore[no-untyped-call]
-        if self.latents:
+        if self.latents is not None:
             units = self.latents.of(units)
         if self.settings.sign == "positive":
             return units

@@ -82,7 +82,11 @@ def _settled(name: str, reading: Reading) -> Reading:
         latents = read_directions(reading.settings.directions, reading.settings.relu)
     elif reading.settings.sae:
         latents = read_sae(reading.settings.sae)
-    if latents:
+    if latents is not None:
+        if not len(latents):
+            raise UsageError(f"layer {name} has no units: {latents.name}")
+        if reading.settings.sign == "negative" and latents.activation == "relu":
+            raise UsageError(f"layer {name}: the {latents.name} are never below zero", "Leave target.sign out.")
         width = latents.weight.shape[1]
         if width != reading.size:
             raise UsageError(

@@ -82,6 +82,9 @@ def test_other_rows_are_another_identity(tmp_path: Path) -> None:
         ({"a": ROWS, "b": ROWS}, "has no matrix `directions`"),
         ({"directions": ROWS[0]}, "has no matrix `directions`"),
         ({"directions": ROWS / 0}, "not finite"),
+        ({"directions": ROWS[:0]}, "layer layer has no units: 0 directions of p.safetensors"),
+        ({"directions": ROWS * 1j}, "complex numbers"),
+        ({"coef_": ROWS, "intercept_": BIAS}, "it is not known what intercept_ is, a value for each direction"),
     ],
 )
 def test_files_that_do_not_fit(tensors: dict[str, torch.Tensor], message: str, tmp_path: Path) -> None:
@@ -103,6 +106,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_settings_that_contradict_each_other(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"heads, directions or sae|relu goes with directions"):
         LayerSettings(**settings)
+
+
+def test_what_is_cut_off_at_zero_has_nothing_below_it(tmp_path: Path) -> None:
+    file = save(tmp_path / "p.safetensors", directions=ROWS)
+    assert str(read(net(), directions=file, sign="negative")).endswith("negated")
+    for settings in ({"directions": file, "relu": True}, {"sae": saelens(tmp_path / "sae")}):
+        with pytest.raises(UsageError, match="are never below zero"):
+            read(net(), sign="negative", **settings)
 
 
 # --- sparse autoencoders -----------------------------------------------------------------------------
@@ -244,6 +255,7 @@ def test_no_sparse_autoencoders_at_all(tmp_path: Path) -> None:
         ({"architecture": "jumprelu"}, {"threshold": torch.zeros(3)}, "is not as those write it that are known"),
         ({"architecture": ["standard"]}, {}, "is not as those write it that are known"),
         ({"activation_fn_kwargs": 5}, {}, "is not as those write it that are known"),
+        ({}, {"W_enc": ROWS.T[:, :0], "b_enc": BIAS[:0]}, "layer layer has no units: 0 latents of sae"),
     ],
 )
 def test_autoencoders_that_do_not_fit_themselves(

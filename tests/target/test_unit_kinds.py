@@ -159,9 +159,16 @@ def test_which_of_several_tensors(give: Any, which: Any, factor: float) -> None:
 
 
 def test_a_tensor_that_is_not_there() -> None:
-    with pytest.raises(UsageError, match="layer layer gives no tensor 2") as caught:
-        read(Net(lambda x: {"a": x, "b": x}), output=2)
-    assert caught.value.hint == "Its 2 tensors are 0 to 1. By name: a, b."
+    for which in (2, -1, 2**70):
+        with pytest.raises(UsageError, match=f"layer layer gives no tensor {which}") as caught:
+            read(Net(lambda x: {"a": x, "b": x}), output=which)
+        assert caught.value.hint == "Its 2 tensors are 0 to 1. By name: a, b."
+
+
+@pytest.mark.parametrize("name", ["output", "tokens", "heads", "call"])
+def test_true_is_no_number(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}\n.*true and false are no value of it"):
+        LayerSettings(**{name: True})
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "top", "centre"])
