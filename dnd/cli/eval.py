@@ -88,12 +88,12 @@ def evaluate(source: str | None, truth: str | None, sanity: bool, as_json: bool,
     with Meter(Console(stderr=True)) as meter:
         found = evaluate(Path(source), options, meter)
     text = json_text(found.record(), indent=1)
-    if found.source.is_dir():
-        write_atomic(found.source / "evaluation.json", (text + "\n").encode())
     if as_json:
         click.echo(text)
     else:
         show_evaluation(make_console(), found)
+    if found.source.is_dir():  # last: where it cannot be written, the figures are seen all the same
+        write_atomic(found.source / "evaluation.json", (text + "\n").encode())
 
 
 def show_evaluation(console: Console, found: Evaluation) -> None:

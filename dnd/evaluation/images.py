@@ -65,6 +65,11 @@ def image_figures(opened: Opened, rows: Sequence[Row], clip: Clip | None) -> OnI
         notes.append(f"{seen} of {len(drawn)} generated images were among those that chose the labels")
     by_layer = opened.activations([*drawn, *held_out])
     values = np.stack([by_layer[row.unit.layer][:, row.unit.index] for row in rows], axis=1).astype(np.float64)
+    finite = [bool(np.isfinite(column).all()) for column in values.T]  # what is not would rank above all others
+    notes += [f"left out: {row.unit}, not finite on some image" for row, ok in zip(rows, finite, strict=True) if not ok]
+    rows, values = [row for row, ok in zip(rows, finite, strict=True) if ok], values[:, finite]
+    if not rows:
+        return OnImages([], [], {}, notes)
     shown = values[: len(drawn)].reshape(len(labels), -1, len(rows))  # (labels, images, units)
     ordinary = values[len(drawn) :]  # (held out, units)
     own = [labels.index(row.labels[0]) for row in rows]

@@ -103,6 +103,9 @@ def _verdict(found: Evidence, record: UnitResult, names: Sequence[str], labels: 
         reason = found.missing[label]
         return Verdict(concept=label, word="not tested", because=reason)
     values = found.activations[unit.layer][:, unit.index]
+    if broken := int((~np.isfinite(values)).sum()):  # which would rank above all others
+        reason = f"its activation is not finite on {broken} of the images"
+        return Verdict(concept=label, word="not tested", because=reason)
     others = _others(names, labels, derive_seed(seed, "verify", unit))
     ordinary = found.of(others) or list(range(found.random.start, found.random.stop))
     own, random = found.of([label]), values[found.random]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import toys
@@ -15,7 +17,7 @@ from rich.console import Console
 from dnd.cli import main as cli
 from dnd.config.read import build_run
 from dnd.evaluation.images import held_out_images
-from dnd.evaluation.reopen import open_run
+from dnd.evaluation.reopen import Opened, open_run
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
 from dnd.runtime.progress import Meter
@@ -200,6 +202,31 @@ def test_labels_of_a_run_drive_their_units(toy_run: Path, capsys: pytest.Capture
         "were among those" in note or "fewer than 30" in note for note in found["notes"]
     )  # flat toys may be alike by chance
     assert json.loads((toy_run / "evaluation.json").read_text())["figures"] == figures
+
+
+def test_a_unit_that_is_not_finite_on_images_is_left_out(
+    toy_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activations = Opened.activations
+
+    def spoilt(self: Opened, pictures: Any) -> Any:
+        found = {layer: values.copy() for layer, values in activations(self, pictures).items()}
+        found["units"][0, 1] = np.nan
+        return found
+
+    monkeypatch.setattr(Opened, "activations", spoilt)
+    found = evaluated(capsys, str(toy_run), "--images", "6")
+    assert found["figures"]["images.auc"]["own"]["n"] == 2
+    assert "left out: units/1, not finite on some image" in found["notes"]
+
+
+def test_figures_are_shown_though_they_cannot_be_kept(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(toy_run / "evaluation.json")
+    truth = toy_run.parent / "truth.csv"
+    truth.write_text("unit,description\n0,red\n1,green\n2,blue\n")
+    code, out, err = run(capsys, str(toy_run), "--truth", str(truth), "--json")
+    assert (code, "cannot write" in err) == (1, True)
+    assert json.loads(out)["counts"]["with_truth_labelled"] == 3
 
 
 def test_images_that_judge_are_not_those_that_chose(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

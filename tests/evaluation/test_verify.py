@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import toys
 
 from dnd.evaluation.evidence import Evidence, relation
-from dnd.evaluation.verify import _explained, judge, names_of
+from dnd.evaluation.verify import _explained, _verdict, judge, names_of
 from dnd.results.unit import Candidate, Exemplar, ScoredConcept, UnitResult
 from dnd.results.verdict import Neighbour, Relation
 
@@ -125,6 +126,17 @@ def test_a_label_explains_the_unit_where_its_likeness_goes_with_the_activation()
     against = _explained(likeness, -likeness)
     assert against["correlation"] == pytest.approx(-1)
     assert against["auprc"] < 0.05
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_verifies_nothing(value: float) -> None:
+    """It ranks above all others: the label would activate the unit on every image."""
+    values = np.array([5, 5, 0, 0, 0, 0, 1, 0], np.float32)[:, None]
+    found = replace(evidence({}), activations={"units": values}, random=slice(6, 8))
+    assert _verdict(found, record("cat", {}), ["cat"], ["cat", "rest"], 0).word == "verified"
+    values[0] = value
+    verdict = _verdict(found, record("cat", {}), ["cat"], ["cat", "rest"], 0)
+    assert (verdict.word, verdict.because) == ("not tested", "its activation is not finite on 1 of the images")
 
 
 def test_labels_of_the_toy_world_are_verified_and_wrong_ones_are_not(
