@@ -131,6 +131,10 @@ class Label:
     confidences: tuple[float, ...] = field(default=(), compare=False)
     """The probability that each of `labels` is right, where the run has a calibration; not in labels.csv."""
 
+    def __repr__(self) -> str:
+        score = self.score  # of a list of hundreds, that much can be read
+        return f"<{self.unit}: {self.label or self.status}{'' if score is None else f', {score:.3g}'}>"
+
     @property
     def label(self) -> str:
         """The first concept, or "" where the unit has no label."""

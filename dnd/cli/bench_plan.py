@@ -32,12 +32,14 @@ def show_bench_plan(matrix: Matrix, registry: Registry) -> None:
             users[model] = users.get(model, 0) + 1
     print_table(("combination", "units", "time at most", "GB at most", "models"), rows)
     click.echo(
-        "\nEach by itself: stages that combinations share are computed once. `?`: not known; a first run on this"
+        "\nEach by itself: stages that combinations share are computed once.\n"
+        "`?`: not known; a first run on this machine measures how long a stage takes."
     )
-    click.echo("machine measures how long a stage takes.\n")
     if matrix.repeats > 1:
-        click.echo(f"Each is run {matrix.repeats} times, with other seeds.\n")
-    print_table(("model", "MB", "state", "combinations"), [[*_model(n, weights), str(k)] for n, k in users.items()])
+        click.echo(f"Each is run {matrix.repeats} times, with other seeds.")
+    if users:
+        click.echo()
+        print_table(("model", "MB", "state", "combinations"), [[*_model(n, weights), str(k)] for n, k in users.items()])
 
 
 def _cells(plan: CombinationPlan) -> list[str]:

@@ -45,6 +45,7 @@ class Figure(NamedTuple):
     source: str
     is_crop: bool
     caption: str | None
+    """Its source in place of one that there is not."""
     activation: float
 
 
@@ -73,9 +74,10 @@ def unit_html(
 
 def _figure(figure: Figure) -> str:
     where = figure.source + (" (part)" if figure.is_crop else "")
-    words = escape(figure.caption or where)
+    caption = where if figure.caption is None else figure.caption
+    words = f"{escape(caption)}{' · ' if caption else ''}{figure.activation:.2g}"
     try:
-        picture = f'<img src="{_inline(figure.open())}" alt="{words}" style="{_IMAGE}">'
+        picture = f'<img src="{_inline(figure.open())}" alt="{escape(caption or where)}" style="{_IMAGE}">'
     except UsageError:
         picture = '<div style="height:64px;border:1px dashed #8888">the image is gone</div>'
     title = escape(f"{where}, activation {figure.activation:.4g}")

@@ -306,8 +306,8 @@ class UnitResult(_Part):
         ]
         best = self.best
         synthetic = [
-            Figure(partial(self.image, one), best.concept, False, None, one.activation)
-            for one in (best.images if best else ())
+            Figure(partial(self.image, one), best.concept, False, "", one.activation)
+            for one in sorted(best.images if best else (), key=lambda one: -one.activation)
             if best
         ]
         return unit_html(self.label, exemplars, synthetic, self.verdict)

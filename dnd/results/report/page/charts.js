@@ -72,7 +72,10 @@
     const scale = (wide - left - 16) / WIDTH;
     const known = rows.map(([name, values, kind]) => [name, values.filter((value) => typeof value === "number"), kind]);
     const weakest = Math.min(...(known.find(([, , kind]) => kind === "exemplar")?.[1] ?? []));
+    // Their words stand on one side of both, those whose line begins higher further out: no line crosses words.
     const lines = [sample && [sample.p95, "95 % of random images"], Number.isFinite(weakest) && [weakest, "weakest exemplar"]].filter(Boolean);
+    const isRight = lines.length > 0 && place(Math.max(...lines.map(([value]) => value))) > wide * 0.55;
+    lines.sort(([a], [b]) => isRight ? b - a : a - b);
     const words = [sample && `random images: median ${dnd.number(sample.median)}, 95 % below ${dnd.number(sample.p95)}`,
       ...known.map(([name, values]) => values.length ? `${name}: ${values.length} activations from ${dnd.number(Math.min(...values))} to ${dnd.number(Math.max(...values))}` : null)].filter(Boolean).join("; ");
     const label = (text, y) => dnd.svg("text", { x: left - 6, y, "text-anchor": "end", class: "row-name" }, text);
@@ -84,7 +87,7 @@
         values.map((value) => dnd.svg("circle", { cx: place(value), cy: tall + 16 + gap * row, r: 5.5, class: `dot ${kind}` }))]),
       lines.map(([value, text], row) => [
         dnd.svg("line", { x1: place(value), x2: place(value), y1: 12 + row * 13, y2: bottom, class: "p95" }),
-        dnd.svg("text", { x: place(value) + (place(value) > wide * 0.55 ? -4 : 4), y: 10 + row * 13, "text-anchor": place(value) > wide * 0.55 ? "end" : "start" }, `${text}: ${dnd.measure(value)}`)]),
+        dnd.svg("text", { x: place(value) + (isRight ? -4 : 4), y: 10 + row * 13, "text-anchor": isRight ? "end" : "start" }, `${text}: ${dnd.measure(value)}`)]),
       dnd.svg("line", { x1: left, x2: wide, y1: bottom, y2: bottom, class: "axis" }),
       [[low, "start"], [high, "end"]].map(([value, anchor]) => dnd.svg("text", { x: place(value), y: bottom + 14, "text-anchor": anchor }, dnd.measure(value))),
       dnd.svg("text", { x: (left + wide) / 2, y: bottom + 28, "text-anchor": "middle" }, isNarrow ? "activation" : "the unit's activation (heights by the square root of the number of images)"));

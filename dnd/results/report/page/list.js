@@ -4,7 +4,7 @@
 dnd.list = {};
 {
   const HEIGHT = { list: 68, gallery: 156, more: 24 }; // pixels of a row: of one run, and of each further one
-  const TILE = 200; // pixels that a unit is wide in the gallery, at least
+  const TILE = { one: 200, several: 280 }; // pixels that a unit is wide in the gallery, at least
   const NAME = { list: 26, gallery: 15 }; // characters of a unit's name
   const EXTRA = 6; // rows drawn beyond the edges
   const collator = new Intl.Collator("en", { numeric: true });
@@ -23,7 +23,7 @@ dnd.list = {};
   const first = (row, name) => row.runs.find((run) => run)?.[name] ?? null;
   const isGallery = () => document.body.dataset.view === "gallery";
   const height = () => HEIGHT[isGallery() ? "gallery" : "list"] + HEIGHT.more * (dnd.data.runs.length - 1);
-  const columns = () => isGallery() ? Math.max(1, Math.floor($("list").clientWidth / TILE)) : 1;
+  const columns = () => isGallery() ? Math.max(1, Math.floor($("list").clientWidth / TILE[dnd.data.runs.length > 1 ? "several" : "one"])) : 1;
   // Wrong by the target's truth, or by the reader; then what is right; what nobody knows at last.
   const judged = (row) => row.runs.map((run) => run?.truth ? (run.truth.right ? "right" : "wrong") : "").find(Boolean) ?? "";
   const wrongness = (row) => ["wrong", "right", ""].indexOf(dnd.marks.of(row)?.mark || judged(row));

@@ -177,8 +177,9 @@
     const isShared = known.length > 1 && known.every((one) => key(one) === key(known[0]));
     return [
       dnd.el("h1", { tabindex: -1 }, dnd.unitName(row)),
-      isShared ? [exemplars(dnd.data.runs[evidence.indexOf(known[0])], known[0], "h2"), captions(known[0], "h2")] : null,
+      isShared ? exemplars(dnd.data.runs[evidence.indexOf(known[0])], known[0], "h2") : null,
       dnd.el("div", { class: "columns" }, row.runs.map((_, place) => column(row, place, evidence[place], isShared))),
+      isShared ? captions(known[0], "h2") : null,
     ];
   };
 
