@@ -14,9 +14,17 @@ _CONTROL = re.compile(
 """What steers a terminal, turns the direction of what follows, or no XML may hold; tabs and new lines stay."""
 
 
+_NO_UTF8 = re.compile("[\ud800-\udfff]")
+
+
 def plain(text: str) -> str:
     """With a mark in the place of each control character."""
     return _CONTROL.sub("\ufffd", text)
+
+
+def is_unicode(text: str) -> bool:
+    """Not where it has bytes that are no UTF-8, as names of old files have."""
+    return not _NO_UTF8.search(text)
 
 
 def json_text(value: object, indent: int | None = None) -> str:

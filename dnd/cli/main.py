@@ -5,6 +5,7 @@ Exit status: 0 done; 1 the user can mend it; 2 usage; 3 finished, but some units
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -27,11 +28,11 @@ from dnd.cli.run import run
 from dnd.cli.screen import keep_stdout, open_screens, output_is_lost
 from dnd.cli.status import status
 from dnd.cli.verify import verify
-from dnd.errors import DndError
+from dnd.errors import DndError, UsageError
 from dnd.files import is_surroundings
 from dnd.offline.block import forbid_network, raise_if_tried
 from dnd.offline.environment import set_switches
-from dnd.text import plain
+from dnd.text import is_unicode, plain
 
 _LEAVE_FILES = {"run", "bench", "calibrate", "eval", "group", "prune", "report", "verify"}
 _ELSEWHERE = (
@@ -42,11 +43,13 @@ _ELSEWHERE = (
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: the one place where errors are printed."""
-    if "--json" in (sys.argv[1:] if arguments is None else arguments):
+    words = sys.argv[1:] if arguments is None else arguments
+    if "--json" in words:
         keep_stdout()
     open_screens()
     code: object = 0
     try:
+        _check_texts(words)
         try:
             code = cli.main(arguments, prog_name="dnd", standalone_mode=False)
         finally:
@@ -64,9 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise  # a bug
         code = _say(f"cannot use {error.filename}: {error.strerror}", _ELSEWHERE)
     code = code if isinstance(code, int) else 0
-    if output_is_lost() and code == 0 and _is_for_output(arguments):
+    if output_is_lost() and code == 0 and _is_for_output(words):
         code = 1
     sys.exit(code)
+
+
+def _check_texts(words: Sequence[str]) -> None:
+    """UsageError for one that is no UTF-8; the path of what is there may be anything."""
+    for word in words:
+        if not is_unicode(word) and not os.path.lexists(word):
+            raise UsageError(f"{word!r} is no UTF-8", "Write it in UTF-8, or rename the file or folder.")
 
 
 def _say(message: str, hint: str) -> int:
@@ -76,9 +86,9 @@ def _say(message: str, hint: str) -> int:
     return 1
 
 
-def _is_for_output(arguments: Sequence[str] | None) -> bool:
+def _is_for_output(arguments: Sequence[str]) -> bool:
     """Whether what it prints is all that a command is for: others leave files, which are whole."""
-    words = [word for word in (sys.argv[1:] if arguments is None else arguments) if not word.startswith("-")]
+    words = [word for word in arguments if not word.startswith("-")]
     return not words or words[0] not in _LEAVE_FILES
 
 

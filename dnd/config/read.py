@@ -6,6 +6,7 @@ define is validated by their own `Config`; `Run.to_toml` gives a run file that r
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -30,11 +31,11 @@ from dnd.config.run import (
     Run,
     TargetChoice,
 )
-from dnd.config.tables import is_folder
+from dnd.config.tables import flatten, is_folder
 from dnd.config.units import parse_units, unit_text
 from dnd.errors import DndError, UsageError
 from dnd.plugin.registry import Registry
-from dnd.text import suggest
+from dnd.text import is_unicode, suggest
 
 _PROBING = "{probing}"
 """How run files of earlier versions name the probing folder in a setting that takes it when left out."""
@@ -74,7 +75,11 @@ def _build(tables: Mapping[str, Any], registry: Registry, live_target: bool) -> 
     if parts["verify"].n and parts["generator"] and parts["generator"].name == UNUSED:
         words = "verify.n: the run has no generator for the images that labels are verified on"
         problems.add(words, "`dnd verify RUN --generator RUNFILE` takes that of another run file.")
-    return Run(**parts), problems
+    run = Run(**parts)
+    for key, value in flatten({} if problems.found else run.to_dict()).items():
+        if not is_unicode(json.dumps(value, ensure_ascii=False, default=str)):
+            problems.add(f"{key}: {value!r} is no UTF-8, which a run file is", "Rename the file or folder.")
+    return run, problems
 
 
 def _halved(probing: Sequence[Choice], generator: Choice | None) -> tuple[Choice, ...]:

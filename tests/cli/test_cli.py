@@ -93,6 +93,26 @@ def test_a_mistake_is_an_error_and_a_hint_without_traceback(capsys: pytest.Captu
     assert outcome.out == ""
 
 
+def test_texts_that_are_no_utf8_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's name may be anything; but no run file could hold it."""
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    given = ["config", "--target", "microworld", "--layer", "concepts"]
+    for where in (folder, Path()):
+        monkeypatch.chdir(folder)
+        outcome = Outcome(capsys, *given, "--probe", str(where))
+        assert outcome.code == 1
+        assert r"is no UTF-8, which a run file is" in outcome.err
+    outcome = Outcome(capsys, "find", str(folder), "\udcff")
+    assert (outcome.code, outcome.err) == (
+        1,
+        "Error: '\\udcff' is no UTF-8\nHint: Write it in UTF-8, or rename the file or folder.\n",
+    )
+
+
 def test_a_bug_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     import dnd.plugin.registry
 
