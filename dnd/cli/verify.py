@@ -22,7 +22,7 @@ import click
     "--generator", metavar="RUNFILE", help="Draw them with the generator of this run file.  [default: the run's own]"
 )
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1 or auto.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
 def verify(run: str, images: int, clip: str | None, generator: str | None, device: str | None, as_json: bool) -> None:
     """Test each label of a run on new images.
 
@@ -44,9 +44,9 @@ def verify(run: str, images: int, clip: str | None, generator: str | None, devic
     with Meter(Console(stderr=True)) as meter:
         found = verify_run(Path(run), images=images, meter=meter, clip=clip, generator=generator, device=device)
     if as_json:
-        for unit, one in found.items():
-            figures = json.loads(one.model_dump_json(by_alias=True))
-            click.echo(json_text({"layer": unit.layer, "unit": unit.index, **figures}))
+        figures = ((unit, json.loads(one.model_dump_json(by_alias=True))) for unit, one in found.items())
+        rows = [{"layer": unit.layer, "unit": unit.index, **own} for unit, own in figures]
+        click.echo(json_text(rows, indent=1))
         return
 
     def shown(value: float | None) -> str:

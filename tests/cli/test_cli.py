@@ -21,6 +21,7 @@ from dnd.analysis.group import DISTANCE
 from dnd.analysis.prune import LEAST
 from dnd.api import Label, Unit
 from dnd.errors import UsageError
+from dnd.results.verdict import Verdict
 
 
 def finished(folder: Path, exit_code: int) -> SimpleNamespace:
@@ -167,6 +168,18 @@ def test_labels_are_verified_after_the_run_where_the_run_file_says_so(
     assert (few.code, "a verdict needs 3 images of a name" in few.err) == (1, True)
     no_generator = Outcome(capsys, "run", "--method", "milan", "--out", str(tmp_path), "--set", "verify.n=5")
     assert (no_generator.code, "verify.n: the run has no generator" in no_generator.err) == (1, True)
+
+
+def test_verdicts_are_one_json_text(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = {Unit("fc", n): Verdict(word="verified", concept="lake", n_images=6, auc=0.91234567) for n in (3, 5)}
+    monkeypatch.setattr("dnd.evaluation.verify.verify_run", lambda *_, **__: verdicts)
+    found = json.loads(Outcome(capsys, "verify", str(tmp_path), "--json").out)
+    assert [(one["layer"], one["unit"], one["word"], one["images"], one["auc"]) for one in found] == [
+        ("fc", 3, "verified", 6, 0.9123),
+        ("fc", 5, "verified", 6, 0.9123),
+    ]
 
 
 def test_run_folders_of_one_second_do_not_collide(
