@@ -21,7 +21,7 @@ except ImportError:  # then all are skipped
     pass
 pytestmark = needs.browser
 
-Open = Callable[[Bench], Any]
+Open = Callable[..., Any]
 RIGHT = {"cheap+one": 0.3, "dear+one": 0.9, "cheap+two": 0.5, "dear+two": 0.6}
 
 
@@ -55,9 +55,9 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Open]:
     """Open the page of a bench; at the end nothing may have gone wrong in it."""
     faults: list[str] = []
 
-    def visit(bench: Bench) -> Any:
+    def visit(bench: Bench, **options: Any) -> Any:
         (tmp_path / "bench.html").write_text(page(bench, "a matrix", tmp_path), "utf-8")
-        shown = browser.new_page(viewport={"width": 1200, "height": 800})
+        shown = browser.new_page(viewport={"width": 1200, "height": 800}, **options)
         shown.on("console", lambda message: faults.append(message.text))
         shown.on("pageerror", lambda error: faults.append(str(error)))
         shown.goto((tmp_path / "bench.html").as_uri())
@@ -138,3 +138,17 @@ def test_a_failed_combination_stays_last(visit: Open) -> None:
         assert names(shown)[-1] == "broken"
     assert "its weights are <b>gone</b>" in shown.inner_text("#combinations")
     assert shown.locator("#combinations b").count() == 0
+
+
+@needs.axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(visit: Open, scheme: str) -> None:
+    from axe_playwright_python import base as axe
+
+    shown = visit(four(), color_scheme=scheme, bypass_csp=True)
+    shown.click("#combinations thead button:has-text('right')")
+    shown.evaluate(axe.AXE_SCRIPT)
+    found = shown.evaluate("axe.run({preload: false})")
+    serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical", "moderate")]
+    assert not serious, "\n".join(f"{v['id']}: {[n['html'] for n in v['nodes'][:4]]}" for v in serious)
+    assert len(found["passes"]) > 15

@@ -587,6 +587,18 @@ def test_a_printed_page_holds_all_of_a_view_in_dark_ink(visit: Open) -> None:
     assert not page.is_visible("#units")
 
 
+def test_a_printed_gallery_holds_every_unit(visit: Open) -> None:
+    page = visit("large")
+    assert page.locator("#list li").count() < N
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.locator("#list li").count() == N
+    first, last = (page.locator(f"#list li >> nth={place}").bounding_box() for place in (0, N - 1))
+    assert last["y"] > first["y"] + 20 * first["height"], "one after another, not one above another"
+    assert page.evaluate("document.documentElement.scrollHeight") >= last["y"] + last["height"]
+    assert not page.is_visible("#filters")
+
+
 def test_a_phone_shows_one_thing_at_a_time(visit: Open) -> None:
     page = visit("small", size=PHONE, has_touch=True)
     for link, view in {"": "gallery", "#summary": "summary", "#atlas": "atlas", "#a/0": "unit"}.items():

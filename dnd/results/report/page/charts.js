@@ -79,7 +79,7 @@
     const words = [sample && `random images: median ${dnd.number(sample.median)}, 95 % below ${dnd.number(sample.p95)}`,
       ...known.map(([name, values]) => values.length ? `${name}: ${values.length} activations from ${dnd.number(Math.min(...values))} to ${dnd.number(Math.max(...values))}` : null)].filter(Boolean).join("; ");
     const label = (text, y) => dnd.svg("text", { x: left - 6, y, "text-anchor": "end", class: "row-name" }, text);
-    return dnd.svg("svg", { viewBox: `0 0 ${wide} ${bottom + 32}`, class: "evidence-plot", role: "img", "aria-label": words },
+    return dnd.svg("svg", { viewBox: `0 0 ${wide} ${bottom + 32}`, class: isNarrow ? "evidence-plot narrow" : "evidence-plot", role: "img", "aria-label": words },
       dnd.svg("title", null, words),
       sample ? [label("random images", tall - 8), dnd.svg("g", { transform: `translate(${left + 8} 16) scale(${scale} 1)` }, bars(sample, low, high, tall - 16, "bar sample"))] : null,
       dnd.svg("line", { x1: left, x2: wide, y1: tall, y2: tall, class: "axis" }),
@@ -138,7 +138,7 @@
     };
     const marks = ticks(low, high).filter((_, place, all) => !isNarrow || all.length < 7 || place % 2 === 0);
     const shown = [...points].sort((a, b) => b.y[0] - a.y[0]);
-    return dnd.svg("svg", { viewBox: `0 0 ${wide} ${tall}`, class: "scatter", role: "img", "aria-label": `${y} over ${x} of ${dnd.several(points.length, "combination")}: the table has the numbers` },
+    return dnd.svg("svg", { viewBox: `0 0 ${wide} ${tall}`, class: isNarrow ? "scatter narrow" : "scatter", role: "img", "aria-label": `${y} over ${x} of ${dnd.several(points.length, "combination")}: the table has the numbers` },
       marks.map((tick) => [dnd.svg("line", { x1: across(tick), x2: across(tick), y1: up(floor), y2: up(ceiling), class: "grid-line" }),
         dnd.svg("text", { x: across(tick), y: up(floor) + 15, "text-anchor": "middle" }, dnd.number(tick))]),
       [0, 1, 2, 3, 4, 5].map((step) => floor + (ceiling - floor) * step / 5).map((tick) => [dnd.svg("line", { x1: left, x2: wide - 10, y1: up(tick), y2: up(tick), class: "grid-line" }),

@@ -14,6 +14,7 @@ dnd.list = {};
   let only = null; // [what, text]: only units whose label, its last word, or reason to have none, is this
   let shown = []; // places in the index, in the order of the list
   let current = -1;
+  let isPrinted = false; // then all are drawn
   const drawn = new Map(); // place -> list item
 
   const labelled = (run) => run?.status === "labelled" && run.labels.length > 0;
@@ -85,6 +86,9 @@ dnd.list = {};
     $("scroll").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
     $("units").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
     $("export").addEventListener("click", () => dnd.marks.save());
+    for (const [event, value] of [["beforeprint", true], ["afterprint", false]]) {
+      addEventListener(event, () => { isPrinted = value; draw(); });
+    }
     new ResizeObserver(() => layout()).observe($("scroll"));
     dnd.list.update();
   };
@@ -199,8 +203,8 @@ dnd.list = {};
     const pane = $(isGallery() ? "units" : "scroll");
     const above = pane.getBoundingClientRect().top - $("list").getBoundingClientRect().top; // pixels of the list out of sight
     const across = columns();
-    const top = Math.max(0, (Math.floor(above / height()) - EXTRA) * across);
-    const end = Math.min(shown.length, (Math.ceil((above + pane.clientHeight) / height()) + EXTRA) * across);
+    const top = isPrinted ? 0 : Math.max(0, (Math.floor(above / height()) - EXTRA) * across);
+    const end = isPrinted ? shown.length : Math.min(shown.length, (Math.ceil((above + pane.clientHeight) / height()) + EXTRA) * across);
     const wanted = new Set(shown.slice(top, end));
     for (const [place, node] of drawn) {
       if (!wanted.has(place) && !node.contains(document.activeElement)) { node.remove(); drawn.delete(place); }
