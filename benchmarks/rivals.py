@@ -32,7 +32,7 @@ SETS: Mapping[str, tuple[list[str], Path]] = {
     "shipped": (["default"], HERE / "truth.csv"),
     **{
         f"planted-{seed}": (["default", "--set", f"target.planted_seed={seed}"], planted.truth_file(seed))
-        for seed in range(1, planted.LAST_SEED + 1)
+        for seed in (1, 2, 3)
     },
     "latents": (["latents"], HERE / "latents" / "latents.csv"),
     "directions": (["directions"], HERE / "latents" / "directions.csv"),

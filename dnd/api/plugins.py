@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -191,6 +192,10 @@ class Encoder(Backend):
 
 class Target(Plugin):
     """A network under study. The core runs it; no backend does."""
+
+    reads: Mapping[str, Any] = MappingProxyType({})
+    """What of [target] says what a unit is, where it differs from the defaults: {"sae": "/a/folder"}, say. Of a run,
+    set by the core before `grade`."""
 
     @abstractmethod
     def build(self) -> tuple[torch.nn.Module, Callable[[Image], torch.Tensor]]:

@@ -167,7 +167,8 @@ def _values(runs: Mapping[str, Sequence[Outcome]], figure: str) -> dict[str, Flo
 
 
 def _differences(values: Mapping[str, Floats]) -> list[Difference]:
-    pairs = list(combinations(values, 2))
+    """Of the pairs that label the same units, if only some: latents are compared with none that labels channels."""
+    pairs = [(a, b) for a, b in combinations(values, 2) if not np.isnan(values[a] - values[b]).all()]
     found = [difference(values[one], values[other]) for one, other in pairs]
     corrected = holm([p for _, p in found])
     return [

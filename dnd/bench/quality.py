@@ -40,9 +40,12 @@ class Judge:
     def values(self, result: RunFolder) -> Values:
         """By the target's own judgement, where it knows its units; by the truth file, where there is one.
 
-        `text.cosine` counts a unit that has a meaning and got no label as 0.
+        `text.cosine` counts a unit that has a meaning and got no label as 0. The truth file may be of other units than
+        those that the target knows.
         """
-        found = {GRADED: _graded(result)} | self._against_truth(result.folder)
+        graded = _graded(result)
+        known = self._truths.keys() & {label.unit for label in result.labels}
+        found = {GRADED: graded} | (self._against_truth(result.folder) if known or not graded else {})
         return {figure: values for figure, values in found.items() if values}
 
     def _against_truth(self, folder: Path) -> Values:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dnd.api import Plugin, ProbingSet, Runtime, Target, Unit
-from dnd.config.run import HALF, Choice, Run
+from dnd.config.run import HALF, Choice, Run, TargetChoice
 from dnd.config.units import SHOWN, parse_units
 from dnd.errors import DndError, UsageError
+from dnd.files import place_of
 from dnd.plugin.guard import guard
 from dnd.plugin.registry import KINDS, Registry
 from dnd.probing.sets import FolderSet, UnionSet
@@ -44,7 +45,15 @@ class Builder:
 
     def target(self, choice: Choice) -> Target | None:
         """The named target; None for a function of the user's own."""
-        return cast(Target, self.plugin(choice)) if choice.kind == "target" else None
+        if choice.kind != "target":
+            return None
+        target = cast(Target, self.plugin(choice))
+        if isinstance(choice, TargetChoice):
+            target.reads = {
+                name: str(place_of(value, f"target.{name}")) if name in ("sae", "directions") else value
+                for name, value in choice.reads.model_dump(exclude_defaults=True).items()
+            }
+        return target
 
     def module(self, choice: Choice) -> tuple[torch.nn.Module, Preprocess]:
         """The network to study, and what prepares an image for it."""

@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 
 class TargetConfig(api.Config):
     model: api.ModelName = "microworld-target"
-    planted_seed: int = pydantic.Field(0, ge=0, le=3)
-    """0: the units of truth.csv; 1 to 3: others over the same senses, those of planted-SEED.csv."""
+    planted_seed: int = pydantic.Field(0, ge=0, le=5)
+    """0: the units of truth.csv; 1 to 5: others over the same senses, those of planted-SEED.csv."""
 
 
 class MicroworldTarget(api.Target):
@@ -39,12 +39,21 @@ class MicroworldTarget(api.Target):
         return planted.build(weights, seed) if seed else target.load(weights), target.preprocess
 
     def grade(self, labels: Sequence[api.Label]) -> api.Grading | None:
-        """Judge labels of the layer `concepts` against truth.csv, or the planted seed's own."""
-        from dnd_microworld import grade, planted
+        """Judge labels of the layer `concepts` against truth.csv, or the planted seed's own; those of the shipped
+        autoencoder's latents and of the shipped directions against latents/."""
+        from dnd_microworld import grade
 
-        seed = self.config.planted_seed
-        truth = api.read_truth(planted.truth_file(seed) if seed else HERE / "truth.csv")
-        return grade.grade(labels, truth, grade.read_figures(HERE / "figures.json"))
+        return grade.grade(labels, api.read_truth(self._truth()), grade.read_figures(HERE / "figures.json"))
+
+    def _truth(self) -> Path:
+        from dnd_microworld import planted
+
+        folder, seed = HERE / "latents", self.config.planted_seed
+        if self.reads.get("sae") == str(folder):
+            return folder / "latents.csv"
+        if self.reads.get("directions") == str(folder / "directions.safetensors"):
+            return folder / "directions.csv"
+        return planted.truth_file(seed) if seed else HERE / "truth.csv"
 
 
 class ProbingConfig(api.Config):

@@ -127,7 +127,7 @@ def grade(
             sum(r for r, (_, known) in zip(right, judged, strict=True) if known.kind == kind),
             sum(known.kind == kind for _, known in judged),
         )
-        for kind in KINDS
+        for kind in (*KINDS, "latent", "direction")
     ]
     wrong = {
         str(label.unit): " | ".join(known.concepts) or "uninterpretable"

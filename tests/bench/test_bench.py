@@ -209,6 +209,9 @@ def test_a_truth_file_and_texts(here: Path) -> None:
     judge = Judge(here / "truth.csv", None)
     values = judge.values(execute(wanted.combinations[0].run(registry()), here / "run", registry=registry()))
     assert values["match.exact_of_all"] == {"units/0": 1.0, "units/1": 0.0, "units/3": 1.0}
+    (here / "other.csv").write_text(truth.replace("units,", "latents,"))
+    values = Judge(here / "other.csv", None).values(RunFolder(here / "run"))
+    assert set(values) == {"match.graded"}, "by the target, which knows the units that the file does not"
 
 
 def test_it_goes_on_where_it_was(here: Path) -> None:
@@ -305,6 +308,14 @@ def test_units_that_only_one_has_are_not_compared() -> None:
     apart = found.against("b")
     assert apart is not None
     assert (apart.estimate.value, apart.estimate.n) == (0, 2)
+
+
+def test_combinations_without_a_unit_in_common_are_not_compared() -> None:
+    others = Outcome("b", "k", values={"match.graded": {"latents/0": 1.0}})
+    found = measure([outcome("a", [1.0, 0.0]), others, outcome("c", [1.0, 1.0])], "a")
+    assert [(one.name, one.other) for one in found.differences] == [("a", "c")]
+    assert found.against("b") is None
+    assert found.figures["match.graded"]["b"].value == 1
 
 
 def test_what_a_combination_would_cost_alone() -> None:

@@ -9,8 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dnd.api import auc
+from dnd.api import Label, Runtime, Unit, auc
+from dnd.config.read import read_run
 from dnd.config.run import LayerSettings
+from dnd.pipeline.build import Builder
+from dnd.plugin.registry import Registry
 from dnd.target.hooked import HookedTarget
 from dnd_microworld import HERE, world
 from dnd_microworld.target import load, preprocess
@@ -55,3 +58,26 @@ def test_units_mean_what_the_masks_show(reads: LayerSettings, truth: str, count:
     assert min(aucs) > 0.9
     assert np.mean(aucs) > 0.97
     assert min(inside) > 2, "strong cells lie on the concept more than others do"
+
+
+@pytest.mark.parametrize(("runfile", "kind"), [("latents", "latent"), ("directions", "direction")])
+def test_labels_of_latents_and_directions_are_graded(runfile: str, kind: str) -> None:
+    truth = {int(row["unit"]): row["concept"] for row in csv.DictReader((HERE / f"latents/{runfile}.csv").open())}
+    registry = Registry.load()
+    target = Builder(registry, Runtime("cpu", lambda name: HERE)).target(read_run(runfile, registry).target)
+    assert target
+    right, wrong = (
+        Label(Unit(LAYER, unit), "labelled", ((text, 1.0),)) for unit, text in ((0, truth[0]), (4, "red star"))
+    )
+    found = target.grade([right, wrong])
+    assert found
+    assert [(one.kind, one.right, one.total) for one in found.grades] == [(kind, 1, 2)]
+    assert found.wrong == {f"{LAYER}/4": truth[4]}
+
+
+def test_features_of_the_layer_of_the_latents_have_no_truth() -> None:
+    registry = Registry.load()
+    run = read_run("default", registry, options={"target.layers": [LAYER]})
+    target = Builder(registry, Runtime("cpu", lambda name: HERE)).target(run.target)
+    assert target
+    assert target.grade([Label(Unit(LAYER, 4), "labelled", (("square", 1.0),))]) is None
