@@ -108,7 +108,7 @@ def make_run(folder: Path, records: list[dict[str, Any]], **facts: Any) -> Path:
 def verified(record: dict[str, Any], word: str, because: str = "") -> dict[str, Any]:
     """A line of labels.jsonl after `dnd verify`."""
     tested = (
-        [{"concept": because, "relation": "broader", "auc": 0.97, "against": 0.5, "needed": 0.95}] if because else []
+        [{"concept": because, "relation": "broader", "auc": 0.97, "strength": 0.5, "needed": 0.95}] if because else []
     )
     concept = record["labels"][0]["concept"]
     figures = {"images": 10, "auc": 0.91, "auc_random": 0.9, "correlation": 0.4}

@@ -37,8 +37,8 @@ from dnd.store.locks import only_here
 
 DRIVEN, CLEARLY = 0.7, 0.85
 """AUC from which images activate a unit, and from which nearly all of them do."""
-STRONGER, ALIKE = 0.75, 0.7
-"""AUC of one name's images against another's from which they activate the unit more, and up to which they do not."""
+AS_MUCH, HARDLY = 0.8, 0.25
+"""Strength of a name, as a share of another's, from which it activates the unit as much, and up to which hardly."""
 NEEDED = 0.9
 """Share of what activates the unit most on which a name is seen that the unit needs."""
 CANDIDATES = 3
@@ -109,12 +109,16 @@ def _verdict(found: Evidence, record: UnitResult, names: Sequence[str], labels: 
     others = _others(names, labels, derive_seed(seed, "verify", unit))
     ordinary = found.of(others) or list(range(found.random.start, found.random.stop))
     own, random = found.of([label]), values[found.random]
+
+    def strength(name: str) -> float:
+        return float(np.median(values[found.of([name])]) - np.median(random))
+
     tested = tuple(
         Neighbour(
             concept=name,
             relation=relation(found, label, name, ordinary),
             auc=auc(values[found.of([name])], values[ordinary]),
-            against=auc(values[found.of([name])], values[own]),
+            strength=strength(name),
             needed=found.seen(name, record, ordinary),
         )
         for name in names[1:]
@@ -122,7 +126,7 @@ def _verdict(found: Evidence, record: UnitResult, names: Sequence[str], labels: 
     )
     drive = auc(values[own], values[ordinary])
     needed = found.seen(label, record, ordinary)
-    word, because = judge(drive, needed, tested)
+    word, because = judge(drive, strength(label), needed, tested)
     return Verdict(
         word=word,
         concept=label,
@@ -130,13 +134,14 @@ def _verdict(found: Evidence, record: UnitResult, names: Sequence[str], labels: 
         n_images=len(own),
         auc=drive,
         auc_random=auc(values[own], random),
+        strength=strength(label),
         needed=needed,
         tested=tested,
         **(_explained(found.likeness[label][found.random], random) if found.likeness else {}),
     )
 
 
-def judge(drive: float, needed: float | None, tested: Sequence[Neighbour]) -> tuple[Word, str]:
+def judge(drive: float, strength: float, needed: float | None, tested: Sequence[Neighbour]) -> tuple[Word, str]:
     """The verdict, and the name that decided it. `drive` is the label's AUC, `needed` the share of what activates the
     unit most on which it is seen; None where that is not known."""
 
@@ -144,16 +149,18 @@ def judge(drive: float, needed: float | None, tested: Sequence[Neighbour]) -> tu
         return one.needed is not None and one.needed >= NEEDED
 
     clearly, misses = [one for one in tested if one.auc >= CLEARLY], needed is not None and needed < NEEDED
-    narrower = [one for one in clearly if one.relation == "narrower" and one.against >= STRONGER]
+    narrower = [one for one in clearly if one.relation == "narrower" and strength <= HARDLY * one.strength]
     narrower = [one for one in narrower if drive < CLEARLY or is_needed(one)]
     if narrower:
         return "too broad", max(narrower, key=lambda one: one.auc).concept
     if drive < DRIVEN:
         return "not driven", ""
     as_much = [
-        one for one in clearly if one.against >= 1 - ALIKE or (one.relation == "broader" and misses and is_needed(one))
+        one
+        for one in clearly
+        if one.strength >= AS_MUCH * strength or (one.relation == "broader" and misses and is_needed(one))
     ]
-    strongest = {one.relation: one.concept for one in sorted(as_much, key=lambda one: one.against)}
+    strongest = {one.relation: one.concept for one in sorted(as_much, key=lambda one: one.strength)}
     if "broader" in strongest:
         return "too narrow", strongest["broader"]
     if "other" in strongest or misses:

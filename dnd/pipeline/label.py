@@ -18,7 +18,7 @@ from dnd.pipeline.controls import Controls, control_auc, control_labels
 from dnd.pipeline.exemplars.find import ExemplarResult
 from dnd.pipeline.job import Job
 from dnd.pipeline.known import Known
-from dnd.pipeline.refine import better_candidates, tried
+from dnd.pipeline.refine import Tried, better_candidates, tried
 from dnd.pipeline.rounds import make_images
 from dnd.pipeline.scores import score_stage
 from dnd.results.unit import Candidate, Dropped, Exemplar, StoredImage, UnitResult
@@ -42,28 +42,28 @@ def label_units(
         if has_captions:
             known.captions = caption_stage(job, exemplars, left())
         known.concepts = concept_stage(job, exemplars, left(), known.captions)
-    _test(known, hooked, identity, left)
+    found = _test(known, hooked, identity, left)
     for _ in range(job.run.rounds):
-        if (better := better_candidates(known, left())) is None:
+        if (better := better_candidates(known, found)) is None:
             break
         known = better
-        _test(known, hooked, identity, left)
-    if job.run.rounds:
-        known.meanings = {unit: one.meanings() for unit, one in tried(known, left()).items()}
+        found = _test(known, hooked, identity, left)
+    known.meanings = {unit: one.meanings() for unit, one in found.items()}
     if known.n_images:
         known.controls = _controls(known, hooked, identity, left())
     known.unseen |= too_few
     return (_result(known, unit) for unit in units)
 
 
-def _test(known: Known, hooked: HookedTarget, identity: str, left: Callable[[], list[Unit]]) -> None:
-    """Images of the candidates, what the target makes of them, and the scores."""
+def _test(known: Known, hooked: HookedTarget, identity: str, left: Callable[[], list[Unit]]) -> dict[Unit, Tried]:
+    """Images of the candidates, what the target makes of them, and the scores; what there is to refine."""
     with known.job.keeping("scorer"):
         if known.n_images:
             make_images(known, hooked, identity, left)
         if not known.bounds:
             scores = score_stage(known.job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
             known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
+        return tried(known, left()) if known.job.run.rounds else {}
 
 
 def _controls(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> Controls:

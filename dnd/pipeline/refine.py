@@ -2,12 +2,13 @@
 
 In each round the scorer says on which exemplars each candidate can be seen. Where the label leaves exemplars out, the
 summarizer is given the captions of these, with what the candidates tested so far are worth, and its answers join the
-candidates. A label whose part does as much, or that a narrower candidate beats, is left out. A unit is done when
-neither changes anything.
+candidates. A label is left out where a part of it does as much, or where it does hardly anything beside a narrower
+candidate. A unit is done when neither changes anything.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,21 +22,25 @@ from dnd.pipeline.scores import seen_stage
 
 CLEARLY = 0.85
 """AUC from which nearly all images of a concept activate a unit."""
-STRONGER, ALIKE = 0.75, 0.7
-"""AUC of one concept's images against another's from which they activate the unit more, and up to which they do not."""
+AS_MUCH, HARDLY = 0.8, 0.25
+"""Strength of a concept, as a share of another's, from which it activates the unit as much, and up to which hardly."""
 NEEDED = 0.9
 """Share of the exemplars on which a concept is seen that stands for all of them."""
 LEAST = 2
 """Exemplars that the label leaves out, with which a further meaning begins."""
+MOST = 0.5
+"""Share of its images from which on a candidate is judged here: of those that cannot be the label the last are not
+made."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A unit's complete candidates by score, with what is known of each."""
+    """A unit's candidates by score, those that have most of their images, with what is known of each."""
 
     concepts: tuple[str, ...]
     aucs: Mapping[str, float]
-    activations: Mapping[str, npt.NDArray[np.float32]]
+    strengths: Mapping[str, float]
+    """The activation on the median of its images, above that on the median of the random sample."""
     seen: Mapping[str, npt.NDArray[np.bool_]]
     """On each exemplar."""
     min_auc: float = 0.7
@@ -56,35 +61,43 @@ class Tried:
         return tuple(found)
 
     def worse_than(self) -> str:
-        """The candidate that says better what the first says: a part of it that does as much, or a narrower name that
-        does more and is seen on the exemplars; "" where there is none."""
+        """The candidate that says better what the first says: a part of it that does as much; or a narrower name that
+        is seen on the exemplars, where the first, of which most images show another kind, does hardly anything. ""
+        where there is none.
+
+        Strengths are compared, not ranks: images that all activate the unit in full differ by nothing that counts, and
+        a generator may draw one kind a little better than others.
+        """
         first, own = self.concepts[0], set(self.concepts[0].split())
         for other in self.concepts[1:]:
-            words, against = set(other.split()), auc(self.activations[other], self.activations[first])
+            words, strength = set(other.split()), self.strengths[other]
             if self.aucs[other] < CLEARLY:
                 continue
-            if words < own and against >= 1 - ALIKE:
+            if words < own and strength >= AS_MUCH * self.strengths[first]:
                 return other
-            if own < words and against >= STRONGER and self.seen[other].mean() >= NEEDED:
+            if own < words and self.strengths[first] <= HARDLY * strength and self.seen[other].mean() >= NEEDED:
                 return other
         return ""
 
 
 def tried(known: Known, units: Sequence[Unit]) -> dict[Unit, Tried]:
-    """What the scorer and the target say of all that was judged; nothing of units without candidates."""
+    """What the scorer and the target say of all that was tested; nothing of units without candidates."""
+    enough = math.ceil(MOST * known.n_images)
 
-    def complete(unit: Unit) -> list[str]:
+    def tested(unit: Unit) -> list[str]:
         scores = known.scores.get(unit, {})
-        own = set(known.complete(unit))
-        return sorted(own, key=lambda one: (-scores.get(one, -np.inf), known.concepts[unit].index(one)))
+        own = [one for one in known.candidates(unit) if len(known.images_of(unit, one)) >= enough]
+        return sorted(own, key=lambda one: -scores.get(one, -np.inf))
 
-    evidence: dict[Unit, Evidence] = {unit: known.evidence(unit, own) for unit in units if (own := complete(unit))}
+    evidence: dict[Unit, Evidence] = {
+        unit: known.evidence(unit, own, enough=enough) for unit in units if (own := tested(unit))
+    }
     seen = seen_stage(known.job, list(evidence), evidence.__getitem__)
     return {
         unit: Tried(
             one.concepts,
             {c: auc(row, one.sample_activations) for c, row in zip(one.concepts, one.activations, strict=True)},
-            dict(zip(one.concepts, one.activations, strict=True)),
+            dict(zip(one.concepts, _strengths(one), strict=True)),
             dict(zip(one.concepts, seen[unit], strict=True)),
             known.job.run.labels.min_auc,
         )
@@ -93,9 +106,14 @@ def tried(known: Known, units: Sequence[Unit]) -> dict[Unit, Tried]:
     }
 
 
-def better_candidates(known: Known, units: Sequence[Unit]) -> Known | None:
+def _strengths(evidence: Evidence) -> list[float]:
+    found: list[float] = (np.median(evidence.activations, axis=1) - np.median(evidence.sample_activations)).tolist()
+    return found
+
+
+def better_candidates(known: Known, found: Mapping[Unit, Tried]) -> Known | None:
     """The same units with other candidates, not yet tested; None where nothing is left to improve."""
-    found, job = tried(known, units), known.job
+    job = known.job
     worse = {unit: better for unit, one in found.items() if (better := one.worse_than())}
     captions, feedback = dict[Unit, tuple[str | None, ...]](), dict[Unit, tuple[JudgedConcept, ...]]()
     for unit, one in found.items():

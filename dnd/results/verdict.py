@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, PlainSerializer
 Word = Literal["verified", "too narrow", "too broad", "one of several", "not driven", "not tested"]
 Relation = Literal["broader", "narrower", "same", "other"]
 Figure = Annotated[float, PlainSerializer(lambda value: round(value, 4), when_used="json")]
+Strength = Annotated[float, PlainSerializer(lambda value: float(f"{value:.4g}"), when_used="json")]
 
 
 class Neighbour(BaseModel, frozen=True, strict=True):
@@ -19,8 +20,8 @@ class Neighbour(BaseModel, frozen=True, strict=True):
     """To the label."""
     auc: Figure
     """As the label's."""
-    against: Figure
-    """AUC of its images against the label's: 0.5 where they activate the unit alike."""
+    strength: Strength
+    """As the label's."""
     needed: Figure | None = None
     """As the label's."""
 
@@ -37,6 +38,8 @@ class Verdict(BaseModel, frozen=True, strict=True, populate_by_name=True, ser_js
     """Of them, against fresh images of other units' labels."""
     auc_random: Figure | None = None
     """Of them, against held-out probing images."""
+    strength: Strength | None = None
+    """The activation on the median of them, above that on the median held-out probing image."""
     needed: Figure | None = None
     """Share of what activates the unit most, its exemplars and the strongest held-out images, on which CLIP sees it."""
     correlation: Figure | None = None

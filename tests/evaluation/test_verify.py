@@ -15,8 +15,9 @@ from dnd.results.unit import Candidate, Exemplar, ScoredConcept, UnitResult
 from dnd.results.verdict import Neighbour, Relation
 
 
-def beside(kind: Relation, auc: float, against: float, concept: str = "x", needed: float | None = None) -> Neighbour:
-    return Neighbour(concept=concept, relation=kind, auc=auc, against=against, needed=needed)
+def beside(kind: Relation, auc: float, strength: float, concept: str = "x", needed: float | None = None) -> Neighbour:
+    """A name whose strength is a multiple of the label's."""
+    return Neighbour(concept=concept, relation=kind, auc=auc, strength=strength, needed=needed)
 
 
 @pytest.mark.parametrize(
@@ -24,20 +25,21 @@ def beside(kind: Relation, auc: float, against: float, concept: str = "x", neede
     [
         (0.95, [], "verified"),
         (0.5, [], "not driven"),
-        (0.95, [beside("broader", 0.97, 0.5)], "too narrow"),
+        (0.95, [beside("broader", 0.97, 0.9)], "too narrow"),
         (0.95, [beside("broader", 0.97, 0.1)], "verified"),  # it activates the unit, but much less than the label
-        (0.95, [beside("broader", 0.6, 0.4)], "verified"),
-        (0.65, [beside("narrower", 0.95, 0.9)], "too broad"),
-        (0.95, [beside("narrower", 0.97, 0.9)], "verified"),  # all images of the label activate it
-        (0.6, [beside("narrower", 0.7, 0.9)], "not driven"),
-        (0.95, [beside("other", 0.95, 0.5)], "one of several"),
-        (0.95, [beside("same", 0.95, 0.5)], "verified"),
-        (0.95, [beside("other", 0.95, 0.5, "star"), beside("broader", 0.95, 0.4, "red")], "too narrow"),
+        (0.95, [beside("broader", 0.6, 0.9)], "verified"),
+        (0.65, [beside("narrower", 0.95, 9)], "too broad"),
+        (0.65, [beside("narrower", 0.95, 1.5)], "not driven"),  # it is drawn a little better
+        (0.95, [beside("narrower", 0.97, 9)], "verified"),  # all images of the label activate it
+        (0.6, [beside("narrower", 0.7, 9)], "not driven"),
+        (0.95, [beside("other", 0.95, 1)], "one of several"),
+        (0.95, [beside("same", 0.95, 1)], "verified"),
+        (0.95, [beside("other", 0.95, 1.2, "star"), beside("broader", 0.95, 0.9, "red")], "too narrow"),
     ],
 )
 def test_the_verdict_follows_from_what_activates_the_unit(drive: float, names: list[Neighbour], verdict: str) -> None:
-    assert judge(drive, None, names)[0] == verdict
-    assert judge(drive, 0.95, names)[0] == verdict
+    assert judge(drive, 1, None, names)[0] == verdict
+    assert judge(drive, 1, 0.95, names)[0] == verdict
 
 
 @pytest.mark.parametrize(
@@ -48,16 +50,16 @@ def test_the_verdict_follows_from_what_activates_the_unit(drive: float, names: l
         (0.6, [beside("broader", 0.95, 0.1, needed=0.95)], "too narrow"),  # which are red all the same
         (0.6, [beside("broader", 0.95, 0.1, needed=0.7)], "one of several"),
         (1.0, [beside("broader", 0.95, 0.1, needed=1.0)], "verified"),
-        (1.0, [beside("narrower", 0.95, 0.9, needed=0.95)], "too broad"),  # nothing else of its kind is strong
-        (1.0, [beside("narrower", 0.95, 0.9, needed=0.3)], "verified"),
+        (1.0, [beside("narrower", 0.95, 9, needed=0.95)], "too broad"),  # nothing else of its kind is strong
+        (1.0, [beside("narrower", 0.95, 9, needed=0.3)], "verified"),
     ],
 )
 def test_the_verdict_follows_from_what_strong_images_show(needed: float, names: list[Neighbour], verdict: str) -> None:
-    assert judge(0.95, needed, names)[0] == verdict
+    assert judge(0.95, 1, needed, names)[0] == verdict
 
 
 def test_the_name_that_decides_is_given() -> None:
-    assert judge(0.9, 1.0, [beside("other", 0.9, 0.4, "star"), beside("other", 0.9, 0.6, "ring")])[1] == "ring"
+    assert judge(0.9, 1, 1.0, [beside("other", 0.9, 0.9, "star"), beside("other", 0.9, 1.1, "ring")])[1] == "ring"
 
 
 def record(label: str, candidates: dict[str, float]) -> UnitResult:

@@ -115,32 +115,35 @@ def test_a_scorer_that_sees_nothing_is_refused(tmp_path: Path) -> None:
         toys.toy_run(photos, method={"name": "refine", "round": 3})
 
 
-def tried(**candidates: tuple[float, Sequence[float], str]) -> Tried:
-    """By candidate, best first: its AUC, its images' activations, and an x for each exemplar on which it is seen."""
+def tried(**candidates: tuple[float, float, str]) -> Tried:
+    """By candidate, best first: its AUC, its strength, and an x for each exemplar on which it is seen."""
     names = {key.replace("_", " "): one for key, one in candidates.items()}
     return Tried(
         tuple(names),
         {name: auc for name, (auc, _, _) in names.items()},
-        {name: np.array(values, np.float32) for name, (_, values, _) in names.items()},
+        {name: strength for name, (_, strength, _) in names.items()},
         {name: np.array([mark == "x" for mark in marks]) for name, (_, _, marks) in names.items()},
     )
 
 
 def test_meanings_share_no_word_activate_the_unit_and_are_seen_apart() -> None:
-    one = [1.0]
-    assert tried(heart=(0.9, one, "xxx.."), red=(0.9, one, "...xx")).meanings() == ("heart", "red")
-    assert tried(heart=(0.9, one, "xxx.."), red=(0.6, one, "...xx")).meanings() == ("heart",)
-    assert tried(heart=(0.9, one, "xxxx."), red=(0.9, one, "...xx")).meanings() == ("heart",), "of one exemplar alone"
-    assert tried(heart=(0.9, one, "xxx.."), red_heart=(0.9, one, "...xx")).meanings() == ("heart",)
-    several = tried(heart=(0.9, one, "xxx..."), red_dots=(0.8, one, "...xx."), red=(0.8, one, "...xxx"))
+    assert tried(heart=(0.9, 1, "xxx.."), red=(0.9, 1, "...xx")).meanings() == ("heart", "red")
+    assert tried(heart=(0.9, 1, "xxx.."), red=(0.6, 1, "...xx")).meanings() == ("heart",)
+    assert tried(heart=(0.9, 1, "xxxx."), red=(0.9, 1, "...xx")).meanings() == ("heart",), "of one exemplar alone"
+    assert tried(heart=(0.9, 1, "xxx.."), red_heart=(0.9, 1, "...xx")).meanings() == ("heart",)
+    several = tried(heart=(0.9, 1, "xxx..."), red_dots=(0.8, 1, "...xx."), red=(0.8, 1, "...xxx"))
     assert several.meanings() == ("heart", "red")
 
 
-def test_a_part_that_does_as_much_is_better_and_so_is_a_narrower_name_that_does_more() -> None:
-    low, high = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
-    assert tried(red_star=(0.9, low, "xx"), red=(0.9, low, "xx")).worse_than() == "red"
-    assert tried(red_star=(0.9, high, "xx"), red=(0.9, low, "xx")).worse_than() == ""
-    assert tried(red_star=(0.9, low, "xx"), red=(0.8, low, "xx")).worse_than() == ""
-    assert tried(red=(0.9, low, "xx"), red_star=(0.9, high, "xx")).worse_than() == "red star"
-    assert tried(red=(0.9, low, "xx"), red_star=(0.9, high, "x.")).worse_than() == "", "seen on half of the exemplars"
-    assert tried(red=(0.9, low, "xx"), star=(0.9, high, "xx")).worse_than() == ""
+def test_a_part_that_does_as_much_is_better() -> None:
+    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.9, 0.9, "xx")).worse_than() == "red"
+    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.9, 0.5, "xx")).worse_than() == ""
+    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.8, 0.9, "xx")).worse_than() == ""
+    assert tried(red_star=(0.9, 1.0, "xx"), blue=(0.9, 0.9, "xx")).worse_than() == ""
+
+
+def test_a_narrower_name_is_better_where_most_images_of_the_label_do_hardly_anything() -> None:
+    assert tried(red=(0.9, 0.1, "xx"), red_star=(0.9, 1.0, "xx")).worse_than() == "red star"
+    assert tried(red=(0.9, 0.8, "xx"), red_star=(0.9, 1.0, "xx")).worse_than() == "", "it is only drawn better"
+    assert tried(red=(0.9, 0.1, "xx"), red_star=(0.9, 1.0, "x.")).worse_than() == "", "seen on half of the exemplars"
+    assert tried(red=(0.9, 0.1, "xx"), star=(0.9, 1.0, "xx")).worse_than() == ""

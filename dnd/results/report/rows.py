@@ -113,6 +113,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     """What the verdict rests on: its figures, and each name tested with what it is to the label."""
     figures = {
         "AUC on new images": verdict.auc,
+        "strength": verdict.strength,
         "needed": verdict.needed,
         "correlation": verdict.correlation,
         "AUPRC": verdict.auprc,
@@ -121,7 +122,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "because": shown(verdict.because),
         "figures": [[name, number(value)] for name, value in figures.items()],
         "tested": [
-            [shown(one.concept), one.relation, number(one.auc), number(one.against), number(one.needed)]
+            [shown(one.concept), one.relation, number(one.auc), number(one.strength), number(one.needed)]
             for one in verdict.tested
         ],
     }

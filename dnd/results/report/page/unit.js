@@ -139,8 +139,8 @@
   const tested = (run, { verdict }, level) => !verdict ? null : dnd.el("section", { class: "tested-names" },
     dnd.el(level, { class: "title" }, "Verdict on new images: ", dnd.el("span", { class: "tested-as", "data-verdict": run.verdict }, run.verdict), verdict.because ? ` (${verdict.because})` : null),
     dnd.el("div", { class: "metrics" }, verdict.figures.map(([name, value]) => metric(name, value))),
-    verdict.tested.length ? dnd.table(["name tested beside it", "it is", "AUC", "against the label", "needed"], verdict.tested, "Names tested beside the label") : null,
-    dnd.el("p", { class: "note" }, "AUC: of new images of the name, against images of other units' labels. Against the label: 0.5 where both activate the unit alike. Needed: the share of what activates the unit most on which the name is seen."));
+    verdict.tested.length ? dnd.table(["name tested beside it", "it is", "AUC", "strength", "needed"], verdict.tested, "Names tested beside the label") : null,
+    dnd.el("p", { class: "note" }, "AUC: of new images of the name, against images of other units' labels. Strength: the activation on the median of them, above that on the median random image. Needed: the share of what activates the unit most on which the name is seen."));
 
   const verdict = (run, heading, ...more) => dnd.el("div", { class: "verdict" }, heading, dnd.el("div", null, dnd.badge(run.status)),
     run.status === "labelled" ? dnd.el("div", { class: "metrics" }, metric("score", run.labels[0]?.[1]), metric("AUC", run.auc, run.auc ?? 0), metric("confidence", run.confidence)) : null,
