@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ class OfflineError(DndError):
 
 class ItemError(DndError):
     """One item (a caption, a unit, an image) has no valid answer: that item fails, the rest go on."""
+
+
+def raise_together(errors: Sequence[DndError], kind: type[DndError], what: str) -> None:
+    """One as it is; several as a list, "3 `what`:"."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        lines = [f"\n  {error}" + (f". {error.hint}" if error.hint else "") for error in errors]
+        raise kind(f"{len(errors)} {what}:{''.join(lines)}")
 
 
 def first_fault(error: ValidationError) -> str:

@@ -14,8 +14,7 @@ from dnd.bench.effects import Effect, effects
 from dnd.bench.outcome import Outcome, merge
 from dnd.bench.quality import EXACT, GRADED, choose_metric
 from dnd.bench.repeats import difference, level
-from dnd.evaluation.estimates import tidy
-from dnd.evaluation.intervals import Estimate, Floats, holm
+from dnd.evaluation.intervals import Estimate, Floats, holm, tidy
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,20 @@ class Bench:
             "reference": self.reference,
             "combinations": [self._row(outcome) for outcome in self.outcomes],
             "differences": [
-                {"name": one.name, "other": one.other, **_tidy(one.estimate), "p": tidy(one.p), "verdict": one.verdict}
+                {
+                    "name": one.name,
+                    "other": one.other,
+                    **one.estimate.record(),
+                    "p": tidy(one.p),
+                    "verdict": one.verdict,
+                }
                 for one in self.differences
             ],
             "effects": [
                 {
                     **{name: getattr(one, name) for name in ("axis", "variant", "base", "combinations")},
                     **{"mean": tidy(one.mean), "base_mean": tidy(one.base_mean)},
-                    **{"difference": _tidy(one.estimate), "p": tidy(one.p)},
+                    **{"difference": one.estimate.record(), "p": tidy(one.p)},
                 }
                 for one in self.effects
             ],
@@ -121,7 +126,7 @@ class Bench:
         kept = {key: value for key, value in asdict(outcome).items() if key not in ("values", "labels", "repeat")}
         kept |= {"repeats": len(self.runs[outcome.name])}
         cost = self.costs.get(outcome.name)
-        figures = {name: _tidy(found[outcome.name]) for name, found in self.figures.items() if outcome.name in found}
+        figures = {name: found[outcome.name].record() for name, found in self.figures.items() if outcome.name in found}
         return {**kept, "figures": figures, "cost": cost and asdict(cost)}
 
 
@@ -188,8 +193,3 @@ def _stages(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
             for column in ("items", "computed", "seconds"):
                 one[column] += stage[column]
     return {name: {**one, "keys": len(one["keys"]), "seconds": round(one["seconds"], 1)} for name, one in found.items()}
-
-
-def _tidy(estimate: Estimate) -> dict[str, Any]:
-    bounds = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {**{key: tidy(value) for key, value in bounds.items()}, "n": estimate.n}

@@ -26,8 +26,7 @@ from dnd.bench.table import (
     short,
     stage_rows,
 )
-from dnd.evaluation.estimates import tidy
-from dnd.evaluation.intervals import Estimate
+from dnd.evaluation.intervals import Estimate, tidy
 from dnd.results.report.single import policy
 from dnd.store.files import write_atomic
 from dnd.text import json_text, spreadsheet_lines

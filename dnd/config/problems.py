@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from dnd.api import Config
-from dnd.errors import DndError, UsageError
+from dnd.errors import DndError, UsageError, raise_together
 from dnd.text import suggest
 
 _LOG = logging.getLogger(__name__)
@@ -52,11 +52,7 @@ class Problems:
 
     def raise_if_any(self) -> None:
         """One problem as it is; several as a list."""
-        if len(self.found) == 1:
-            raise self.found[0]
-        if self.found:
-            lines = [f"\n  {error}" + (f". {error.hint}" if error.hint else "") for error in self.found]
-            raise UsageError(f"{len(lines)} things are wrong with this run:{''.join(lines)}")
+        raise_together(self.found, UsageError, "things are wrong with this run")
 
 
 def _dotted(section: str, place: Sequence[object]) -> str:

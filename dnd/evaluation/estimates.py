@@ -53,27 +53,17 @@ class Summary:
         found: dict[str, Any] = {
             "statistic": self.figure.statistic,
             "higher_is_better": self.figure.higher_is_better,
-            "own": _record(self.own),
+            "own": self.own.record(),
             "controls": {
-                "shuffled": _record(self.shuffled),
-                "constant": {**_record(self.constant), "label": self.figure.constant_label},
+                "shuffled": self.shuffled.record(),
+                "constant": {**self.constant.record(), "label": self.figure.constant_label},
             },
-            "own_minus_shuffled": _record(self.above_shuffled),
-            "with_abstentions_as_wrong": self.with_abstentions and _record(self.with_abstentions),
+            "own_minus_shuffled": self.above_shuffled.record(),
+            "with_abstentions_as_wrong": self.with_abstentions and self.with_abstentions.record(),
         }
         if self.figure.chance is not None:
             found["chance"] = self.figure.chance
         return found
-
-
-def _record(estimate: Estimate) -> dict[str, Any]:
-    bounds = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {**{key: tidy(value) for key, value in bounds.items()}, "n": estimate.n}
-
-
-def tidy(value: float) -> float | None:
-    """Six significant digits; None for NaN, which JSON has not."""
-    return None if np.isnan(value) else float(f"{value:.6g}")
 
 
 @dataclass

@@ -16,9 +16,9 @@ from dnd.api.truth import read_truth_file
 from dnd.errors import DndError, UsageError
 from dnd.evaluation.bertscore import unrelated_f1
 from dnd.evaluation.clip import Clip, clip_of
-from dnd.evaluation.estimates import Figure, Pairs, Summary, spread, summarise, tidy
+from dnd.evaluation.estimates import Figure, Pairs, Summary, spread, summarise
 from dnd.evaluation.images import image_figures
-from dnd.evaluation.intervals import FEW
+from dnd.evaluation.intervals import FEW, tidy
 from dnd.evaluation.marks import marks_figure, read_marks
 from dnd.evaluation.planted import graded
 from dnd.evaluation.reopen import Opened, grader, open_run

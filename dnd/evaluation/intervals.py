@@ -24,6 +24,11 @@ FEW = 30
 _Z = 1.959964
 
 
+def tidy(value: float) -> float | None:
+    """Six significant digits; None for NaN, which JSON has not."""
+    return None if np.isnan(value) else float(f"{value:.6g}")
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A figure with its 95 % interval over units."""
@@ -33,6 +38,10 @@ class Estimate:
     high: float
     n: int
     """Units it is taken over."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**{name: tidy(getattr(self, name)) for name in ("value", "low", "high")}, "n": self.n}
 
 
 NOTHING = Estimate(np.nan, np.nan, np.nan, 0)

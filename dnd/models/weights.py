@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import util
 from pathlib import Path, PurePosixPath
 
-from dnd.errors import ModelError, StoreError
+from dnd.errors import ModelError, StoreError, raise_together
 from dnd.models.digests import first_fault, size_of, unlisted_files
 from dnd.models.lockfile import ANY_ROLE, LockedModel, read_lock, write_lock
 from dnd.store.digests import DigestMemory
@@ -139,11 +139,7 @@ class Weights:
                 self.resolve(name)
             except ModelError as error:
                 problems.append(error)
-        if len(problems) == 1:
-            raise problems[0]
-        if problems:
-            lines = [f"\n  {error}. {error.hint}" for error in problems]
-            raise ModelError(f"{len(problems)} models cannot be used:{''.join(lines)}")
+        raise_together(problems, ModelError, "models cannot be used")
 
 
 def _refuse_unpinned(model: LockedModel) -> None:

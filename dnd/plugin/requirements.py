@@ -8,7 +8,7 @@ from importlib import metadata, util
 from typing import TYPE_CHECKING
 
 from dnd.api import Plugin
-from dnd.errors import DndError, PluginError
+from dnd.errors import DndError, PluginError, raise_together
 
 if TYPE_CHECKING:
     from dnd.plugin.registry import Entry
@@ -83,11 +83,7 @@ def _plain(name: str) -> str:
 def refuse_unfit(plugins: Iterable[Plugin]) -> None:
     """PluginError where plugins know that they cannot work here (`dnd.api.Plugin.check`)."""
     problems = [problem for plugin in plugins for problem in faults_of(plugin)]
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = [f"\n  {problem}. {problem.hint}" for problem in problems]
-        raise PluginError(f"{len(problems)} things keep this run from working:{''.join(lines)}")
+    raise_together(problems, PluginError, "things keep this run from working")
 
 
 def faults_of(plugin: Plugin) -> list[DndError]:
