@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -29,6 +30,8 @@ from dnd.store.folders import results_folder
 from dnd.store.images import Store
 from dnd.store.keys import stage_key
 from dnd.target.hooked import HookedTarget
+
+_LOG = logging.getLogger(__name__)
 
 VECTORS = pa.schema([("key", pa.string()), ("values", pa.binary())])
 _SAMPLE = pa.schema([("key", pa.string()), ("image", pa.string())])
@@ -156,7 +159,15 @@ def open_run(
     module, preprocess = builder.module(run.target)
     hooked = hook(run, module, preprocess, run.device)
     with hooked:
-        identity = identify(builder.target(run.target), module, preprocess, hooked.readings)
+        pass  # it knows its readings now; its own hooks are no part of the network
+    identity = identify(builder.target(run.target), module, preprocess, hooked.readings)
+    if RunFolder(folder).facts.get("target", identity) != identity:
+        _LOG.warning(
+            "the target %s is not the one that the run in %s has labelled, or is read in another way by now: its code,"
+            " weights or libraries have changed",
+            run.target.name,
+            folder,
+        )
     # Another seed than the run's: no image that chose a label judges it.
     fresh = run.general.model_copy(update={"seed": derive_seed(run.seed, "evaluation")})
     drawing = replace(run, general=fresh, images=run.images.model_copy(update={"n": images}))

@@ -229,6 +229,17 @@ def test_figures_are_shown_though_they_cannot_be_kept(toy_run: Path, capsys: pyt
     assert json.loads(out)["counts"]["with_truth_labelled"] == 3
 
 
+def test_another_target_than_was_labelled_is_reported(
+    toy_run: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(capsys, str(toy_run), "--images", "6")[0] == 0
+    assert "is not the one that" not in caplog.text
+    facts = json.loads((toy_run / "run.json").read_text())
+    (toy_run / "run.json").write_text(json.dumps({**facts, "target": "0" * 64}))
+    assert run(capsys, str(toy_run), "--images", "6")[0] == 0
+    assert f"is not the one that the run in {toy_run} has labelled" in caplog.text
+
+
 def test_images_that_judge_are_not_those_that_chose(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def requests() -> set[str]:
         parts = toy_run.parent.glob(".dnd-store/images-*/part-*.parquet")
