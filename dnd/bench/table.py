@@ -30,11 +30,12 @@ def short(figure: str) -> str:
 
 
 def screen(bench: Bench) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of what a terminal has room for; `columns` and `rows` are all."""
+    """Heads and rows of what a terminal has room for, without columns of nothing; `columns` and `rows` are all."""
     heads = columns(bench)
     kinds = kinds_of(bench)
-    kept = [i for i, head in enumerate(heads) if head not in (*kinds, "without a label", *_COSTS[2:])]
     lines = [[*row, *[""] * (len(heads) - len(row))] for row in rows(bench)]
+    wide = (*kinds, "without a label", *_COSTS[2:])
+    kept = [i for i, head in enumerate(heads) if head not in wide and any(line[i] for line in lines)]
     return [heads[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
 
@@ -153,6 +154,10 @@ def notes(bench: Bench) -> list[str]:
             f"Ranked by `{bench.metric}`. against {bench.reference}: the mean difference from it, unit by unit. "
             f"better, worse: p < 0.05 by {test}, corrected by Holm for the number of pairs; open: not shown. "
             "`*`: none is both better and cheaper."
+        )
+    else:
+        lines.append(
+            "No truth is known, so nothing is ranked. `dnd report RUN RUN --out FOLDER` shows labels side by side."
         )
     lines += [
         "The first column numbers the dots of the plot.",

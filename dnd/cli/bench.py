@@ -58,5 +58,10 @@ def bench(matrix: str, out: str | None, only: tuple[str, ...], dry_run: bool, as
         click.echo(json_text(found.record(), indent=1))
     else:
         print_table(*screen(found))
-        click.echo(f"\n{folder}/bench.html has all columns and what they mean, the plot and the main effects.")
+        if not found.metric:
+            runs = " ".join(str(folder / "runs" / one.folder) for one in found.outcomes[:2])
+            click.echo(
+                f"\nNo truth is known, so nothing is ranked. Labels side by side:\ndnd report {runs} --out compared"
+            )
+        click.echo(f"\nAll columns and what they mean, the plot and the main effects:\n{folder}/bench.html")
     return found.exit_code

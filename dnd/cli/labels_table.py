@@ -117,15 +117,15 @@ def show_result(console: Console, result: RunFolder, *, verbose: bool = False) -
 def show_next(console: Console, result: RunFolder, page: Path | None) -> None:
     """What to do next, and in the last line the path of the report, or of the run where there is none."""
     folder = escape(str(result.folder))
-    what, commands = (
-        "for other tools, and to search",
-        [
-            f"dnd export {folder} --format csv --out labels.csv",
-            f"dnd find {folder} TEXT",
-        ],
-    )
     if result.grading:
-        what, commands = "your own network (docs/quickstart.md shows the way)", ["dnd init run.toml"]
-    console.print("\n".join([f"\nNext, {what}:", *(f"  {one}" for one in commands)]), highlight=False, soft_wrap=True)
+        lines = ["Next, your own network (docs/quickstart.md shows the way):", "  dnd init run.toml"]
+    else:
+        lines = [
+            "Next, mark labels right or wrong in the report, save the marks, and measure:",
+            f"  dnd eval {folder} --truth marks.csv",
+            "For other tools:",
+            f"  dnd export {folder} --format csv --out labels.csv",
+        ]
+    console.print("\n".join(["", *lines]), highlight=False, soft_wrap=True)
     console.print("The report:" if page else f"No report; `dnd report {folder}` builds it. The run:", highlight=False)
     console.print(escape(str(page)) if page else folder, highlight=False, soft_wrap=True)

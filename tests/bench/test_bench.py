@@ -24,7 +24,7 @@ from dnd.bench.matrix import Matrix, read_matrix
 from dnd.bench.outcome import Outcome
 from dnd.bench.page import _write_table, page
 from dnd.bench.repeats import difference, level
-from dnd.bench.table import columns, markdown, notes, rows
+from dnd.bench.table import columns, markdown, notes, rows, screen
 from dnd.cli.main import cli
 from dnd.config.tables import flatten
 from dnd.errors import ModelError, UsageError
@@ -245,6 +245,13 @@ def test_a_failed_combination_is_a_row(here: Path) -> None:
     lines = [line for line in markdown(found, "t").splitlines() if line.startswith("| ")]
     cells = [line.replace("\\|", "").count("|") for line in lines]
     assert cells[:4] == [len(columns(found)) + 1] * 4
+
+
+def test_without_a_truth_nothing_is_ranked_and_the_screen_has_no_empty_column() -> None:
+    found = measure([Outcome("a", "k", seconds=2.0), Outcome("b", "k", seconds=1.0)], "a")
+    assert found.metric is None
+    assert screen(found) == (["no.", "combination", "seconds alone"], [["1", "a", "2.0"], ["2", "b", "1.0"]])
+    assert any("nothing is ranked" in note for note in notes(found))
 
 
 def test_failed_units_count(here: Path) -> None:

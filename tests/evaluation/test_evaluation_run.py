@@ -101,6 +101,22 @@ def test_the_screen_says_the_same(tmp_path: Path, encoder: str, capsys: pytest.C
     assert "text.clip_cosine" in out
 
 
+def test_the_figures_fit_a_terminal_of_80_columns(
+    tmp_path: Path, encoder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, truth = tmp_path / "t.csv", tmp_path / "truth.csv"
+    table.write_text("layer,unit,description\nfc,0,[red]\nfc,1,cat\n")
+    truth.write_text("unit,text\n0,red\n0,dots\n1,a cat\n")
+    monkeypatch.setattr("dnd.cli.console.make_console", lambda: Console(width=80, highlight=False))
+    code, out, _ = run(capsys, str(table), "--truth", str(truth), "--encoder", encoder)
+    assert code == 0
+    lines = [line.rstrip() for line in out.splitlines()]
+    head = next(line for line in lines if line.startswith("figure"))
+    assert head.split("  ")[-1].strip() == "best constant", "no words are broken"
+    assert any(line.startswith("match.exact_of_all ") and "[" in line for line in lines)
+    assert any(line.startswith("--json, or a terminal of 140 columns") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "hint"),
     [

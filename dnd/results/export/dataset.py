@@ -68,8 +68,12 @@ def card(run: RunFolder, *, images: bool = True) -> Iterator[str]:
         "images, and can be wrong.\n\n"
     )
     yield _COLUMNS + (_IMAGE_COLUMNS if images else "")
-    yield "\n\n## Licences\n\nOf the models that took part, as models.lock has them:\n\n"
-    yield "| model | source | licence |\n| --- | --- | --- |\n" + "".join(_licences(run))
+    yield "\n\n## Licences\n\n"
+    if licences := "".join(_licences(run)):
+        yield "Of the models that took part, as models.lock has them:\n\n"
+        yield f"| model | source | licence |\n| --- | --- | --- |\n{licences}"
+    else:
+        yield "No model of models.lock took part.\n"
     if images:
         yield (
             "\nThe images in `exemplars` are of the probing set, and under its licence; those in `synthetic` were made "
