@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, PlainSerializer
@@ -20,8 +21,8 @@ class Neighbour(BaseModel, frozen=True, strict=True):
     """To the label."""
     auc: Figure
     """As the label's."""
-    strength: Strength
-    """As the label's."""
+    strength: Strength = math.nan
+    """As the label's; not a number where an earlier version tested it."""
     needed: Figure | None = None
     """As the label's."""
 

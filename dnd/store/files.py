@@ -72,6 +72,7 @@ def how_to_go_on(error: OSError) -> str:
         error,
         space="Free some space or choose another --out, then give the command again: what is computed is kept.",
         rights="Choose an --out that you may write to; the store lies beside it, or where $DND_STORE says.",
+        other="Choose another --out, or another $DND_STORE, then give the command again: what is computed is kept.",
     )
 
 

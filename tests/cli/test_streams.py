@@ -113,7 +113,10 @@ def test_a_home_that_cannot_be_entered_is_a_sentence_or_no_matter(tmp_path: Path
         assert b"Hint: " in done.stderr
 
 
-@pytest.mark.parametrize(("number", "wanted"), [("EACCES", "$DND_STORE"), ("EROFS", "$DND_STORE"), ("ENOSPC", "Free")])
+@pytest.mark.parametrize(
+    ("number", "wanted"),
+    [("EACCES", "$DND_STORE"), ("EROFS", "$DND_STORE"), ("ENOTDIR", "another $DND_STORE"), ("ENOSPC", "Free")],
+)
 def test_the_hint_fits_why_a_store_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, wanted: str
 ) -> None:

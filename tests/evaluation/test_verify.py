@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toys
+from finished import finish
 
 from dnd.evaluation.evidence import Evidence, relation
 from dnd.evaluation.verify import _explained, _verdict, judge, names_of
+from dnd.results.report import rows
+from dnd.results.run import RunFolder
 from dnd.results.unit import Candidate, Exemplar, ScoredConcept, UnitResult
-from dnd.results.verdict import Neighbour, Relation
+from dnd.results.verdict import Neighbour, Relation, Verdict
 
 
 def beside(kind: Relation, auc: float, strength: float, concept: str = "x", needed: float | None = None) -> Neighbour:
@@ -128,6 +132,18 @@ def test_a_label_explains_the_unit_where_its_likeness_goes_with_the_activation()
     against = _explained(likeness, -likeness)
     assert against["correlation"] == pytest.approx(-1)
     assert against["auprc"] < 0.05
+
+
+def test_verdicts_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """Which tested a name's images against the label's."""
+    folder = finish(tmp_path / "run", {"fc/0": ["lake"]}, verdicts={"fc/0": Verdict(word="verified", concept="lake")})
+    tested = {"concept": "sea", "relation": "other", "auc": 0.9, "against": 0.5, "needed": 0.4}
+    line = json.loads((folder / "labels.jsonl").read_text())
+    line["verdict"]["tested"] = [tested]
+    (folder / "labels.jsonl").write_text(json.dumps(line) + "\n")
+    (verdict,) = RunFolder(folder).verdicts.values()
+    assert [(one.concept, one.auc, one.needed) for one in verdict.tested] == [("sea", 0.9, 0.4)]
+    assert rows._verdict(verdict)["tested"] == [["sea", "other", 0.9, None, 0.4]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
