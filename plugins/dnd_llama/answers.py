@@ -13,10 +13,12 @@ MAX_WORDS = 5
 MAX_LETTERS = 80
 MAX_NAMES = 3
 
-CONCEPT_PATTERN = r"[^\s,;|/]{1,24}( [^\s,;|/]{1,24}){0,9}"
+_NAME = r"[^\s,;|/]{1,24}( [^\s,;|/]{1,24}){0,9}[,;]?"
+CONCEPT_PATTERN = rf"{_NAME}\n?"
 """Regular expression for servers that can hold a model to one: every concept that `parse_concept` reads, with room for
-more words than it allows. A tighter bound would not shorten an answer but glue its words together."""
-NAMES_PATTERN = "\n".join(f"{breadth}: {CONCEPT_PATTERN}" for breadth in ("Plain", "Narrow", "Broad"))
+more words than it allows. A tighter bound would not shorten an answer but glue its words together. A model that would
+go on with a list or another line may begin to, and ends there: held back from that, it makes up a word instead."""
+NAMES_PATTERN = "\n".join(f"{breadth}: {_NAME}" for breadth in ("Plain", "Narrow", "Broad")) + r"\n?"
 """The same for `parse_names`."""
 
 

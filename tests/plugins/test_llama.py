@@ -86,6 +86,17 @@ def test_ordinary_names_are_read(name: str) -> None:
     assert re.fullmatch(CONCEPT_PATTERN, name), "a server held to the pattern could not say it"
 
 
+def test_an_answer_that_a_server_ends_where_a_list_or_a_line_begins_is_read() -> None:
+    """So that a model which wants to go on does not make up a word in the place of a comma or a new line."""
+    for answer in ("red fox,\n", "red fox;", "red fox\n"):
+        assert re.fullmatch(CONCEPT_PATTERN, answer)
+        assert parse_concept(answer) == "red fox"
+    names = "Plain: fox,\nNarrow: red fox;\nBroad: animal,\n"
+    assert re.fullmatch(NAMES_PATTERN, names)
+    assert parse_names(names) == ["fox", "red fox", "animal"]
+    assert not re.fullmatch(CONCEPT_PATTERN, "fox, wolf")
+
+
 WRAPPED = """
 **dog**~1. Dog~Concept: dog~Here is the concept: dog~<think></think>dog~dog\u200b~dog\ufeff~*dog*~_dog_~`dog`~# dog
 <think>\\nperhaps a cat?\\n</think>\\n\\ndog~- dog~* dog~1) dog~(dog)~**Concept:** dog~**Concept: dog**~Answer: **dog**.
