@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -19,6 +21,8 @@ from dnd_vlm.question import PROMPT, QuestionConfig, shrunk
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_PACKAGES = {"SmolVLMProcessor": "num2words"}
+"""What the processors of transformers need beyond it, torch and pillow: found before a run begins."""
 NEEDS = "config.json of an image-text-to-text model, the files of its processor and its tokenizer"
 
 
@@ -47,6 +51,16 @@ class VlmCaptioner(HfCaptioner):
     @property
     def trial_size(self) -> tuple[int, int]:  # type: ignore[override]
         return self.config.max_side, self.config.max_side
+
+    def check(self) -> Sequence[str | api.DndError]:
+        try:
+            folder = self.runtime.weights(self.config.model)
+        except api.ModelError:
+            return ()  # the core looks at models itself
+        package = _PACKAGES.get(processor_class(folder), "")
+        if not package or find_spec(package):
+            return ()
+        return [api.UsageError(f"{self.config.model} needs the package {package}", f"Run: pip install {package}")]
 
     def _load(self, placement: loading.Placement) -> tuple[Any, Any]:
         from transformers import AutoModelForImageTextToText
@@ -79,6 +93,17 @@ class VlmCaptioner(HfCaptioner):
 
     def _compiled(self) -> Any:
         return self._model
+
+
+def processor_class(folder: Path) -> str:
+    """As the folder names it; "" where it does not."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        try:
+            if found := json.loads((folder / name).read_text("utf-8")).get("processor_class"):
+                return str(found)
+        except (OSError, ValueError, AttributeError):
+            pass  # loading it tells
+    return ""
 
 
 def load_processor(folder: Path) -> Any:

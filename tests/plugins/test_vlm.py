@@ -59,6 +59,18 @@ def test_an_architecture_captions_by_what_it_sees_and_is_asked(folders: dict[str
         assert all(one != other for one, other in zip(backend.caption(shown), said, strict=True))
 
 
+def test_a_package_that_a_processor_needs_is_named_before_the_run(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnd_vlm.captioner.find_spec", lambda name: None)
+    (fault,) = captioner(folders["SmolVLM"]).check()
+    assert isinstance(fault, api.UsageError)
+    assert (str(fault), fault.hint) == ("tiny needs the package num2words", "Run: pip install num2words")
+    assert not captioner(folders["Qwen2.5-VL"]).check()
+    monkeypatch.setattr("dnd_vlm.captioner.find_spec", lambda name: True)
+    assert not captioner(folders["SmolVLM"]).check()
+
+
 def test_the_answer_is_what_transformers_alone_gives(folders: dict[str, Path]) -> None:
     """Gemma 3's processor reads no videos, so that it loads without this plugin's help."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
