@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dnd.api import is_out_of_memory
 from dnd.errors import DndError, ModelError, UsageError
 from dnd.models.weights import Weights
 
@@ -60,7 +61,9 @@ class Encoder:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **local)
             model, info = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # whatever a library raises as it reads a folder is for what the folder holds
+            if is_out_of_memory(error):
+                raise
             raise ModelError(
                 f"{folder} does not load as a sentence encoder: {error}",
                 "It needs config.json, the tokenizer's files and safetensors weights.",
@@ -70,6 +73,11 @@ class Encoder:
             raise ModelError(
                 f"the weights in {folder} are not whole: {missing[0]} is missing ({len(missing)} in all)",
                 "See that config.json and the weights are of the same checkpoint.",
+            )
+        if 2 * len(self._tokenizer) < model.config.vocab_size:
+            raise ModelError(
+                f"the tokenizer in {folder} has {len(self._tokenizer)} tokens, the model {model.config.vocab_size}",
+                "Put the tokenizer's files of the model beside its weights.",
             )
         self._model: Any = model.float().to(device).eval()
         self._first_token = _pools_first_token(folder)

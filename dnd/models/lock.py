@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pydantic
 
 from dnd.errors import ModelError, first_fault
+from dnd.files import open_regular
 from dnd.models.digests import loadable_files
 from dnd.models.lockfile import ANY_ROLE, SAFE, LockedFile, LockedModel
 from dnd.models.weights import Weights
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dnd.models.fetch import Fetched
+
+
+_POINTER = b"version https://git-lfs"
 
 
 def lock_folder(
@@ -73,6 +77,9 @@ def lock_own(
     paths = sorted(_chosen(usable_files(loadable_files(folder)), include, exclude))
     if not any(path.endswith(".safetensors") for path in paths):
         raise ModelError(f"{folder} has no safetensors among its files", "Save the model as safetensors.")
+    for path in paths:
+        if path.endswith(".safetensors"):
+            _check_whole(folder / path)
     old = weights.by_name.get(name)
     entry = make_entry(
         name=name,
@@ -153,6 +160,27 @@ def make_entry(**fields: object) -> LockedModel:
         return LockedModel.model_validate(fields)
     except pydantic.ValidationError as error:
         raise ModelError(f"cannot lock this: {first_fault(error)}") from error
+
+
+def _check_whole(file: Path) -> None:
+    """ModelError for what is no whole safetensors file: cut short, or a pointer to one that git did not fetch."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        hint = "Run `git lfs pull` there." if _is_pointer(file) else "Get that file anew."
+        raise ModelError(f"{file} is not a whole safetensors file: {error}", hint) from error
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether it stands for a file that Git LFS keeps elsewhere."""
+    try:
+        with open_regular(file) as opened:
+            return opened.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False
 
 
 def _pin(folder: Path, path: str) -> LockedFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dnd import api
-from dnd_hf import loading
+from dnd_hf import checks, loading
 from dnd_hf.captioning import CaptioningConfig, HfCaptioner
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class BlipCaptioner(HfCaptioner):
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
         name, folder = self.config.model, self.runtime.weights(self.config.model)
-        loading.check_architecture(folder / "config.json", name, "BlipForConditionalGeneration")
+        checks.check_architecture(folder / "config.json", name, "BlipForConditionalGeneration")
         with loading.load_errors(name, folder, "a BLIP", "config.json, the processor's files"):
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
             processor: Any = BlipProcessor.from_pretrained(folder, backend="pil", **loading.LOCAL)

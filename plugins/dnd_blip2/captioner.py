@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dnd import api
-from dnd_hf import devices, loading
+from dnd_hf import checks, devices, loading
 from dnd_hf.captioning import ADVICE, CaptioningConfig, HfCaptioner
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Blip2Captioner(HfCaptioner):
         from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
         name, folder = self.config.model, self.runtime.weights(self.config.model)
-        loading.check_architecture(folder / "config.json", name, "Blip2ForConditionalGeneration")
+        checks.check_architecture(folder / "config.json", name, "Blip2ForConditionalGeneration")
         with loading.load_errors(name, folder, "a BLIP-2", "config.json, the processor's files"):
             # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
             processor: Any = Blip2Processor.from_pretrained(folder, backend="pil", **loading.LOCAL)

@@ -13,7 +13,7 @@ from typing import Any
 
 from dnd import api
 from dnd_diffusers.config import DiffusersConfig
-from dnd_hf import loading, precision
+from dnd_hf import checks, loading, precision
 from dnd_hf.loading import load_errors, load_whole
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -144,6 +144,10 @@ def assemble(config: DiffusersConfig, folder: Path, parts: Mapping[str, Any], wh
         given: dict[str, Any] = {part: None for part in (*_LEFT_OUT, *absent) if part in takes}
         given |= {switch: False for switch in _SWITCHES if switch in takes}
         pipeline: Any = kind.from_pretrained(folder, local_files_only=True, **given, **parts)
+    for part in parts:
+        if part.startswith("text_encoder"):
+            tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"))
+            checks.check_tokenizer(tokenizer, parts[part], config.model)
     schedule(pipeline, config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -12,7 +12,7 @@ from dnd_diffusers.build import Part, assemble, denoiser, draw_in_float32, find_
 from dnd_diffusers.config import DiffusersConfig
 from dnd_diffusers.offload import Placement, choose, expected, image_size, place
 from dnd_diffusers.prompts import embed_once
-from dnd_hf import batches, devices, loading, precision
+from dnd_hf import batches, checks, devices, loading, precision
 from dnd_hf.batches import Batches
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class DiffusersGenerator(api.Generator):
             return
         config, device, folder = self.config, self.runtime.device, self.runtime.weights(self.config.model)
         if self.kinds:
-            loading.check_architecture(folder / "model_index.json", config.model, *self.kinds, key="_class_name")
+            checks.check_architecture(folder / "model_index.json", config.model, *self.kinds, key="_class_name")
         with devices.device_errors(config.model, device, ADVICE):
             loaded = {place: self._load_part(place, part) for place, part in self._parts().items()}
             self._pipeline = assemble(config, folder, loaded, self.what)

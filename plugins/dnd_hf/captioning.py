@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dnd import api
-from dnd_hf import batches, devices, loading
+from dnd_hf import batches, checks, devices, loading
 from dnd_hf.batches import Batches
 from dnd_hf.fitted import Fitted
 from dnd_hf.settings import WeightsConfig
@@ -78,7 +78,9 @@ class HfCaptioner(Fitted, api.Captioner):
             return
         placement = loading.Placement(self.runtime.device, *self._precision, self.config.offload)
         with devices.device_errors(self.config.model, self.runtime.device, ADVICE):
-            self._processor, self._model = self._load(placement)
+            processor, model = self._load(placement)
+            checks.check_tokenizer(processor.tokenizer, model, self.config.model)
+            self._processor, self._model = processor, model
             if self.config.batch_size == "auto":
                 self.batch_size = batches.largest_batch(self._try, self.batch_size, self.runtime.device)
                 self._batches.size = self.batch_size

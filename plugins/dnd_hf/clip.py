@@ -13,7 +13,8 @@ import pydantic
 from dnd import api
 from dnd_hf import devices, open_clip
 from dnd_hf.batches import Batches
-from dnd_hf.loading import LOCAL, check_architecture, load_errors, load_whole
+from dnd_hf.checks import check_architecture, check_tokenizer
+from dnd_hf.loading import LOCAL, load_errors, load_whole
 from dnd_hf.precision import torch_dtype
 from dnd_hf.sizes import weight_bytes, work_beside
 
@@ -74,6 +75,7 @@ class Clip:
                 # The PIL image processor everywhere: pixels must not depend on whether torchvision is installed.
                 self._processor = AutoProcessor.from_pretrained(folder, backend="pil", **LOCAL)
                 model = load_whole(AutoModel, folder, name, dtype=dtype, **LOCAL)
+                check_tokenizer(self._processor.tokenizer, model, name)
         self._model = model.to(self._runtime.device).eval()
 
     def images(self, images: Sequence[Open]) -> Floats:

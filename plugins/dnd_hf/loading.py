@@ -1,11 +1,9 @@
-"""Models from local folders: where their weights go, and proof that each weight was found and none was left over."""
+"""Models from local folders: where their weights go, and what a library says while it loads them."""
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnd import api
-from dnd_hf import devices, precision, sizes
+from dnd_hf import checks, devices, precision, sizes
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +20,6 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options of every `from_pretrained` of transformers."""
 COMPILER = "inductor"
 """The backend of torch.compile."""
-_HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
-"""Constants that older checkpoints hold and today's classes make themselves."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +37,22 @@ class Placement:
 
 @contextmanager
 def load_errors(name: str, folder: Path, what: str, needs: str) -> Iterator[None]:
-    """Turn what `from_pretrained` raises into ModelError: the model `name` in `folder` is not `what`."""
-    from safetensors import SafetensorError
-
+    """Turn what a library raises as it reads a folder into ModelError: the model `name` in `folder` is not `what`.
+    UsageError where a package is missing, such as the one that a checkpoint was packed with."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except api.DndError:
+        raise
+    except ImportError as error:
+        raise api.UsageError(
+            f"{name!r} needs a package that is missing: {' '.join(str(error).split())}",
+            "install it, or choose a checkpoint that does without",
+        ) from error
+    except Exception as error:
+        if api.is_out_of_memory(error) or api.is_device_lost(error):
+            raise
         raise api.ModelError(
-            f"{name!r} in {folder} does not load as {what}: {error}",
+            f"{name!r} in {folder} does not load as {what}: {error or type(error).__name__}",
             f"the folder needs {needs} and safetensors weights",
         ) from error
 
@@ -69,10 +73,12 @@ def load_model(kind: Any, folder: Path, name: str, placement: Placement) -> Any:
     return model.eval()
 
 
-def load_whole(kind: Any, folder: Path, name: str, **options: Any) -> Any:
+def load_whole(kind: Any, folder: Path | None, name: str, **options: Any) -> Any:
     """What `kind.from_pretrained` of transformers or diffusers gives for safetensors weights. Raises ModelError where
-    they are not whole: the libraries would go on with random ones."""
+    they are not whole or no numbers of a model: the libraries would go on with random ones, or with those."""
     library = kind.__module__.partition(".")[0]
+    if folder is not None:
+        checks.check_packing(folder, name)
     if library == "transformers":
         options["ignore_mismatched_sizes"] = True  # `check_whole` names them
     with quiet(library):
@@ -80,29 +86,9 @@ def load_whole(kind: Any, folder: Path, name: str, **options: Any) -> Any:
     if library == "diffusers":  # it believes the index of a file's shards, and leaves empty what they do not hold
         empty = {key for key, parameter in model.named_parameters() if parameter.is_meta}
         info = {**info, "missing_keys": sorted({*info["missing_keys"], *empty})}
-    check_whole(info, name)
+    checks.check_whole(info, name)
+    checks.check_finite(model, name)
     return model
-
-
-def check_whole(info: Mapping[str, Any], name: str) -> None:
-    """ModelError where weights were missing, of another shape, or of no part of the model. `info` is what
-    `from_pretrained` says of its loading."""
-    left_over = [key for key in info["unexpected_keys"] if not _HARMLESS.search(key)]
-    faults = [
-        (info["missing_keys"], "is missing", "are missing"),
-        ([key for key, *_ in info["mismatched_keys"]], "has another shape", "have another shape"),
-        (left_over, "belongs to no part of it", "belong to no part of it"),
-    ]
-    for keys, one, several in faults:
-        if keys:
-            raise api.ModelError(
-                f"the weights of {name!r} are not whole: {_listed(sorted(keys))} {several if len(keys) > 1 else one}",
-                "see that config.json and the weights are of the same checkpoint",
-            )
-
-
-def _listed(keys: Sequence[str]) -> str:
-    return keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more"
 
 
 def spread(device: str) -> dict[str, Any]:
@@ -136,19 +122,6 @@ def quiet(*packages: str) -> Iterator[None]:
             log.set_verbosity(level)
         for log in shown:
             log.enable_progress_bar()
-
-
-def check_architecture(file: Path, name: str, *wanted: str, key: str = "architectures") -> None:
-    """ModelError where a config says that it belongs to none of these kinds; one that says nothing may pass."""
-    try:
-        said = json.loads(file.read_text("utf-8")).get(key) or []
-    except (OSError, ValueError, AttributeError):
-        return  # the loader says it better
-    kinds = [said] if isinstance(said, str) else said
-    if kinds and not set(wanted) & set(kinds):
-        raise api.ModelError(
-            f"{name!r} is a {', '.join(kinds)}, not a {' or '.join(wanted)}", "choose a model made for this backend"
-        )
 
 
 def prepare_chat(model: Any, tokenizer: Any, name: str, template: object) -> None:

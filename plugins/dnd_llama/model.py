@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
-from dnd_hf import devices, loading
+from dnd_hf import checks, devices, loading
 from dnd_hf.batches import Batches
 from dnd_hf.sampling import SeededSampler
 from dnd_llama.conversation import Ask
-from dnd_llama.prompts import TEMPLATE
+from dnd_llama.prompts import TEMPLATE, Message, concept_messages
 
 
 class ChatModel:
@@ -28,6 +28,9 @@ class ChatModel:
         with loading.load_errors(name, folder, "a language model", needs):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **loading.LOCAL)
             self.model: Any = loading.load_model(AutoModelForCausalLM, folder, name, placement)
+            if self.tokenizer.chat_template:
+                self._prompt(concept_messages([]))  # a template that cannot be read is told now
+        checks.check_tokenizer(self.tokenizer, self.model, name)
         loading.prepare_chat(self.model, self.tokenizer, name, self.tokenizer.chat_template)
 
     def answer(self, asks: Sequence[Ask], batches: Batches, *, max_new_tokens: int) -> list[str]:
@@ -39,15 +42,16 @@ class ChatModel:
         )
         return [answer for _, answer in sorted(zip(order, answers, strict=True))]
 
+    def _prompt(self, messages: Sequence[Message]) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, **TEMPLATE
+        )
+        return text
+
     @torch.inference_mode()
     def answer_batch(self, asks: Sequence[Ask], *, max_new_tokens: int) -> list[str]:
         """All of them in one forward pass after another."""
-        prompts = [
-            self.tokenizer.apply_chat_template(
-                list(ask.messages), tokenize=False, add_generation_prompt=True, **TEMPLATE
-            )
-            for ask in asks
-        ]
+        prompts = [self._prompt(ask.messages) for ask in asks]
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = {key: inputs[key].to(self.device) for key in ("input_ids", "attention_mask")}
         sampler = SeededSampler([ask.seed for ask in asks], [ask.temperature for ask in asks], max_new_tokens)

@@ -42,6 +42,11 @@ _KNOWN = (
         " Python with python.",
     ),
     (
+        r"^ModuleNotFoundError: No module named '(\w+)",
+        "its Python has no {0}, which it needs for this model",
+        "Install {0} there, in a build that fits its torch, or take another model.",
+    ),
+    (
         r"torchvision::nms|undefined symbol|libtorch|libcudart|libcublas|lib\w+\.so[.\d]*: cannot open"
         r"|^[\w.]*(?:ImportError|ModuleNotFoundError|PackageNotFoundError): ",
         "its packages do not fit together: the wrong torch, or something missing",
@@ -75,8 +80,8 @@ def explain(log: str) -> tuple[str, str]:
     """(cause, remedy) in words; two empty texts where nothing known is in the log."""
     text = "\n".join(map(plain, log.splitlines()))
     for pattern, cause, remedy in _KNOWN:
-        if re.search(pattern, text, re.IGNORECASE | re.MULTILINE):
-            return cause, remedy
+        if found := re.search(pattern, text, re.IGNORECASE | re.MULTILINE):
+            return cause.format(*found.groups()), remedy.format(*found.groups())
     return "", ""
 
 

@@ -63,6 +63,8 @@ class Interpreter:
     vllm: str
     """Version; "" where it cannot be told."""
     torch: str
+    vision: str = ""
+    """torchvision's version; "" where there is none."""
 
 
 def find(python: str | None) -> Interpreter:
@@ -100,7 +102,7 @@ def find(python: str | None) -> Interpreter:
             f"Run: {path} -m pip install 'torch{facts['wanted_torch']}'; or give vLLM an environment of its own:"
             f" {how_to_install()}",
         )
-    return Interpreter(path, facts["vllm"], facts["torch"])
+    return Interpreter(path, facts["vllm"], facts["torch"], facts["vision"])
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -121,6 +123,14 @@ def _path(python: str | None) -> Path:
     if not path.is_file():
         raise PluginError(f"there is no Python at {path} for vLLM (setting `python`)", how_to_install())
     return path
+
+
+def without_vision(python: Interpreter) -> PluginError:
+    """The error for a Python in which vLLM finds no model that sees."""
+    return PluginError(
+        f"torchvision is not installed in {python.path}, and vLLM needs it for a model that sees",
+        f"Install it there, in the build that fits torch {python.torch}; or take the captioner vlm",
+    )
 
 
 def how_to_install() -> str:

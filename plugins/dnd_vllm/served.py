@@ -52,6 +52,8 @@ class Served(Backend):
         try:
             if config.url is None:
                 self._python = interpreter.find(config.python)
+                if self.shows_images and not self._python.vision:
+                    yield interpreter.without_vision(self._python)
             else:
                 with closing(self._connect(config.url, self._key(), config.served_model)) as client:
                     client.check()

@@ -69,13 +69,13 @@ class VlmCaptioner(HfCaptioner):
         with loading.load_errors(name, folder, "an image-text-to-text model", NEEDS):
             processor = load_processor(folder)
             model = loading.load_model(AutoModelForImageTextToText, folder, name, placement)
-        # Not the processor's own method, which reads what a template does not know as settings of its own.
-        template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
-        loading.prepare_chat(model, processor.tokenizer, name, template)
-        asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.config.prompt}]}]
-        self._prompt = processor.tokenizer.apply_chat_template(
-            asked, chat_template=template, add_generation_prompt=True, tokenize=False, **TEMPLATE
-        )
+            # Not the processor's own method, which reads what a template does not know as settings of its own.
+            template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+            loading.prepare_chat(model, processor.tokenizer, name, template)
+            asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.config.prompt}]}]
+            self._prompt = processor.tokenizer.apply_chat_template(
+                asked, chat_template=template, add_generation_prompt=True, tokenize=False, **TEMPLATE
+            )
         return processor, model
 
     def _inputs(self, images: list[Image]) -> Any:

