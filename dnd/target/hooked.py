@@ -161,7 +161,9 @@ class HookedTarget:
         with in_words(replica, batch):
             try:
                 replica.forward(batch, self._note_shape)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 return False
         return True
 

@@ -32,8 +32,9 @@ def main(grace: float, command: list[str]) -> int:
     wanted_by = os.getppid()
     prctl = _prctl()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)  # grandchildren whose parent died become ours, so that none gets lost
+    # SIGTERM: killed, vLLM's server would leave its engine behind, with the GPU's memory.
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        command, stdin=subprocess.DEVNULL, preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     )
     try:
         while child.poll() is None and not ended and os.getppid() == wanted_by:

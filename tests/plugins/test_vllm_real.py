@@ -131,3 +131,15 @@ def test_a_pattern_holds_the_model(vllm: VllmSummarizer) -> None:
     held._client, held._server = vllm._client, vllm._server
     assert not any(re.fullmatch(unlikely, text) for text in vllm.answer(asks))
     assert all(re.fullmatch(unlikely, text) for text in held.answer(asks))
+
+
+def test_a_guard_that_is_killed_takes_the_engine_along_and_the_work_goes_on(vllm: VllmSummarizer) -> None:
+    assert vllm._server is not None
+    assert vllm._server._process is not None
+    guard = psutil.Process(vllm._server._process.pid)
+    tree = guard.children(recursive=True)
+    assert len(tree) >= 3
+    guard.kill()
+    assert psutil.wait_procs(tree, timeout=60)[1] == []
+    found = vllm.summarize([SummaryRequest(CAPTIONS, 5, seed) for seed in range(8)])
+    assert sum(concepts[0] == "star" for concepts in found) >= 6

@@ -354,6 +354,22 @@ def test_a_device_that_fails_under_the_target_stops_the_run(problem: str) -> Non
     assert "same command" in caught.value.hint
 
 
+@pytest.mark.parametrize("problem", [torch.OutOfMemoryError("full"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")])
+def test_a_batch_that_a_device_has_no_room_for_does_not_fit(problem: RuntimeError) -> None:
+    """Whichever of torch's libraries asked for the memory."""
+
+    entered = []
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        if entered and len(x) > 8:
+            raise problem
+        return x
+
+    with HookedTarget(Odd(answer), preprocess, ["layer"]) as hooked:
+        entered.append(hooked)
+        assert [hooked._fits(hooked._replicas[0], batch(rows)) for rows in (8, 16)] == [True, False]
+
+
 # --- fingerprint -------------------------------------------------------------------------------------
 
 
