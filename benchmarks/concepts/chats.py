@@ -1,62 +1,106 @@
-"""The summarizer `llama`, made fit for a CPU: answers are kept in a file, and what prompts share is computed once."""
+"""Summarizers whose answers are kept in a file: `llama` and `vllm` as they are, and `llama` made fit for a CPU."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import DynamicCache
 
 from dnd.api import Runtime
 from dnd_hf.sampling import SeededSampler
 from dnd_llama import LlamaConfig, LlamaSummarizer
-from dnd_llama.conversation import Ask
+from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer
 from dnd_llama.prompts import TEMPLATE
+from dnd_vllm import VllmSummarizer
 
 _TOKENS = 4000
 """Of prompts in one forward pass."""
+_PORTION = 128
+"""Chats whose answers are kept together."""
 
 
-class KeptSummarizer(LlamaSummarizer):
-    """As its parent in all but two things. Answers come from `kept`, a file of JSON lines, where they are in it. And
-    an ask is answered at all `temperatures` at once, from one pass over its prompt: a grid over them costs little more.
-    """
+class Kept(AskingSummarizer):
+    """Comes before a summarizer among a class's bases: an answer that is in `file`, of JSON lines, comes from there."""
 
-    def __init__(self, config: LlamaConfig, folder: Path, kept: Path, temperatures: Sequence[float] = ()) -> None:
+    def __init__(self, config: AskingConfig, folder: Path, file: Path) -> None:
         super().__init__(config, Runtime("cpu", lambda name: folder))
-        self._kept, self._temperatures = kept, tuple(temperatures)
-        self._texts: dict[str, str] = {}
-        if kept.exists():
-            self._texts = dict(map(json.loads, kept.read_text("utf-8").splitlines()))
-        self._heads: dict[tuple[int, ...], DynamicCache] = {}
-        self.asked = self.read = 0
+        self._file = file
+        self.texts: dict[str, str] = {}
+        if file.exists():
+            self.texts = dict(map(json.loads, file.read_text("utf-8").splitlines()))
+        self.replies: list[tuple[str, bool]] = []
+        """What was answered, and whether it could be read."""
+        self.fresh = 0
+        self.seconds = self.cpu_seconds = 0.0
+        """What the `fresh` answers took, children included, without the model's loading."""
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         keys = [self._key(ask, ask.temperature) for ask in asks]
-        missing = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in self._texts}
-        for batch in self._batches_of(list(missing.values())):
-            rows = [(ask, temperature) for ask in batch for temperature in self._temperatures_of(ask)]
-            found = self._compute(batch, rows)
-            lines = [[self._key(*row), text] for row, text in zip(rows, found, strict=True)]
-            self._texts.update((key, text) for key, text in lines)
-            with self._kept.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-        return [self._texts[key] for key in keys]
+        missing = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in self.texts}
+        if missing:
+            self.load()
+        wall, cpu = time.monotonic(), cpu_seconds()
+        for lines in self._fresh(list(missing.values())):
+            found = dict(lines)
+            self.texts |= found
+            with self._file.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in found.items())
+            self.fresh += len(found)
+        self.seconds, self.cpu_seconds = self.seconds + time.monotonic() - wall, self.cpu_seconds + cpu_seconds() - cpu
+        return [self.texts[key] for key in keys]
+
+    def _fresh(self, asks: Sequence[Ask]) -> Iterator[Iterable[tuple[str, str]]]:
+        """Keys and answers, some at a time."""
+        for start in range(0, len(asks), _PORTION):
+            some = asks[start : start + _PORTION]
+            yield zip((self._key(ask, ask.temperature) for ask in some), super().answer(some), strict=True)
 
     def _read(self, unit: Any, ask: Ask, text: str) -> bool:
         unit.wrong = ""
         again = super()._read(unit, ask, text)
-        self.asked, self.read = self.asked + 1, self.read + (not unit.wrong)
+        self.replies.append((text, not unit.wrong))
         return again
 
     def _key(self, ask: Ask, temperature: float) -> str:
         parts = [list(ask.messages), ask.seed, temperature, self.config.max_new_tokens]
         return sha256(json.dumps(parts).encode()).hexdigest()[:20]
+
+
+def cpu_seconds() -> float:
+    """Of this process and of all that it started."""
+    me = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (me, *me.children(recursive=True)))
+
+
+class KeptLlama(Kept, LlamaSummarizer):
+    """The summarizer `llama`."""
+
+
+class KeptVllm(Kept, VllmSummarizer):
+    """The summarizer `vllm`."""
+
+
+class GridLlama(KeptLlama):
+    """What prompts share is computed once, and an ask is answered at all `temperatures` at once, from one pass over its
+    prompt: a grid over them costs little more."""
+
+    def __init__(self, config: LlamaConfig, folder: Path, file: Path, temperatures: Sequence[float] = ()) -> None:
+        super().__init__(config, folder, file)
+        self._temperatures = tuple(temperatures)
+        self._heads: dict[tuple[int, ...], DynamicCache] = {}
+
+    def _fresh(self, asks: Sequence[Ask]) -> Iterator[Iterable[tuple[str, str]]]:
+        for batch in self._batches_of(asks):
+            rows = [(ask, temperature) for ask in batch for temperature in self._temperatures_of(ask)]
+            yield zip((self._key(*row) for row in rows), self._compute(batch, rows), strict=True)
 
     def _temperatures_of(self, ask: Ask) -> list[float]:
         return sorted({ask.temperature, *self._temperatures} if ask.temperature else {0.0})
@@ -77,8 +121,6 @@ class KeptSummarizer(LlamaSummarizer):
     @torch.inference_mode()
     def _compute(self, asks: Sequence[Ask], rows: Sequence[tuple[Ask, float]]) -> list[str]:
         """Of each ask's rows, the answers, in their order."""
-        if self._chat is None:
-            self.load()
         assert self._chat is not None
         tokenizer, model = self._chat.tokenizer, self._chat.model
         texts = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,20 @@ class CaptionSet:
     def is_near(self, candidates: Sequence[str]) -> bool:
         """Whether a candidate is right, or only narrower or broader."""
         return any(base_form(one) in self.near.union(*self.answers) for one in candidates)
+
+
+def known_words(sets: Sequence[CaptionSet]) -> frozenset[str]:
+    """All that stand in the captions and in a person's names for them."""
+    texts = {text for one in sets for text in (*one.captions, *one.near.union(*one.answers))}
+    words = {word for text in texts for word in re.findall(r"[a-z]+(?!')\b", text.lower().replace("'s", ""))}
+    return frozenset(word for word in words if len(word) > 1 or word == "a")
+
+
+def glued(answers: Sequence[str], known: frozenset[str]) -> list[str]:
+    """Words of the answers that are none, but three or more known ones without the spaces: "ofaforest"."""
+    several = re.compile(f"(?:{'|'.join(sorted(known, key=len, reverse=True))}){{3,}}")
+    words = {word for text in answers for word in re.findall(r"[a-z]+", text.lower())} - known
+    return sorted(word for word in words if several.fullmatch(word))
 
 
 def read_sets(file: Path = FILE) -> list[CaptionSet]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.concepts.__main__ import candidates_of, figures
-from benchmarks.concepts.chats import KeptSummarizer
-from benchmarks.concepts.sets import read_sets
+from benchmarks.concepts.chats import GridLlama
+from benchmarks.concepts.sets import glued, known_words, read_sets
 from dnd.api import Runtime
 from dnd_llama import LlamaConfig, LlamaSummarizer
 from dnd_llama.conversation import Ask
@@ -36,6 +36,14 @@ def test_candidates_are_judged_by_a_persons_answers() -> None:
     assert (judged["first"], judged["among"], judged["first_near"], judged["distinct"]) == (0.5, 0.75, 1, 1)
 
 
+def test_words_without_their_spaces_are_found() -> None:
+    known = known_words(read_sets())
+    assert glued(["Plain: forest\nNarrow: middle ofaforest", "tree-lined street", "acatona sofa"], known) == [
+        "acatona",
+        "ofaforest",
+    ]
+
+
 def test_kept_answers_are_the_plugins_own_at_every_temperature(tmp_path: Path) -> None:
     """Whether a batch shares its prompts' head or not; asked once more, no model is needed."""
     captions = ["a red star", "a red ring on a plain blue background", "a red circle"]
@@ -44,16 +52,16 @@ def test_kept_answers_are_the_plugins_own_at_every_temperature(tmp_path: Path) -
     with LlamaSummarizer(CONFIG, Runtime("cpu", lambda name: WEIGHTS)) as llama:
         expected = llama.answer(asks)
     kept = tmp_path / "kept.jsonl"
-    with KeptSummarizer(CONFIG, WEIGHTS, kept, (0.5, 1.0)) as summarizer:
+    with GridLlama(CONFIG, WEIGHTS, kept, (0.5, 1.0)) as summarizer:
         assert summarizer.answer([*asks[:6:2], *asks[6:]]) == [*expected[:6:2], *expected[6:]]
-    assert KeptSummarizer(CONFIG, tmp_path / "nowhere", kept).answer(asks) == expected
+    assert GridLlama(CONFIG, tmp_path / "nowhere", kept).answer(asks) == expected
 
 
 def test_a_set_without_a_readable_answer_has_no_candidates(tmp_path: Path) -> None:
-    class Silent(KeptSummarizer):
+    class Silent(GridLlama):
         def answer(self, asks: object) -> list[str]:
             return [""] * len(asks)  # type: ignore[arg-type]
 
     summarizer = Silent(CONFIG, WEIGHTS, tmp_path / "kept.jsonl")
     assert candidates_of(summarizer, read_sets()[:2]) == {"dogs": [], "clocks": []}
-    assert (summarizer.read, summarizer.asked > 0) == (0, True)
+    assert {is_read for _, is_read in summarizer.replies} == {False}
