@@ -24,6 +24,7 @@ dnd.list = {};
   const first = (row, name) => row.runs.find((run) => run)?.[name] ?? null;
   const isGallery = () => document.body.dataset.view === "gallery";
   const height = () => HEIGHT[isGallery() ? "gallery" : "list"] + HEIGHT.more * (dnd.data.runs.length - 1);
+  let across = 1; // units in a row; asking the page for each unit would lay it out each time
   const columns = () => isGallery() ? Math.max(1, Math.floor($("list").clientWidth / TILE[dnd.data.runs.length > 1 ? "several" : "one"])) : 1;
   // Wrong by the target's truth, or by the reader; then what is right; what nobody knows at last.
   const judged = (row) => row.runs.map((run) => run?.truth ? (run.truth.right ? "right" : "wrong") : "").find(Boolean) ?? "";
@@ -135,13 +136,13 @@ dnd.list = {};
 
   // Give every drawn unit its place.
   const layout = () => {
-    $("list").style.height = `${Math.ceil(shown.length / columns()) * height()}px`;
+    across = columns();
+    $("list").style.height = `${Math.ceil(shown.length / across) * height()}px`;
     for (const [place, node] of drawn) put(node, shown.indexOf(place));
     draw();
   };
 
   const put = (node, position) => {
-    const across = columns();
     Object.assign(node.style, { top: `${Math.floor(position / across) * height()}px`, height: `${height()}px`,
       left: `${(position % across) * 100 / across}%`, width: `${100 / across}%` });
   };
@@ -202,7 +203,6 @@ dnd.list = {};
   const draw = () => {
     const pane = $(isGallery() ? "units" : "scroll");
     const above = pane.getBoundingClientRect().top - $("list").getBoundingClientRect().top; // pixels of the list out of sight
-    const across = columns();
     const top = isPrinted ? 0 : Math.max(0, (Math.floor(above / height()) - EXTRA) * across);
     const end = isPrinted ? shown.length : Math.min(shown.length, (Math.ceil((above + pane.clientHeight) / height()) + EXTRA) * across);
     const wanted = new Set(shown.slice(top, end));
