@@ -95,7 +95,12 @@ def show_reused(console: Console, stages: Mapping[str, Mapping[str, int]]) -> No
     stored = {name: stage["items"] - stage["computed"] - stage["failed"] for name, stage in stages.items()}
     parts = [f"{name} {count} of {stages[name]['items']}" for name, count in stored.items() if count > 0]
     if parts:
-        console.print(f"Found in the store: {', '.join(parts)}.", style="dim", highlight=False, soft_wrap=True)
+        _say(console, f"Found in the store: {', '.join(parts)}.", "dim")
+
+
+def _say(console: Console, text: str, style: str) -> None:
+    """In a terminal broken between words, elsewhere one line."""
+    console.print(text, style=style, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def show_result(console: Console, result: RunFolder, *, verbose: bool = False) -> None:
@@ -103,7 +108,7 @@ def show_result(console: Console, result: RunFolder, *, verbose: bool = False) -
     show_labels(console, result.labels, result.grading, result.verdicts)
     show_unreadable(console, result.unreadable)
     for note in result.notes:
-        console.print(f"Note: {escape(note)}.", style="yellow", highlight=False, soft_wrap=True)
+        _say(console, f"Note: {escape(note)}.", "yellow")
     show_reused(console, result.facts.get("stages", {}))
     if result.grading and verbose:
         console.print()
