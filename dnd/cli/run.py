@@ -10,7 +10,7 @@ import click
 
 from dnd.cli.console import make_console, make_progress_console
 from dnd.cli.options import chosen_options, run_options
-from dnd.errors import DndError, NotYetError, StoppedError, UsageError
+from dnd.errors import DndError, ModelError, NotYetError, StoppedError, UsageError
 from dnd.text import json_text, plain
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
     from dnd.pipeline.exemplars.shard import Shard
     from dnd.results.run import RunFolder
+
+
+_SMALL = (
+    "Without a GPU: `dnd run photos` with the same options takes small models that pip installs (docs/quickstart.md)."
+)
+"""Where options alone have chosen the full-size ones."""
 
 
 @click.command()
@@ -88,6 +94,10 @@ def run(
         if as_json:
             click.echo(json_text({"run": str(folder), "exit_code": 0, "waiting": str(error)}))
         return 0
+    except ModelError as error:
+        if runfile or not given["target"]:
+            raise
+        raise ModelError(str(error), f"{error.hint} {_SMALL}".strip()) from error
     except StoppedError:
         click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
         return 1

@@ -322,6 +322,28 @@ def test_models_list_and_verify(
     assert "Did you mean 'sdxl-base-1.0'?" in missing.err
 
 
+def test_without_the_full_size_models_the_small_ones_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DND_MODELS", str(tmp_path))
+    words = [
+        "run",
+        "--target",
+        "microworld",
+        "--layer",
+        "concepts",
+        "--probe",
+        "microworld",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    missing = Outcome(capsys, *words)
+    assert missing.code == 1
+    assert "'blip2-opt-2.7b' is not here" in missing.err
+    assert "Hint: Without a GPU: `dnd run photos` with the same options" in missing.err
+    assert "`dnd run photos`" not in Outcome(capsys, "run", "full", *words[1:]).err, "a run file was chosen"
+
+
 def test_models_lock_pins_package_data(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
