@@ -40,4 +40,7 @@ def report(runs: tuple[str, ...], out: str | None, single_file: bool) -> None:
             "They are taken from the run's store: DND_STORE=FOLDER says where it is now.",
             err=True,
         )
+    for layer in dict.fromkeys(layer for run in opened for layer in run.readings):
+        if len({run.readings[layer] for run in opened if layer in run.readings}) > 1:
+            click.echo(f"Layer {layer} is read in several ways: a unit of one run is not that of another.", err=True)
     click.echo(f"{built.units} unit{'s' if built.units != 1 else ''}: {built.page}")

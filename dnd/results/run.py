@@ -135,6 +135,11 @@ class RunFolder:
         return [str(note) for note in found] if isinstance(found, list) else []
 
     @property
+    def readings(self) -> dict[str, str]:
+        """How each layer was read, in words: what its units are."""
+        return {str(layer): str(text) for layer, text in as_mapping(self.facts.get("layers")).items()}
+
+    @property
     def seconds(self) -> float:
         """That the run took; 0 where that is not known."""
         found = self.facts.get("seconds")

@@ -18,6 +18,7 @@ import reports
 import toys
 from blobs import SIZE, Blobs, network, preprocess
 from click.testing import CliRunner
+from finished import finish
 from PIL import Image
 
 from dnd.api import FRAME, Unit
@@ -450,6 +451,16 @@ def test_small_helpers() -> None:
     assert kind_of_reason("'x' is 0.51 < 0.70") == kind_of_reason("'yy' is 0.3 < 0.70")
     assert kind_of_reason("'x' is too likely to be wrong: confidence 0.3 < 0.40") == "… is too likely to be wrong"
     assert base64.b64decode(reports.cells())[:2] == bytes([255, 218])
+
+
+def test_runs_that_read_a_layer_in_several_ways_are_not_compared_without_a_word(tmp_path: Path) -> None:
+    """The fifth latent and the fifth channel have the same name."""
+    runs = [finish(tmp_path / name, {"fc/0": ["lake"]}) for name in "abc"]
+    for folder, reading in zip(runs, ("units = axis 1 (64)", "units = axis 1 (64 latents of sae)"), strict=False):
+        (folder / "run.json").write_text(json.dumps({"layers": {"fc": reading}}))
+    told = "Layer fc is read in several ways"
+    assert told in CliRunner().invoke(cli, ["report", *map(str, runs)]).stderr
+    assert told not in CliRunner().invoke(cli, ["report", str(runs[0]), str(runs[2])]).stderr
 
 
 def test_the_command_says_what_it_built_or_only_the_mistake(run: Path) -> None:
