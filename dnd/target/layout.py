@@ -124,7 +124,10 @@ class Reading:
         """(B, U, ...) with the places that count."""
         which = self.settings.tokens
         if self.n_tokens and which != "patches":
-            return units if which == "all" else units[:, :, self.extra[0] if which == "class" else which]
+            if which == "all":
+                return units
+            rest = [word for axis in self.axes for word in axis if word not in ("batch", "units")]
+            return units.select(2 + rest.index("tokens"), self.extra[0] if which == "class" else int(which))
         if self.grid is None:
             return units.flatten(2) if units.ndim > 3 else units
         return self.on_grid(units)

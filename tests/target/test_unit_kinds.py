@@ -64,6 +64,25 @@ def test_tokens(tokens: Any, expected: Any, says: str) -> None:
     assert str(read(nn.Sequential(net), "0", tokens=tokens)) == f"units = axis 2 (12), {says}"
 
 
+@pytest.mark.parametrize(
+    ("layout", "arrange"),
+    [
+        ("(batch other) tokens units", lambda x: x.flatten(0, 1)),
+        ("batch other tokens units", lambda x: x),
+        ("batch tokens other units", lambda x: x.transpose(1, 2)),
+    ],
+)
+@pytest.mark.parametrize("token", [5, -1])
+def test_a_token_of_each_window(layout: str, arrange: Any, token: int) -> None:
+    """Windows and heads lie beside the tokens: the fifth token is not the fifth window."""
+
+    def windows(x: Tensor) -> Tensor:
+        return patches(x).unflatten(1, (4, 16))  # (B, windows, tokens, C)
+
+    found = pooled(Net(lambda x: arrange(windows(x))), "layer", batch(), layout=layout, tokens=token)
+    torch.testing.assert_close(found, windows(batch())[:, :, token].mean(1), rtol=1e-4, atol=1e-5)
+
+
 def test_a_class_token_at_the_end() -> None:
     inputs = batch()
     found = pooled(Net(lambda x: torch.cat([patches(x), x.mean((2, 3)).repeat(1, 64)[:, None]], 1)), "layer", inputs,
