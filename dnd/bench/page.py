@@ -64,7 +64,7 @@ def _write_table(file: Path, lines: Lines) -> None:
 def page(bench: Bench, title: str, out: Path) -> str:
     """One file that asks for nothing else; what it draws is data that nothing runs. Runs are linked as they lie in
     `out`: to the report, where there is one."""
-    report, own = resources.files("dnd.results.report").joinpath("page"), resources.files("dnd.bench").joinpath("page")
+    report, own = resources.files("dnd.results.report").joinpath("page"), resources.files("dnd.bench").joinpath("web")
     style = report.joinpath("report.css").read_text("utf-8") + own.joinpath("bench.css").read_text("utf-8")
     files = report.joinpath("core.js"), report.joinpath("charts.js"), own.joinpath("bench.js")
     scripts = [file.read_text("utf-8") for file in files]
