@@ -31,7 +31,7 @@ def models() -> None:
 def models_list(is_long: bool, as_json: bool) -> None:
     """List them: role, size, here or not, licence.
 
-    A size with a + leaves out files whose size models.lock does not know yet.
+    A size with a + leaves out files whose size models.lock does not know yet; ? is no size at all.
     """
     import json
 
@@ -55,6 +55,9 @@ def models_list(is_long: bool, as_json: bool) -> None:
     ]
     heads = ("name", "role", "MB", "state", "licence", *(["pinned", "source"] if is_long else []))
     print_table(heads, cells, narrow=not is_long)
+    if any(row["state"] == "not pinned" for row in rows):
+        click.echo("\n+ and ?: models.lock does not know the size of every file; not pinned: nor the")
+        click.echo("digest. `dnd models fetch NAME` completes both.")
 
 
 def _facts(weights: Weights, name: str) -> dict[str, Any]:

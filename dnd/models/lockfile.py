@@ -129,7 +129,9 @@ class LockedModel(_Strict):
 
     @property
     def megabytes(self) -> str:
-        """`size` for people, with a + where a file's size is not known."""
+        """`size` for people, with a + where a file's size is not known; ? where next to nothing is."""
+        if self.size < 50_000 and any(file.size is None for file in self.files):
+            return "?"
         size, more = self.size / 1e6, "+" if any(file.size is None for file in self.files) else ""
         return f"{size:,.0f}{more}" if size >= 100 else f"{size:.1f}{more}"
 
