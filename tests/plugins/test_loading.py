@@ -125,6 +125,8 @@ def test_weights_that_are_not_packed_as_their_config_says_are_refused(what: str,
     """Left over from a checkpoint that was packed: they would be read as what they are not."""
     folder = shutil.copytree(WEIGHTS / f"microworld-{what}", tmp_path / "model")
     say(folder, quant_method="bitsandbytes", load_in_4bit=True)
+    counter = {"batches_tracked": torch.tensor(3)}
+    save_file(load_file(folder / "model.safetensors") | counter, folder / "model.safetensors", {"format": "pt"})
     backend, config = PLUGINS[what]
     with pytest.raises(api.ModelError, match="weights of 'mine' are not packed"):
         backend(config(model="mine"), api.Runtime("cpu", lambda name: folder)).load()
