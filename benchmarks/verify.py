@@ -5,8 +5,9 @@
 
 Each run's labels are verified as they are, and again spoilt: a single concept narrowed ("red" -> "red star"), a
 conjunction broadened ("red star" -> "red" or "star"), and the labels of other units. A right label ought to be
-verified, a half of a union one of several. Writes benchmarks/results/verify.json. All images go to the run's store, so
-that a second time costs little.
+verified, a half of a union one of several. Each unit is then verified once more with its true concept as the best of
+the other candidates: what a language model that named broader and narrower ones perfectly would add. Writes
+benchmarks/results/verify.json. All images go to the run's store, so that a second time costs little.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dnd.evaluation.intervals import wilson
 from dnd.evaluation.reopen import open_run
 from dnd.evaluation.verify import verify
 from dnd.results.run import RunFolder
-from dnd.results.unit import ScoredConcept, UnitResult
+from dnd.results.unit import Candidate, ScoredConcept, UnitResult
 from dnd.runtime.progress import Meter
 from dnd_microworld import planted, world
 from dnd_microworld.grade import attributes
@@ -71,8 +72,15 @@ def cases(
             yield "swapped", "not driven", relabelled(record, chance.choice(others))
 
 
-def measure(folder: Path, images: int, seed: int, meter: Meter) -> list[dict[str, Any]]:
-    """A row for each case."""
+def told(record: UnitResult, truth: Truth) -> UnitResult:
+    """The unit with its true concepts as its best candidates."""
+    known = tuple(Candidate(concept=concept, score=9.0) for concept in truth.concepts)
+    others = tuple(one for one in record.candidates if one.concept not in truth.concepts)
+    return record.model_copy(update={"candidates": (*known, *others)})
+
+
+def measure(folder: Path, images: int, seed: int, meter: Meter, with_truth: bool = False) -> list[dict[str, Any]]:
+    """A row for each case. `with_truth` for an oracle among the candidates."""
     run = RunFolder(folder)
     planted_seed = run.settings["target"].get("planted_seed", 0)
     file = planted.truth_file(planted_seed) if planted_seed else SHIPPED
@@ -82,12 +90,16 @@ def measure(folder: Path, images: int, seed: int, meter: Meter) -> list[dict[str
     found = list(cases(list(run.records()), truths, seed))
     rows = []
     for how in dict.fromkeys(how for how, _, _ in found):
-        some = [(right, record) for one, right, record in found if one == how]
+        some = [
+            (right, told(record, truths[record.index]) if with_truth else record)
+            for one, right, record in found
+            if one == how
+        ]
         verdicts = verify(opened, [record for _, record in some], clip)
         for right, record in some:
             verdict = verdicts[record.unit]
-            told = {"run": folder.name, "kind": truths[record.index].kind, "how": how, "right": right}
-            rows.append(told | json.loads(verdict.model_dump_json(by_alias=True)))
+            case = {"run": folder.name, "kind": truths[record.index].kind, "how": how, "right": right}
+            rows.append(case | json.loads(verdict.model_dump_json(by_alias=True)))
     return rows
 
 
@@ -125,15 +137,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--rows", type=Path, help="keep each case here, as JSON")
     options = parser.parse_args()
-    found = {}
+    found, oracle = {}, []
     with Meter(Console(stderr=True)) as meter:
         for number, folder in enumerate(options.runs):
             found[folder.name] = measure(folder, options.images, number, meter)
+            oracle += measure(folder, options.images, number, meter, with_truth=True)
     if options.rows:
         options.rows.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     result = {"images": options.images, **{name: summary(rows) for name, rows in found.items()}}
     if len(found) > 1:
         result["all"] = summary([row for rows in found.values() for row in rows])
+    result["all, with the truth among the candidates"] = summary(oracle)
     print(json.dumps(result, indent=1))
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
