@@ -140,6 +140,11 @@ def test_a_failed_combination_stays_last(visit: Open) -> None:
     assert shown.locator("#combinations b").count() == 0
 
 
+def test_without_scripts_the_page_says_where_the_tables_are(visit: Open) -> None:
+    shown = visit(four(), java_script_enabled=False)
+    assert "bench.md" in shown.inner_text("main")
+
+
 @needs.axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(visit: Open, scheme: str) -> None:

@@ -177,6 +177,13 @@ def test_the_summary_says_what_there_is(visit: Open) -> None:
     ):
         assert words in text
     assert "# < #" not in text
+    names = page.locator("table:has(caption:text('Figures of dnd eval')) tbody th")
+    assert names.all_inner_texts() == ["text.cosine", "images.mad"]
+    head = page.locator("thead button", has_text="value and controls")
+    head.click()
+    assert names.all_inner_texts() == ["images.mad", "text.cosine"], "by the number, the greatest first"
+    head.click()
+    assert names.all_inner_texts() == ["text.cosine", "images.mad"]
     chip = page.locator(".chips a[href='#a/1']")
     assert chip.inner_text() == "a / 1"
     expect(chip.locator("img")).to_have_js_property("naturalWidth", 48)
