@@ -36,8 +36,9 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True, protected_namespac
     @classmethod
     def _no_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         """Pydantic would take true for 1."""
-        if isinstance(value, bool) and not _may_be_bool(cls.model_fields[info.field_name or ""].annotation):
-            raise ValueError("true and false are no value of it")
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and _may_be(annotation, int, float) and not _may_be(annotation, bool, Any, value):
+            raise ValueError("neither true nor false")
         return value
 
     @classmethod
@@ -110,8 +111,8 @@ def _marked(config: type[pydantic.BaseModel], meaning: str) -> list[str]:
     return [key for key, info in fields if marker in info.metadata or _has(info.annotation, marker)]
 
 
-def _may_be_bool(annotation: object) -> bool:
-    return annotation in (bool, Any, True, False) or any(map(_may_be_bool, get_args(annotation)))
+def _may_be(annotation: object, *kinds: object) -> bool:
+    return any(annotation is kind for kind in kinds) or any(_may_be(part, *kinds) for part in get_args(annotation))
 
 
 def _has(annotation: object, marker: _Marker) -> bool:

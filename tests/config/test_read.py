@@ -414,3 +414,16 @@ def test_the_names_of_earlier_versions_are_known(tmp_path: Path) -> None:
     run = read_run(tmp_path / "old.toml", Registry.load()).to_dict()
     assert (run["exemplars"]["shortlist"], run["labels"]["min_auc"], run["scorer"]["enough_auc"]) == (80, 0.6, 0.85)
     assert (run["summarizer"]["n_samples"], run["summarizer"]["n_extra_samples"]) == (3, 1)
+
+
+def test_true_is_no_number_and_no_text() -> None:
+    class Some(Config):
+        number: float | None = 1.0
+        text: str = ""
+        either: bool | int = 0
+
+    assert Some(either=True).either is True
+    with pytest.raises(ValueError, match="neither true nor false"):
+        Some(number=True)
+    with pytest.raises(ValueError, match="valid string"):
+        Some(text=True)

@@ -186,7 +186,7 @@ def test_a_tensor_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("name", ["output", "tokens", "heads", "call"])
 def test_true_is_no_number(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name}\n.*true and false are no value of it"):
+    with pytest.raises(ValueError, match=f"{name}\n.*neither true nor false"):
         LayerSettings(**{name: True})
 
 
