@@ -24,6 +24,8 @@ SIDE = {"tiny": 28, "full": 224}
 """Pixels of BLIP-2's and CLIP's square input."""
 N_PLACES = {"tiny": 20, "full": 77}
 """Tokens that CLIP's text towers read."""
+N_CLIP_TOKENS = 49408
+"""That they know."""
 
 _VISION = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -136,7 +138,7 @@ def clip_model(size: str) -> Any:
     text, vision = _CLIP[size]["text_config"], _CLIP[size]["vision_config"]
     return CLIPModel(
         CLIPConfig(
-            text_config={**text, "vocab_size": 49408, "max_position_embeddings": N_PLACES[size], **_ENDS},
+            text_config={**text, "vocab_size": N_CLIP_TOKENS, "max_position_embeddings": N_PLACES[size], **_ENDS},
             vision_config={**vision, "image_size": SIDE[size], "patch_size": 14},
             projection_dim=text["hidden_size"],
         )
@@ -151,7 +153,7 @@ def sdxl_parts(size: str) -> dict[str, Callable[[], Any]]:
     first, second = (
         CLIPTextConfig(
             **{"hidden_act": "quick_gelu", **text},
-            vocab_size=49408,
+            vocab_size=N_CLIP_TOKENS,
             max_position_embeddings=N_PLACES[size],
             projection_dim=text["hidden_size"],
             **_ENDS,

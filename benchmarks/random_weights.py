@@ -167,9 +167,11 @@ def _write_sdxl(size: str, device: str, folder: Path) -> None:
 def _clip_tokenizer(size: str) -> Any:
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(
+    tokenizer = CLIPTokenizer.from_pretrained(
         _TOKENIZERS / "microworld-sdxl" / "tokenizer", model_max_length=arch.N_PLACES[size]
     )
+    tokenizer.add_tokens([f"unused{number}" for number in range(len(tokenizer), arch.N_CLIP_TOKENS)])
+    return tokenizer
 
 
 # --- from shapes to files -----------------------------------------------------------------------------
