@@ -42,6 +42,12 @@ _KNOWN = (
         " Python with python.",
     ),
     (
+        r"There is no module or parameter named '([^']+)'",
+        "it has no place for the weights {0}",
+        "Take the checkpoint as its authors publish it: a newer transformers saves it under other names. Or take the"
+        ' summarizer "llama" or the captioner "vlm", which run all that transformers does.',
+    ),
+    (
         r"^ModuleNotFoundError: No module named '(\w+)",
         "its Python has no {0}, which it needs for this model",
         "Install {0} there, in a build that fits its torch, or take another model.",

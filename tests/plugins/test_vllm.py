@@ -308,6 +308,8 @@ def test_a_chat_on_which_a_healthy_server_fails_fails_alone(fake: Fake, monkeypa
          " (0.9, 21.6 GiB)", "memory", "end other processes"),
         ("ImportError: /x/vllm/_C.abi3.so: undefined symbol: _ZN3c10", "wrong torch", "Reinstall"),
         ("ModuleNotFoundError: No module named 'torchvision.ops'", "no torchvision", "Install torchvision there"),
+        ("ValueError: There is no module or parameter named 'vision_tower.embeddings' in Llava", "vision_tower.e",
+         "as its authors publish it"),
         ("RuntimeError: operator torchvision::nms does not exist", "wrong torch", "uninstall torchvision"),
         ("ValueError: Model architectures ['FooForCausalLM'] are not supported for now.", "architecture", "newer vLLM"),
         ("RuntimeError: Failed to infer device type", "no device", "CPU build"),
