@@ -21,6 +21,7 @@ from dnd.plugin.registry import Entry, Registry
 WEAK = {"min_auc": 0.55}
 """Two thirds of the photos activate the unit of two colours: images of one do so little more than they."""
 ASKED: list[api.SummaryRequest] = []
+LOADED: list[str] = []
 
 
 class Either(torch.nn.Module):
@@ -44,6 +45,10 @@ class Summarizer(toys.Summarizer):
 
 
 class Scorer(toys.Scorer):
+    def load(self) -> None:
+        LOADED.append(self.name)
+        super().load()
+
     def seen(self, evidence: Sequence[api.Evidence]) -> list[npt.NDArray[np.bool_]]:
         colours = [[toys.colour_of(picture.open()) for picture in one.exemplars] for one in evidence]
         return [
@@ -55,6 +60,7 @@ class Scorer(toys.Scorer):
 @pytest.fixture
 def registry() -> Registry:
     ASKED.clear()
+    LOADED.clear()
     toys.MOOD.__init__()  # type: ignore[misc]
     kinds = {
         "captioner": toys.Captioner,
@@ -73,6 +79,7 @@ def test_a_unit_of_two_meanings_gets_both(tmp_path: Path, registry: Registry) ->
     assert (set(both.meanings), green.meanings) == ({"red", "blue"}, ("green",))
     assert [one.concept for one in both.labels] == list(both.meanings)
     assert both.history[0] in (("red",), ("blue",))
+    assert len(LOADED) == 1 + max(len(both.history), len(green.history)), "once for each time candidates are tested"
     first, *further = [request for request in ASKED if "green" not in request.captions[0]]
     assert {one.split()[1] for one in first.captions} == {"red", "blue"}
     assert [(set(one.captions), [one.concept for one in one.tested]) for one in further] == [
