@@ -92,7 +92,11 @@ def to_rgb(image: Image) -> Image:
     from PIL import Image as images
 
     if image.mode.startswith("I") or image.mode == "F":
-        image = images.fromarray(_grey(np.asarray(image)))
+        values, clear = np.asarray(image), image.info.get("transparency")
+        grey = _grey(values)
+        if isinstance(clear, int):  # of a PNG with 16 bits
+            grey[values == clear] = 255
+        image = images.fromarray(grey)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return images.alpha_composite(images.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -58,6 +58,13 @@ def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
     assert (colour(found), colour(found, 3, 3)) == ((0, 0, 0), (255, 255, 255))
 
 
+def test_a_transparent_grey_of_16_bits_becomes_white(tmp_path: Path) -> None:
+    values = np.array([[1000, 60000]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    found = only(tmp_path)
+    assert (colour(found), colour(found, 1, 0)) == ((255,) * 3, (round(60000 / 257),) * 3)
+
+
 def test_palette_transparency(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 255, 0, 0])
