@@ -71,9 +71,8 @@ class LlamaSummarizer(Fitted, AskingSummarizer):
         with devices.device_errors(config.model, device, ADVICE):
             self._chat = chat = ChatModel(self.runtime.weights(config.model), config.model, placement)
             if config.batch_size == "auto":
-                ask = Ask(concept_messages(LONG), 0, 0.0)
                 self._batches.size = batches.largest_batch(
-                    lambda size: chat.answer_batch([ask] * size, max_new_tokens=config.max_new_tokens),
+                    lambda size: chat.answer_batch(_unlike(size), max_new_tokens=config.max_new_tokens),
                     self._batches.size,
                     device,
                 )
@@ -94,6 +93,11 @@ class LlamaSummarizer(Fitted, AskingSummarizer):
         if self._chat is not None:
             self._chat.close()
             self._chat = None
+
+
+def _unlike(n: int) -> list[Ask]:
+    """Long chats that share no more than chats about different units do."""
+    return [Ask(concept_messages((f"{number}: {LONG[0]}", *LONG[1:])), 0, 0.0) for number in range(n)]
 
 
 @hookimpl

@@ -13,6 +13,7 @@ from dnd_hf import checks, devices, loading
 from dnd_hf.batches import Batches
 from dnd_hf.sampling import SeededSampler
 from dnd_llama.conversation import Ask
+from dnd_llama.prefix import Prefix
 from dnd_llama.prompts import TEMPLATE, Message, concept_messages
 
 
@@ -32,6 +33,7 @@ class ChatModel:
                 self._prompt(concept_messages([]))  # a template that cannot be read is told now
         checks.check_tokenizer(self.tokenizer, self.model, name)
         loading.prepare_chat(self.model, self.tokenizer, name, self.tokenizer.chat_template)
+        self._prefix = Prefix(self.model, self.device, self.tokenizer.pad_token_id)
 
     def answer(self, asks: Sequence[Ask], batches: Batches, *, max_new_tokens: int) -> list[str]:
         """One answer per chat. Those of like length are answered together: less is filled up. Raises RuntimeError if
@@ -52,8 +54,7 @@ class ChatModel:
     def answer_batch(self, asks: Sequence[Ask], *, max_new_tokens: int) -> list[str]:
         """All of them in one forward pass after another."""
         prompts = [self._prompt(ask.messages) for ask in asks]
-        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        inputs = {key: inputs[key].to(self.device) for key in ("input_ids", "attention_mask")}
+        inputs = self._prefix.inputs(self.tokenizer(prompts, add_special_tokens=False)["input_ids"])
         sampler = SeededSampler([ask.seed for ask in asks], [ask.temperature for ask in asks], max_new_tokens)
         draw = LogitsProcessorList([sampler])
         tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw)
@@ -63,5 +64,5 @@ class ChatModel:
 
     def close(self) -> None:
         """It cannot be used any more."""
-        del self.model, self.tokenizer
+        del self.model, self.tokenizer, self._prefix
         devices.release(self.device)

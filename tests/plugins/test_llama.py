@@ -10,7 +10,9 @@ import sys
 import unicodedata
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,6 +33,7 @@ from dnd_llama.answers import (
 )
 from dnd_llama.conversation import Ask, AskingConfig, AskingSummarizer, trained_names
 from dnd_llama.names import accounts_for
+from dnd_llama.prefix import Prefix
 from dnd_llama.prompts import breadth_messages, concept_messages, simplify_messages
 
 WEIGHTS = Path(__file__).parents[2] / "plugins/dnd_microworld/weights/microworld-llama"
@@ -533,6 +536,47 @@ def test_an_answer_does_not_depend_on_the_batch_around_it(llama: LlamaSummarizer
     backwards = llama._chat.answer(asks[::-1], Batches(7, "cpu"), max_new_tokens=4)
     assert together == backwards[::-1]
     assert len(set(together)) > 5
+
+
+def test_what_chats_share_goes_through_the_model_once_and_changes_no_answer(
+    llama: LlamaSummarizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = llama._chat
+    assert chat is not None
+    read: list[int] = []
+    forward = chat.model.forward
+
+    @wraps(forward)  # `generate` looks at its signature
+    def counted(input_ids: Any = None, **settings: Any) -> Any:
+        if input_ids.shape[1] > 1:
+            read.append(input_ids.numel())
+        return forward(input_ids=input_ids, **settings)
+
+    kinds = [[concept_messages(STARS[n:][:4]) for n in range(8)], [simplify_messages(one) for one in STARS[:8]]]
+    asks = [Ask(messages, seed, 0.8) for some in kinds for seed, messages in enumerate(some)]
+    monkeypatch.setattr(chat.model, "forward", counted)
+    shared = chat.answer(asks, Batches(4, "cpu"), max_new_tokens=8)
+    with_prefix = sum(read)
+    read.clear()
+    monkeypatch.setattr(
+        chat, "_prefix", Prefix(chat.model, "cpu", chat.tokenizer.pad_token_id)
+    )  # one has nothing to share
+    alone = [chat.answer([ask], Batches(4, "cpu"), max_new_tokens=8)[0] for ask in asks]
+    assert shared == alone
+    assert with_prefix < 0.6 * sum(read)
+
+
+def test_a_model_that_looks_through_a_window_reads_every_chat_whole(llama: LlamaSummarizer) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, sliding_window=8,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    prompts = [[*range(3, 60), last] for last in (1, 2)]
+    assert "past_key_values" not in Prefix(model, "cpu", 0).inputs(prompts)
+    assert "past_key_values" in Prefix(llama._chat.model, "cpu", 0).inputs(prompts)  # type: ignore[union-attr]
 
 
 def test_sampling_follows_the_models_probabilities(llama: LlamaSummarizer) -> None:
