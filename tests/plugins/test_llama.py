@@ -563,7 +563,7 @@ def test_what_chats_share_goes_through_the_model_once_and_changes_no_answer(
     )  # one has nothing to share
     alone = [chat.answer([ask], Batches(4, "cpu"), max_new_tokens=8)[0] for ask in asks]
     assert shared == alone
-    assert with_prefix < 0.6 * sum(read)
+    assert with_prefix < 0.7 * sum(read)
 
 
 def test_a_model_that_looks_through_a_window_reads_every_chat_whole(llama: LlamaSummarizer) -> None:
