@@ -20,6 +20,8 @@ class Prefix:
         self._model, self._device, self._pad = model, device, pad
         self._tokens: list[int] = []
         self._cache: Any = None
+        self._keeps = True
+        """Whether the model's cache serves, as far as is known."""
 
     @torch.inference_mode()
     def inputs(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
@@ -37,16 +39,23 @@ class Prefix:
         return found
 
     def _share(self, prompts: Sequence[list[int]]) -> None:
-        """Keep the cache where all prompts begin as those before did, make it anew where they do not."""
-        shared = commonprefix([self._tokens, *prompts] if self._tokens else list(prompts))  # noqa: RUF071 (of lists)
-        shared = shared[: min(map(len, prompts)) - 1]  # of each something is left to answer
-        if shared and shared == self._tokens:
+        """Keep the cache where it is most of what all prompts begin with; else make it anew."""
+        shared = _beginning(prompts)[: min(map(len, prompts)) - 1]  # of each something is left to answer
+        usual = _beginning([self._tokens, shared])  # of this batch and those before
+        if 2 * len(usual) >= len(shared):
+            shared = usual
+        if shared == self._tokens:
             return
         self._tokens, self._cache = [], None
-        if len(prompts) > 1 and len(shared) >= _WORTH:
+        if self._keeps and len(prompts) > 1 and len(shared) >= _WORTH:
             cache = self._model(torch.tensor([shared], device=self._device), use_cache=True).past_key_values
-            if _is_plain(cache):
+            self._keeps = _is_plain(cache)
+            if self._keeps:
                 self._tokens, self._cache = shared, cache
+
+
+def _beginning(prompts: Sequence[list[int]]) -> list[int]:
+    return commonprefix(list(prompts))  # noqa: RUF071 (of lists)
 
 
 def _is_plain(cache: Any) -> bool:
