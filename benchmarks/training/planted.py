@@ -3,7 +3,7 @@
 Labels' confidence is fitted and checked on seeds 1 to 3 (docs/evaluate.md), because thresholds were chosen on the
 shipped units. The concepts of a seed do not hang on what else is planted: no two seeds share a union or a noise unit,
 and no two of the first three a conjunction, with each other or with the shipped target. Single attributes there are
-only 21, so every target has them all, and seeds 4 and 5 have conjunctions of the first three in other company.
+only 21, so every target has them all, and seeds 4 to 6 have conjunctions of the first three in other company.
 """
 
 from __future__ import annotations

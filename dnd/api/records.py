@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -132,8 +133,12 @@ class Label:
     """The probability that each of `labels` is right, where the run has a calibration; not in labels.csv."""
 
     def __repr__(self) -> str:
-        score = self.score  # of a list of hundreds, that much can be read
-        return f"<{self.unit}: {self.label or self.status}{'' if score is None else f', {score:.3g}'}>"
+        shown = self.status
+        if self.status == "labelled":
+            with suppress(Exception):  # one of a plugin, which may be wrong and has to be shown all the same
+                label, score = self.labels[0]
+                shown = f"{label}, {score:.3g}"
+        return f"<{self.unit}: {shown}>"  # of a list of hundreds, that much can be read
 
     @property
     def label(self) -> str:

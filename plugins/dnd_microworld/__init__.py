@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 
 class TargetConfig(api.Config):
     model: api.ModelName = "microworld-target"
-    planted_seed: int = pydantic.Field(0, ge=0, le=5)
-    """0: the units of truth.csv; 1 to 5: others over the same senses, those of planted-SEED.csv."""
+    planted_seed: int = pydantic.Field(0, ge=0, le=6)
+    """0: the units of truth.csv; 1 to 6: others over the same senses, those of planted-SEED.csv."""
 
 
 class MicroworldTarget(api.Target):

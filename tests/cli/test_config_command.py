@@ -97,8 +97,8 @@ def test_a_run_ends_with_what_to_do_next_and_the_path_of_its_report(
     folder = tmp_path / "run"
     status, out, err = dnd(capsys, "run", "full", *where, *backends, "--set", "images.n=4", "--out", str(folder))
     assert status == 0
-    *_, following, heading, last = out.splitlines()
-    assert following.startswith("Next: ")
+    *_, heading, last = out.splitlines()
+    assert f"dnd export {folder}" in out[out.index("\nNext, ") :], "what to do next comes right before the report"
     assert (heading, last) == ("The report:", str(folder / "report" / "index.html"))
     assert Path(last).is_file()
     assert "scores" in err, "progress is on standard error"
