@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dnd.errors import ModelError
 from dnd.files import open_regular
 from dnd.models.lockfile import SAFE, LockedModel
 from dnd.store.digests import DigestMemory, sha256_of
@@ -58,6 +59,18 @@ def loadable_files(folder: Path) -> Iterator[str]:
         relative = path.relative_to(folder)
         if path.suffix.lower() in SAFE + _UNSAFE and not any(part.startswith(".") for part in relative.parts):
             yield relative.as_posix()
+
+
+def within(folder: Path, path: str | Path) -> Path:
+    """The file that is meant, behind links. ModelError where one leads out of the folder (of a Hugging Face cache: out
+    of its `blobs`), to what was never meant to be copied, packed and passed on."""
+    file, home = (folder / path).resolve(), folder.resolve()
+    cache = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if not file.is_relative_to(home) and not file.is_relative_to(cache.resolve()):
+        raise ModelError(
+            f"{folder / path} is a link that leads out of {folder}", "Put a copy of the file in its place."
+        )
+    return file
 
 
 def unlisted_files(model: LockedModel, folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ import pydantic
 
 from dnd.errors import ModelError, first_fault
 from dnd.files import open_regular
-from dnd.models.digests import loadable_files
+from dnd.models.digests import loadable_files, within
 from dnd.models.lockfile import ANY_ROLE, SAFE, LockedFile, LockedModel
 from dnd.models.weights import Weights
 from dnd.store.digests import sha256_of
@@ -78,6 +78,7 @@ def lock_own(
     if not any(path.endswith(".safetensors") for path in paths):
         raise ModelError(f"{folder} has no safetensors among its files", "Save the model as safetensors.")
     for path in paths:
+        within(folder, path)
         if path.endswith(".safetensors"):
             _check_whole(folder / path)
     old = weights.by_name.get(name)
@@ -184,9 +185,11 @@ def _is_pointer(file: Path) -> bool:
 
 
 def _pin(folder: Path, path: str) -> LockedFile:
-    file = folder / path
+    file = within(folder, path)
     if not path.endswith(SAFE):
-        raise ModelError(f"{file}: only {', '.join(SAFE)} files are accepted", "Save the model as safetensors.")
+        raise ModelError(
+            f"{folder / path}: only {', '.join(SAFE)} files are accepted", "Save the model as safetensors."
+        )
     return LockedFile(path=path, size=file.stat().st_size, sha256=sha256_of(file))
 
 

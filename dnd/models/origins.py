@@ -10,6 +10,7 @@ from typing import Protocol
 
 from dnd.errors import ModelError
 from dnd.files import open_regular
+from dnd.models.digests import within
 from dnd.models.hub import Hub, Remote, Revision
 from dnd.models.lockfile import LockedFile
 
@@ -77,7 +78,7 @@ class FolderOrigin:
         cached = [place / wanted.path for place in _cached(wanted.at) if wanted.at.commit]
         for place in (*cached, Path(wanted.inside), Path(wanted.path)):
             if (self._folder / place).is_file():
-                return (self._folder / place).resolve()
+                return within(self._folder, place)
         if not wanted.at.commit:  # of no hub
             raise ModelError(
                 f"{self._folder} has no {wanted.inside}", "Name the folder that the model was locked from."

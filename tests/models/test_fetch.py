@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_hub import COMMIT, FakeHub, Repository, serve
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from dnd.cli import main as cli
 from dnd.errors import ModelError
 from dnd.models.fetch import Fetched, fetch, store_lock
-from dnd.models.lock import lock_repository
+from dnd.models.lock import lock_own, lock_repository
 from dnd.models.lockfile import LockedFile, LockedModel, LockedPart, read_lock, write_lock
 from dnd.models.origins import FolderOrigin
 from dnd.models.weights import Weights
@@ -374,6 +376,23 @@ def test_a_damaged_blob_of_a_cache_is_refused_though_it_is_not_pinned(hub: FakeH
     weights = locked(tmp_path, entry(LockedFile(path="model.safetensors")))
     assert "is not what the hub describes" in refusal(weights, FolderOrigin(tmp_path / "copy"))
     assert store(tmp_path) == []
+
+
+def test_a_link_that_leads_out_of_the_folder_is_no_file_of_it(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_text('{"password": 1}')
+    folder = tmp_path / "mine"
+    (folder / "text").mkdir(parents=True)
+    save_file({"a": np.zeros(2, np.float32)}, folder / "model.safetensors")
+    (folder / "text" / "model.safetensors").symlink_to("../model.safetensors")
+    weights = locked(tmp_path, entry(*PINNED))
+    lock_own(weights, "mine", folder, CONSOLE)
+    assert "mine/text/model.safetensors" in store(tmp_path), "a link to a file beside it"
+    (folder / "tokenizer.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(ModelError, match=r"tokenizer\.json is a link that leads out of"):
+        lock_own(weights, "other", folder, CONSOLE)
+    weights = locked(tmp_path, entry(LockedFile(path="tokenizer.json")))
+    assert "leads out of" in refusal(weights, FolderOrigin(folder))
+    assert not [path for path in store(tmp_path) if "tokenizer" in path]
 
 
 # --- the commands ------------------------------------------------------------------------------------
