@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -23,11 +24,14 @@ _FULL = (
 def auc(positives: npt.NDArray[np.float32], negatives: npt.NDArray[np.float32]) -> float:
     """Area under the ROC curve: the chance that one of `positives` (n,) is above one of `negatives` (m,), 0..1.
 
-    Ties count half. 0.5 where either is empty. With a unit's activations on synthetic images of a concept and on random
-    probing images it is how well the concept activates the unit.
+    Ties count half. 0.5 where either is empty, NaN where a value is: it is neither above nor below. With a unit's
+    activations on synthetic images of a concept and on random probing images it is how well the concept activates the
+    unit.
     """
     if not positives.size or not negatives.size:
         return 0.5
+    if np.isnan(positives).any() or np.isnan(negatives).any():
+        return math.nan
     ordered = np.sort(negatives)
     below = np.searchsorted(ordered, positives, "left") + np.searchsorted(ordered, positives, "right")
     return float(below.mean() / (2 * ordered.size))

@@ -29,6 +29,11 @@ def test_auc_is_the_chance_of_being_stronger(synthetic: list[int], ordinary: lis
     assert abs(got - np.mean(pairs)) < 1e-9
 
 
+def test_auc_of_what_is_no_number_is_none_either() -> None:
+    for positives, negatives in (([np.nan, 2], [1]), ([2], [np.nan, 1])):
+        assert np.isnan(auc(np.array(positives, np.float32), np.array(negatives, np.float32)))
+
+
 def test_auc_is_a_half_where_there_is_nothing_to_compare() -> None:
     some, none = np.ones(3, np.float32), np.zeros(0, np.float32)
     assert auc(none, some) == auc(some, none) == auc(none, none) == 0.5
