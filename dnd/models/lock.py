@@ -78,9 +78,8 @@ def lock_own(
     if not any(path.endswith(".safetensors") for path in paths):
         raise ModelError(f"{folder} has no safetensors among its files", "Save the model as safetensors.")
     for path in paths:
-        within(folder, path)
         if path.endswith(".safetensors"):
-            _check_whole(folder / path)
+            _check_whole(within(folder, path))
     old = weights.by_name.get(name)
     entry = make_entry(
         name=name,

@@ -122,8 +122,7 @@ def share(cluster: Cluster, task: Callable[[bytes], bytes], asked: Mapping[T, by
     has room for. Where a node is lost, its message is answered by another. Raises what `task` raised there."""
     import ray
 
-    need = {"num_gpus": 1} if cluster.device == "cuda" else {"num_cpus": 1}
-    remote = ray.remote(_answer).options(**need, scheduling_strategy="SPREAD", max_retries=_RETRIES)
+    remote = ray.remote(_answer).options(**_need(cluster.device), scheduling_strategy="SPREAD", max_retries=_RETRIES)
     waiting = {remote.remote(_path(), task, message): key for key, message in asked.items()}
     try:
         while waiting:
@@ -141,6 +140,11 @@ def share(cluster: Cluster, task: Callable[[bytes], bytes], asked: Mapping[T, by
         for one in waiting:
             with suppress(Exception):  # the cluster may be gone
                 ray.cancel(one, force=True)
+
+
+def _need(device: str) -> dict[str, int]:
+    """What a worker takes of its node, in Ray's words."""
+    return {"num_gpus": 1} if device == "cuda" else {"num_cpus": 1}
 
 
 def _answer(path: Sequence[str], task: Callable[[bytes], bytes], message: bytes) -> bytes:
@@ -223,8 +227,7 @@ class _ActorEnd(End):
         import ray
 
         self._kind, self._alive = "GPU" if device == "cuda" else "CPU", alive
-        need = {"num_gpus": 1} if device == "cuda" else {"num_cpus": 1}
-        self._actor = ray.remote(_Actor).options(**need, scheduling_strategy="SPREAD").remote(_path())
+        self._actor = ray.remote(_Actor).options(**_need(device), scheduling_strategy="SPREAD").remote(_path())
 
     def ready(self) -> bool:
         import ray
