@@ -150,3 +150,14 @@ def hostile_run(folder: Path) -> Path:
         probing={"images": 3, "unreadable": everything},
         truth={"grades": [{"kind": HOSTILE["image"], "right": 1, "total": 2}], "controls": {HOSTILE["image"]: 0.5}},
     )
+
+
+def assert_accessible(page: Any, what: str = "") -> None:
+    """axe finds nothing that hinders a reader in the open page; `what` it shows is for the message."""
+    from axe_playwright_python import base as axe
+
+    page.evaluate(axe.AXE_SCRIPT)
+    found = page.evaluate("axe.run({preload: false})")
+    serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical", "moderate")]
+    assert not serious, "\n".join(f"{what} {v['id']}: {[n['html'] for n in v['nodes'][:4]]}" for v in serious)
+    assert len(found["passes"]) > 15

@@ -9,6 +9,7 @@ from typing import Any
 
 import needs
 import pytest
+import reports
 
 from dnd.bench.compare import Bench, measure
 from dnd.bench.outcome import Outcome
@@ -148,12 +149,6 @@ def test_without_scripts_the_page_says_where_the_tables_are(visit: Open) -> None
 @needs.axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(visit: Open, scheme: str) -> None:
-    from axe_playwright_python import base as axe
-
     shown = visit(four(), color_scheme=scheme, bypass_csp=True)
     shown.click("#combinations thead button:has-text('right')")
-    shown.evaluate(axe.AXE_SCRIPT)
-    found = shown.evaluate("axe.run({preload: false})")
-    serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical", "moderate")]
-    assert not serious, "\n".join(f"{v['id']}: {[n['html'] for n in v['nodes'][:4]]}" for v in serious)
-    assert len(found["passes"]) > 15
+    reports.assert_accessible(shown)
