@@ -105,6 +105,9 @@ class Watch:
 
 
 def measure(units: str, folder: Path) -> dict[str, Any]:
+    from dnd.offline.environment import collect_rarely
+
+    collect_rarely()  # as the command does
     import torch
     from diffusers import StableDiffusionXLPipeline
     from transformers import GenerationMixin

@@ -31,7 +31,7 @@ from dnd.cli.verify import verify
 from dnd.errors import DndError, UsageError
 from dnd.files import is_surroundings
 from dnd.offline.block import forbid_network, raise_if_tried
-from dnd.offline.environment import set_switches
+from dnd.offline.environment import collect_rarely, set_switches
 from dnd.text import is_unicode, plain
 
 _LEAVE_FILES = {"run", "bench", "calibrate", "eval", "group", "prune", "report", "verify"}
@@ -102,6 +102,7 @@ def cli(context: click.Context, sealed: bool) -> None:
         from dnd.offline.namespace import seal
 
         seal()
+    collect_rarely()
     if context.invoked_subcommand != "models":  # which alone may download
         set_switches()  # before anything imports torch
         forbid_network()

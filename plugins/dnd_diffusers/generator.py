@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ref
 
 from dnd import api
 from dnd_diffusers.build import Part, assemble, denoiser, draw_in_float32, find_parts, load_part
@@ -164,5 +165,6 @@ class DiffusersGenerator(api.Generator):
             for name in ("prepare_latents", "encode_prompt"):  # they refer to the pipeline
                 held.__dict__.pop(name, None)
             held.remove_all_hooks()  # accelerate's hold each other's models
+            parts = [ref(part) for part in held.components.values() if hasattr(part, "parameters")]
             del held
-            devices.release(self.runtime.device)
+            devices.release(self.runtime.device, *parts)

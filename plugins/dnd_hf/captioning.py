@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from pydantic import Field
 
@@ -125,5 +126,6 @@ class HfCaptioner(Fitted, api.Captioner):
 
     def close(self) -> None:
         if self._model is not None:
+            model = ref(self._model)
             self._model = self._processor = None
-            devices.release(self.runtime.device)
+            devices.release(self.runtime.device, model)

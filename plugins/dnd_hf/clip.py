@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -120,8 +121,9 @@ class Clip:
 
     def close(self) -> None:
         if self._model is not None:
+            model = ref(self._model)
             self._model = self._processor = None
-            devices.release(self._runtime.device)
+            devices.release(self._runtime.device, model)
 
 
 class ClipBackend(api.Backend):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
@@ -64,5 +65,6 @@ class ChatModel:
 
     def close(self) -> None:
         """It cannot be used any more."""
+        model = ref(self.model)
         del self.model, self.tokenizer, self._prefix
-        devices.release(self.device)
+        devices.release(self.device, model)

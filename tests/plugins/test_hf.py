@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import ref
 
 import pytest
 import torch
@@ -206,6 +208,21 @@ def test_a_batch_that_takes_more_than_was_foreseen_is_halved(monkeypatch: pytest
 
 def test_on_a_cpu_nothing_is_tried() -> None:
     assert batches.largest_batch(lambda size: pytest.fail("tried"), 16, "cpu") == 16
+
+
+def test_garbage_is_collected_for_a_closed_model_that_is_still_there() -> None:
+    gone, there, other = (torch.nn.Linear(1, 1) for _ in range(3))
+    there.me, other.me = [there], [other]  # type: ignore[assignment]  # as hooks refer to their models
+    refs = [ref(model) for model in (gone, there, other)]
+    gc.disable()
+    try:
+        del gone, there, other
+        devices.release("cpu", refs[0])
+        assert [model() is None for model in refs] == [True, False, False], "nothing was to be looked for"
+        devices.release("cpu", refs[0], refs[1])
+    finally:
+        gc.enable()
+    assert [model() for model in refs] == [None] * 3
 
 
 @pytest.mark.parametrize("backend", ["blip2", "llama", "sdxl"])
