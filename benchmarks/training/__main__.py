@@ -9,6 +9,7 @@ import click
 
 RECIPES = {
     "target": "target",
+    "sharp": "sharp",
     "judge": "attributes",
     "blip2": "blip2",
     "clip": "clip",

@@ -7,7 +7,7 @@ it can measure pictures of held-out ones; it is a measuring instrument and is no
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -148,7 +148,13 @@ class Judge(nn.Module):
         return logits, top * self.scale + self.bias
 
 
-def train_step(net: nn.Module, split: str, step: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+CellLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of cell logits (B, 21, h, w) and shares in 0..1."""
+
+
+def train_step(
+    net: nn.Module, split: str, step: int, seed: int, loss_of: CellLoss = cell_loss
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of the cells, and the loss of presence (a judge's; else 0), over one batch."""
     rng = np.random.default_rng((seed, step))
     images, shares, present, _ = examples(scenes_for(split, step), rng)
@@ -157,7 +163,7 @@ def train_step(net: nn.Module, split: str, step: int, seed: int) -> tuple[torch.
     with torch.autocast("cpu", torch.bfloat16):
         out = net(x)
     logits, presence = out if isinstance(out, tuple) else (out, None)
-    loss = cell_loss(logits.float(), torch.from_numpy(shares))
+    loss = loss_of(logits.float(), torch.from_numpy(shares))
     if presence is None:
         return loss, torch.zeros(())
     goal = torch.from_numpy(present)

@@ -1,9 +1,10 @@
-"""Plant other units over the shipped target's senses: the same kinds and numbers, but other concepts.
+"""Plant other units over a target's senses: the same kinds and numbers as the shipped one has, but other concepts.
 
 Labels' confidence is fitted and checked on seeds 1 to 3 (docs/evaluate.md), because thresholds were chosen on the
-shipped units. The concepts of a seed do not hang on what else is planted: no two seeds share a union or a noise unit,
-and no two of the first three a conjunction, with each other or with the shipped target. Single attributes there are
-only 21, so every target has them all, and seeds 4 to 6 have conjunctions of the first three in other company.
+shipped units. The concepts of a seed do not hang on what else is planted: no two seeds share a noise unit, no two of
+the first nine a union, and no two of the first three a conjunction, with each other or with the shipped target. There
+are only 21 single attributes, so every target has them all, and from seed 4 on there are conjunctions of the first
+three in other company. From seed 7 on the senses are the sharper ones (benchmarks/training/sharp.py).
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.training import common
-from benchmarks.training.target import CONJUNCTIONS, NAME, NOISE, SEED, SHAPE, UNIONS, measure, union_gains
-from dnd_microworld import world
-from dnd_microworld.planted import LAST_SEED, NOISE_SEED, build, truth_file
+from benchmarks.training.target import CONJUNCTIONS, NOISE, SEED, SHAPE, UNIONS, measure, union_gains
+from dnd_microworld import LAST_SEED, target_model, world
+from dnd_microworld.planted import NOISE_SEED, build, truth_file
 from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, load
+
+UNION_SETS = 9
+"""There are 42 pairs of a texture and a shape, and a target has four."""
 
 
 def conjunctions(seed: int) -> list[str]:
@@ -37,14 +41,15 @@ def conjunctions(seed: int) -> list[str]:
 
 def unions(seed: int) -> list[tuple[str, str]]:
     """As many of each pair of categories as the shipped target has, the half that fills more of a picture first."""
-    drawn = _draw_unions()
-    taken = [next(drawn) for _ in range(seed * len(UNIONS))]
+    lap, place = divmod(seed - 1, UNION_SETS)
+    drawn = _draw_unions(lap)
+    taken = [next(drawn) for _ in range((place + 1) * len(UNIONS))]
     return taken[-len(UNIONS) :]
 
 
-def _draw_unions() -> Iterator[tuple[str, str]]:
-    """Without end, none twice, none of the shipped target's, no word in both halves."""
-    rng = np.random.default_rng(SEED)
+def _draw_unions(lap: int) -> Iterator[tuple[str, str]]:
+    """None twice, none of the shipped target's, no word in both halves."""
+    rng = np.random.default_rng([SEED, lap] if lap else SEED)
     names = [*ATTRIBUTES, *(f"{c} {x}" for c, x in product(world.COLOURS, (*world.SHAPES, *world.TEXTURES[1:])))]
     of = {kind: [name for name in names if world.category(name) == kind] for kind in world.CATEGORIES}
     used = set(UNIONS)
@@ -69,8 +74,8 @@ def units(seed: int) -> list[Planted]:
 
 def plant(seed: int) -> None:
     """Write the units of planted target `seed` with the gains of its unions, and print how well they answer."""
-    wanted = units(seed)
-    senses = load(common.WEIGHTS / NAME).senses
+    wanted, weights = units(seed), common.WEIGHTS / target_model(seed)
+    senses = load(weights).senses
     net = PlantedNet.plant(senses, wanted, [1.0] * len(wanted), SHAPE, NOISE_SEED + seed)
     gains = union_gains(net, wanted)
     with truth_file(seed).open("w", newline="") as file:
@@ -79,7 +84,7 @@ def plant(seed: int) -> None:
         writer.writerows(
             ("concepts", i, unit.kind, " | ".join(unit.concepts), round(gains[i], 4)) for i, unit in enumerate(wanted)
         )
-    for figure, value in measure(build(common.WEIGHTS / NAME, seed), wanted).items():
+    for figure, value in measure(build(weights, seed), wanted).items():
         print(f"planted-{seed}, {figure}: {value:.4f}", flush=True)
 
 

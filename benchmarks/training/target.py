@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.training import attributes, common
 from dnd_microworld import HERE, world
-from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, Senses, load, save
+from dnd_microworld.target import ATTRIBUTES, SHAPES, Planted, PlantedNet, Senses, load, save
 
 STEPS, SEED = 2400, 11
 SHAPE: dict[str, object] = {"widths": (48, 64, 96), "depth": 3}
@@ -48,27 +48,23 @@ def planted_units() -> list[Planted]:
     return [units[i] for i in np.random.default_rng(SEED).permutation(len(units))]
 
 
-def senses(work: Path, steps: int | None = None) -> Senses:
-    """The trained senses; the training is kept in `work/senses.pt`."""
-    torch.manual_seed(SEED)
+def senses(
+    work: Path,
+    steps: int,
+    *,
+    name: str = "senses",
+    seed: int = SEED,
+    cell_loss: attributes.CellLoss = attributes.cell_loss,
+) -> Senses:
+    """The trained senses; the training is kept in `work/NAME.pt`."""
+    torch.manual_seed(seed)
     net = Senses(**SHAPE)  # type: ignore[arg-type]
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(step: int) -> tuple[torch.Tensor, Mapping[str, float]]:
-        return attributes.train_step(net, "train", step, SEED)[0], {}
+        return attributes.train_step(net, "train", step, seed, cell_loss)[0], {}
 
-    common.fit(
-        net,
-        loss_of,
-        steps=steps or STEPS,
-        lr=3e-3,
-        work=work,
-        name="senses",
-        seed=SEED,
-        warmup=80,
-        ema=0.98,
-        log_every=50,
-    )
+    common.fit(net, loss_of, steps=steps, lr=3e-3, work=work, name=name, seed=seed, warmup=80, ema=0.98, log_every=50)
     return net
 
 
@@ -77,6 +73,12 @@ def pooled(net: PlantedNet, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.flo
     """(N, 64, 64, 3) -> (N, units) mean-pooled activations."""
     parts = [net(common.to_tensor(images[at : at + 100])).numpy() for at in range(0, len(images), 100)]
     return np.concatenate(parts)
+
+
+def answers(net: PlantedNet, scenes: Sequence[world.Scene]) -> npt.NDArray[np.float32]:
+    """(scenes, units), the scenes drawn 500 at a time."""
+    starts = range(0, len(scenes), 500)
+    return np.concatenate([pooled(net, world.render(scenes[at : at + 500]).images) for at in starts])
 
 
 def auc(scores: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> float:
@@ -91,9 +93,7 @@ def union_gains(net: PlantedNet, units: Sequence[Planted]) -> list[float]:
     the picture of rank `RANK_FOR_GAINS` of each half alone is then equally strong."""
     scenes = world.draw_scenes("validation", 0, SCENES_FOR_GAINS)
     shown = [world.concepts(s) for s in scenes]
-    acts = np.concatenate(
-        [pooled(net, world.render(scenes[at : at + 500]).images) for at in range(0, len(scenes), 500)]
-    )
+    acts = answers(net, scenes)
     gains = [1.0] * len(units)
     for i, unit in enumerate(units):
         if unit.kind == "union":
@@ -109,7 +109,7 @@ def measure(net: PlantedNet, units: Sequence[Planted], count: int = 6000) -> dic
     """AUC of each unit against its concept on test scenes, and how near to nothing the noise units come."""
     scenes = world.draw_scenes("test", 0, count)
     shown = [world.concepts(s) for s in scenes]
-    acts = pooled(net, world.render(scenes).images)
+    acts = answers(net, scenes)
     names = sorted(set().union(*shown))
     has = {name: np.array([name in c for c in shown]) for name in names}
     aucs: dict[str, list[float]] = {"single": [], "conjunction": [], "held-out": [], "union": []}
@@ -130,14 +130,36 @@ def measure(net: PlantedNet, units: Sequence[Planted], count: int = 6000) -> dic
     return figures
 
 
-def main(work: Path, steps: int | None = None) -> None:
-    units = planted_units()
-    body = senses(work, steps)
+def purity(senses: Senses, split: str = "test", count: int = 4000) -> dict[str, float]:
+    """Of the ten scenes of `count` that a conjunction finds strongest, how many show it: the mean and the worst of all
+    coloured textures and of all coloured shapes, and the mean of each shape."""
+    units = [*(Planted("conjunction", (pair,)) for pair in attributes.PAIRS), Planted("noise", ())]
+    scenes = world.draw_scenes(split, 0, count)
+    acts = answers(PlantedNet.plant(senses, units, [1.0] * len(units), SHAPE), scenes)
+    shown = [world.concepts(scene) for scene in scenes]
+    found: dict[str, list[float]] = {}
+    for i, pair in enumerate(attributes.PAIRS):
+        share = float(np.mean([pair in shown[at] for at in np.argsort(-acts[:, i], kind="stable")[:10]]))
+        part = pair.split(" ", 1)[1]
+        for group in ("shape", part) if part in SHAPES else ("texture",):
+            found.setdefault(group, []).append(share)
+    figures = {f"purity, coloured {group}": float(np.mean(shares)) for group, shares in found.items()}
+    return figures | {f"purity, worst coloured {group}": min(found[group]) for group in ("texture", "shape")}
+
+
+def wire(name: str, body: Senses) -> list[Planted]:
+    """Write the target of these senses and its figures. The units."""
+    units, folder = planted_units(), common.WEIGHTS / name
     gains = union_gains(PlantedNet.plant(body, units, [1.0] * len(units), SHAPE), units)
-    folder = common.WEIGHTS / NAME
     save(PlantedNet.plant(body, units, gains, SHAPE), folder, SHAPE)
+    net = load(folder)
+    common.write_figures(name, measure(net, units) | purity(net.senses))
+    return units
+
+
+def main(work: Path, steps: int | None = None) -> None:
+    units = wire(NAME, senses(work, steps or STEPS))
     with TRUTH.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("layer", "unit", "kind", "concept"))
         writer.writerows(("concepts", i, u.kind, " | ".join(u.concepts)) for i, u in enumerate(units))
-    common.write_figures(NAME, measure(load(folder), units))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
@@ -18,12 +18,28 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 HERE = Path(__file__).parent
+LAST_SEED = 10
+"""So many planted targets there are besides the shipped one."""
+FIRST_SHARP = 7
+"""From this one on they are wired over the sharper senses."""
+
+
+def target_model(seed: int) -> str:
+    """Over whose senses planted target `seed` is wired."""
+    return "microworld-target-sharp" if seed >= FIRST_SHARP else "microworld-target"
 
 
 class TargetConfig(api.Config):
-    model: api.ModelName = "microworld-target"
-    planted_seed: int = pydantic.Field(0, ge=0, le=6)
-    """0: the units of truth.csv; 1 to 6: others over the same senses, those of planted-SEED.csv."""
+    model: api.ModelName = target_model(0)
+    """From planted_seed 7 on `microworld-target-sharp`, where none is named."""
+    planted_seed: int = pydantic.Field(0, ge=0, le=LAST_SEED)
+    """0: the units of truth.csv; 1 to 10: others over the model's senses, those of planted-SEED.csv."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _its_senses(cls, values: Any) -> Any:
+        seed = values.get("planted_seed") if isinstance(values, Mapping) else None
+        return {"model": target_model(seed), **values} if isinstance(seed, int) and seed >= FIRST_SHARP else values
 
 
 class MicroworldTarget(api.Target):
@@ -43,7 +59,8 @@ class MicroworldTarget(api.Target):
         autoencoder's latents and of the shipped directions against latents/."""
         from dnd_microworld import grade
 
-        return grade.grade(labels, api.read_truth(self._truth()), grade.read_figures(HERE / "figures.json"))
+        figures = grade.read_figures(HERE / "figures.json", self.config.model)
+        return grade.grade(labels, api.read_truth(self._truth()), figures)
 
     def _truth(self) -> Path:
         from dnd_microworld import planted

@@ -54,8 +54,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 """The world's word -> what else it may be called."""
 
 
+TARGET_HEADLINES = ("single AUC mean", "conjunction AUC mean", "held-out AUC mean", "union AUC mean")
 HEADLINES = {
-    "microworld-target": ("single AUC mean", "conjunction AUC mean", "held-out AUC mean", "union AUC mean"),
     "microworld-blip2": (
         "scenes: object colour",
         "scenes: texture",
@@ -71,7 +71,7 @@ HEADLINES = {
     "microworld-clip": ("retrieval@1 of 100", "zero-shot colour", "zero-shot texture", "zero-shot shape"),
     "naming with true captions": KINDS,
 }
-"""What of figures.json is shown beside a run's labels."""
+"""What of figures.json is shown beside a run's labels, besides that of the target's model."""
 
 
 @cache
@@ -103,12 +103,12 @@ def is_right(label: api.Label, truth: api.Truth) -> bool:
     return said[:1] == wanted
 
 
-def read_figures(path: Path) -> dict[str, dict[str, float]]:
-    """The headlines of figures.json: model -> figure -> value; nothing where it does not exist."""
+def read_figures(path: Path, target: str) -> dict[str, dict[str, float]]:
+    """The headlines of figures.json: model -> figure -> value; nothing where it does not exist. `target`: its model."""
     known = json.loads(path.read_text()) if path.exists() else {}
     return {
         model: {figure: known[model][figure] for figure in figures if figure in known[model]}
-        for model, figures in HEADLINES.items()
+        for model, figures in {target: TARGET_HEADLINES, **HEADLINES}.items()
         if model in known
     }
 

@@ -1,4 +1,4 @@
-"""Further planted targets: the shipped senses with other units, wired when loaded (benchmarks/training/planted.py)."""
+"""Further planted targets: a model's senses with other units, wired when loaded (benchmarks/training/planted.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 
 from dnd_microworld.target import Planted, PlantedNet, load
 
-LAST_SEED = 6
-"""So many targets there are concepts for."""
 NOISE_SEED = 2026
 """Of the shipped target's noise units; that of another target is this plus its seed."""
 
@@ -20,7 +18,7 @@ def truth_file(seed: int) -> Path:
 
 
 def build(weights: Path, seed: int) -> PlantedNet:
-    """The net of the shipped target's folder `weights` with the units of planted target `seed`."""
+    """The net of the folder `weights`, whose senses are kept, with the units of planted target `seed`."""
     with truth_file(seed).open(newline="") as file:
         rows = list(csv.DictReader(file))
     units = [Planted(row["kind"], tuple(c for c in row["concept"].split(" | ") if c)) for row in rows]

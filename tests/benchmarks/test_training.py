@@ -14,11 +14,11 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.training import __main__ as recipes
-from benchmarks.training import common, landcover, planted, target
-from dnd_microworld import HERE
+from benchmarks.training import common, landcover, planted, sharp, target
+from dnd_microworld import HERE, LAST_SEED
 from dnd_microworld.landcover import LandCoverNet
-from dnd_microworld.planted import LAST_SEED, truth_file
-from dnd_microworld.target import Planted
+from dnd_microworld.planted import truth_file
+from dnd_microworld.target import Planted, load
 
 
 def read_units(file: Path) -> list[Planted]:
@@ -81,3 +81,24 @@ def test_a_recipe_trains_writes_and_measures(tmp_path: Path, monkeypatch: pytest
     measured = json.loads((tmp_path / "figures.json").read_text())["microworld-landcover"]
     assert 0 <= measured["accuracy, mark trained"] <= 1
     assert (HERE / "figures.json").read_bytes() == before
+
+
+def test_senses_pay_for_what_conjunctions_make_of_them() -> None:
+    """A red star on blue in one row of four cells: star | half star | blue | blue."""
+    shares = torch.zeros(1, 21, 1, 4)
+    for attribute, row in {"red": (1, 0.5, 0, 0), "star": (1, 0.5, 0, 0), "blue": (0, 0.5, 1, 1)}.items():
+        shares[0, target.ATTRIBUTES.index(attribute), 0] = torch.tensor(row)
+    assert sharp.conjunction_loss(shares.logit(1e-6), shares) == pytest.approx(0, abs=1e-3)
+    assert sharp.conjunction_loss(torch.full_like(shares, -9), shares) == pytest.approx(1), "nothing is found"
+    beside = shares.clone()
+    beside[0, target.ATTRIBUTES.index("star"), 0, 2] = 0.3
+    assert sharp.conjunction_loss(beside.logit(1e-6), shares) == pytest.approx(0.3, abs=1e-3), "a blue star"
+
+
+def test_sharp_senses_find_coloured_shapes_where_the_shipped_ones_find_others() -> None:
+    shipped, sharper = (
+        target.purity(load(HERE / "weights" / name).senses, count=1000) for name in (target.NAME, sharp.NAME)
+    )
+    assert shipped["purity, coloured star"] < 0.7
+    assert sharper["purity, worst coloured shape"] >= 0.9
+    assert sharper["purity, worst coloured texture"] >= 0.9

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import dnd_microworld
 from dnd import api
-from dnd.api import Label, Runtime, Unit
+from dnd.api import Label, Runtime, Unit, model_names
 from dnd_microworld import grade, world
 
 HERE = Path(dnd_microworld.__file__).parent
@@ -90,6 +90,23 @@ def responses():
         for at in range(0, len(scenes), 100):
             net(torch.stack([preprocess(Image.fromarray(i)) for i in drawn.images[at : at + 100]]))
     return scenes, drawn, torch.cat(maps).numpy()
+
+
+def test_a_planted_seed_brings_its_own_senses_unless_a_model_is_named():
+    def model(**settings):
+        return model_names(dnd_microworld.TargetConfig(**settings))
+
+    assert model() == model(planted_seed=6) == ["microworld-target"]
+    assert model(planted_seed=7) == model(planted_seed=10) == ["microworld-target-sharp"]
+    assert model(planted_seed=7, model="mine") == ["mine"]
+    with pytest.raises(ValueError, match="planted_seed"):
+        dnd_microworld.TargetConfig(planted_seed=11)
+
+
+def test_figures_are_those_of_the_targets_own_model():
+    names = {"microworld-target", "microworld-target-sharp"}
+    for name in names:
+        assert names & set(grade.read_figures(HERE / "figures.json", name)) == {name}
 
 
 def test_truth_names_every_unit_once(responses):
