@@ -1,13 +1,14 @@
 """What the verdicts of `dnd verify` are worth: on planted units, also with labels that are spoilt on purpose.
 
     dnd run --out RUN                                    # the shipped target; another: --set target.planted_seed=1
-    python benchmarks/verify.py RUN [RUN ...]
+    python benchmarks/verify.py RUN [RUN ...] [--out FILE]
 
 Each run's labels are verified as they are, and again spoilt: a single concept narrowed ("red" -> "red star"), a
 conjunction broadened ("red star" -> "red" or "star"), and the labels of other units. A right label ought to be
 verified, a half of a union one of several. Each unit is then verified once more with its true concept as the best of
 the other candidates: what a language model that named broader and narrower ones perfectly would add. Writes
-benchmarks/results/verify.json. All images go to the run's store, so that a second time costs little.
+benchmarks/results/verify.json, or the file that --out names. All images go to the run's store, so that a second time
+costs little.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--rows", type=Path, help="keep each case here, as JSON")
     options = parser.parse_args()
     found, oracle = {}, []
@@ -149,7 +151,7 @@ def main() -> None:
         result["all"] = summary([row for rows in found.values() for row in rows])
     result["all, with the truth among the candidates"] = summary(oracle)
     print(json.dumps(result, indent=1))
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
