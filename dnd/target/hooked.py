@@ -49,6 +49,10 @@ Pooled = dict[str, torch.Tensor]
 Maps = dict[str, npt.NDArray[np.float32]]
 Wanted = Mapping[str, Sequence[tuple[int, int]]]
 """Layer -> (row of the batch, unit) pairs."""
+Above = list[tuple[str, list[int], list[int], npt.NDArray[np.float32]]]
+"""Of a layer the rows of some pairs, their units and their maps (n_pairs, h, w), or (n_pairs, 0) where it has none."""
+Take = Callable[[str, int, torch.Tensor, torch.Tensor], None]
+"""Gets a layer, the place of the first image, the units of some images and these pooled."""
 
 
 class HookedTarget:
@@ -224,12 +228,36 @@ class HookedTarget:
 
     def observe(self, batch: torch.Tensor, wanted: Wanted) -> tuple[Pooled, Maps]:
         """(B, C, H, W), B <= batch_size, through the target once: `pooled` and `maps` at once."""
-        began = time.perf_counter()
-        rows = _STEP if self.device.type == "cpu" else self._rows
         maps: Maps = {}
 
+        def take(layer: str, start: int, units: torch.Tensor, pooled: torch.Tensor) -> None:
+            pairs = wanted.get(layer, ())
+            places = [place for place, (row, _) in enumerate(pairs) if start <= row < start + len(units)]
+            if places:
+                found = units[[pairs[p][0] - start for p in places], [pairs[p][1] for p in places]]
+                whole = maps.setdefault(layer, np.empty((len(pairs), *found.shape[1:]), np.float32))
+                whole[places] = found.float().cpu().numpy()
+
+        return self._observe(batch, take), maps
+
+    def observe_above(self, batch: torch.Tensor, levels: Mapping[str, torch.Tensor]) -> tuple[Pooled, Above]:
+        """`pooled`, and the maps of units whose activation on an image is above a level each: layer -> (U,)."""
+        found: Above = []
+
+        def take(layer: str, start: int, units: torch.Tensor, pooled: torch.Tensor) -> None:
+            if layer in levels:
+                rows, indices = (pooled > levels[layer]).nonzero(as_tuple=True)
+                maps = units[rows, indices].float().cpu().numpy() if units.ndim == 4 else np.empty((len(rows), 0), "f4")
+                found.append((layer, (rows + start).tolist(), indices.tolist(), maps))
+
+        return self._observe(batch, take), found
+
+    def _observe(self, batch: torch.Tensor, take: Take) -> Pooled:
+        began = time.perf_counter()
+        rows = _STEP if self.device.type == "cpu" else self._rows
+
         def run(start: int) -> Pooled:
-            return self._run(batch[start : start + rows], rows, start, wanted, maps)
+            return self._run(batch[start : start + rows], rows, start, take)
 
         deal: Callable[..., Iterable[Pooled]] = self._threads.map if len(self._replicas) > 1 else map
         try:
@@ -243,21 +271,19 @@ class HookedTarget:
             ) from error
         self.seconds += time.perf_counter() - began
         if len(parts) == 1:
-            return parts[0], maps
-        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}, maps
+            return parts[0]
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
 
-    def _run(self, part: torch.Tensor, rows: int, first: int, wanted: Wanted, maps: Maps) -> Pooled:
-        """A batch on the next free device; the maps go to their places in `maps`, which others fill as well."""
+    def _run(self, part: torch.Tensor, rows: int, first: int, take: Take) -> Pooled:
+        """A batch on the next free device. `take` is called for others at the same time."""
         latest: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
 
         def read(layer: str, place: int, units: torch.Tensor) -> None:
-            latest[layer].append(pool(units, self.pooling))
-            pairs, start = wanted.get(layer, ()), first + place
-            places = [place for place, (row, _) in enumerate(pairs) if start <= row < start + len(units)]
-            if places:
-                found = units[[pairs[p][0] - start for p in places], [pairs[p][1] for p in places]]
-                whole = maps.setdefault(layer, np.empty((len(pairs), *found.shape[1:]), np.float32))
-                whole[places] = found.float().cpu().numpy()
+            pooled = pool(units, self.pooling)
+            latest[layer].append(pooled)
+            rest = len(part) - place  # what fills a batch up is not seen
+            if rest > 0:
+                take(layer, first + place, units[:rest], pooled[:rest])
 
         replica = self._idle.get()
         try:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from dnd.api import Box, ProbingSet, Unit
 from dnd.config.run import Exemplars, LayerSettings
 from dnd.errors import StoppedError, UsageError
+from dnd.pipeline.exemplars.answers import Answers
 from dnd.pipeline.exemplars.boxes import attention_boxes
 from dnd.pipeline.exemplars.crop import REGIONS, Region, regions_of
 from dnd.pipeline.exemplars.find import DEAD, ONE_IMAGE, SILENT, ExemplarResult, find_exemplars
@@ -137,11 +138,44 @@ def test_few_maps_are_in_memory_together(find: Find, monkeypatch: pytest.MonkeyP
 
     units = {"2": [0, 1, 2, 3, 4, 5]}
     whole = facts(find(units=units), units)
+    monkeypatch.setattr("dnd.pipeline.exemplars.answers.ROOM", 0)
     monkeypatch.setattr("dnd.pipeline.exemplars.crop._LINES_AT_ONCE", 7)
     monkeypatch.setattr(HookedTarget, "observe", counted)
     assert facts(find(units=units, store="few"), units) == whole
     assert sum(asked) == 6 * 5
     assert max(asked) <= 7
+
+
+def test_no_image_goes_through_the_target_twice_while_there_is_room(
+    find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    pruned: list[int] = []
+    observe, make_room = HookedTarget._observe, Answers._make_room
+
+    def counted(self: HookedTarget, batch: torch.Tensor, take: Any) -> Any:
+        seen.extend(image.numpy().tobytes() for image in batch)
+        return observe(self, batch, take)
+
+    def noted(self: Answers, tops: Any) -> None:
+        before = self._used
+        make_room(self, tops)
+        pruned.append(before - self._used)
+
+    monkeypatch.setattr(HookedTarget, "_observe", counted)
+    monkeypatch.setattr(Answers, "_make_room", noted)
+    probing, units = Blobs(300), {"2": [0, 1, 2, 3, 4, 5], "5": [0, 3]}
+    images = {preprocess(probing.open(index)).numpy().tobytes() for index in range(300)}
+    twice, found = [], []
+    for room in (10**9, 250_000, 100_000, 0):
+        seen.clear()
+        monkeypatch.setattr("dnd.pipeline.exemplars.answers.ROOM", room)
+        found.append(facts(find(probing, units, pool=9, store=f"store-{room}"), units))
+        twice.append(sum(one in images for one in seen) - len(images))
+    assert found[1:] == found[:1] * 3
+    assert twice[:2] == [0, 0]
+    assert 0 < twice[2] < twice[3], "with little room some of the answers are kept"
+    assert [size > 0 for size in pruned] == [True] * 2, "once in each of the two rooms between all and none"
 
 
 def test_units_in_the_store_are_not_computed_again(find: Find) -> None:
@@ -193,7 +227,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
     @contextmanager
     def killed(after: int) -> Iterator[None]:
         calls = 0
-        observe = HookedTarget.observe
+        observe = HookedTarget._observe
 
         def mortal(self: HookedTarget, *args: Any) -> Any:
             nonlocal calls
@@ -203,7 +237,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
             return observe(self, *args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(HookedTarget, "observe", mortal)
+            patch.setattr(HookedTarget, "_observe", mortal)
             with pytest.raises(Killed):
                 yield
 
@@ -405,7 +439,7 @@ def test_images_on_which_a_unit_is_silent_are_no_exemplars(find: Find, firing: i
         """One unit that fires on some images alone, as a latent of a sparse autoencoder does."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            known = [preprocess(Blobs().open(index)) for index in range(firing)]
+            known = [preprocess(Blobs(300).open(index)) for index in range(firing)]
             fires = [any(torch.equal(one, other) for other in known) for one in x]
             return torch.tensor(fires)[:, None, None, None] * (x.mean(1, keepdim=True) + 2)
 

@@ -263,13 +263,13 @@ def test_all_activations_come_from_the_one_pass(tmp_path: Path, monkeypatch: pyt
     plain = Halves.open
     monkeypatch.setattr(Halves, "open", lambda self, index: opened.append(index) or plain(self, index))
     shown: list[int] = []
-    observe = HookedTarget.observe
+    observe = HookedTarget._observe
 
-    def noted(self: HookedTarget, batch: torch.Tensor, wanted: Any) -> Any:
+    def noted(self: HookedTarget, batch: torch.Tensor, take: Any) -> Any:
         shown.append(len(batch))
-        return observe(self, batch, wanted)
+        return observe(self, batch, take)
 
-    monkeypatch.setattr(HookedTarget, "observe", noted)
+    monkeypatch.setattr(HookedTarget, "_observe", noted)
     rows = run_method(tmp_path / "run", "reddest")
     assert sorted(opened) == list(range(24))
     assert sum(shown) == 24

@@ -1,8 +1,8 @@
-"""The second pass: just the images that units chose, once more through the target for their maps, then the crops."""
+"""The second pass: crops of the images that units chose; those without an answer go through the target once more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -13,13 +13,14 @@ import pyarrow as pa
 import torch
 
 from dnd.api import Box, ProbingSet, Unit
+from dnd.pipeline.exemplars.answers import Answer, Answers, Map
 from dnd.pipeline.exemplars.boxes import attention_boxes
 from dnd.probing.prefetch import map_ahead, open_again, prepare
 from dnd.results.unit import ActivationMap
 from dnd.store.table import Table
 from dnd.target.attention import small_map
 from dnd.target.geometry import Geometry, cut, to_source
-from dnd.target.hooked import HookedTarget, Maps
+from dnd.target.hooked import HookedTarget
 from dnd.target.preprocess import stack
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ REGIONS = pa.schema(
 _LINES_AT_ONCE = 4096
 """Pairs of an image and a unit whose maps are in memory together, unless they are all of one image."""
 _NOTHING: dict[str, Any] = {"boxes": [], "activations": [], "features": [], "map": None}
-Map = npt.NDArray[np.float32]
 Wanted = dict[int, list[tuple[Unit, bool]]]
 """Image -> the units that chose it, and whether its crops are wanted too."""
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -126,9 +126,11 @@ class Cropper:
         max_crops: int,
         features: Features,
         workers: int,
+        answers: Answers,
     ) -> None:
-        """`max_crops` per image. With `features`, candidates also get their place in the activation space."""
-        self.hooked, self.probing, self.table = hooked, probing, table
+        """`max_crops` per image. With `features`, candidates also get their place in the activation space. Images with
+        `answers` do not go through the target again."""
+        self.hooked, self.probing, self.table, self.answers = hooked, probing, table, answers
         self.geometry = Geometry(hooked.prepare)
         self.max_crops, self.features, self.workers = max_crops, features, workers
 
@@ -139,7 +141,7 @@ class Cropper:
         first `cropped` of a unit also get crops. `stage` is `dnd.runtime.progress.Meter.stage`."""
         pairs: dict[str, tuple[Unit, int, bool]] = {}
         for unit in units:
-            may_crop = self.max_crops > 0 and self.hooked.has_maps(unit.layer)
+            may_crop = self._has_map(unit)
             for rank, image in enumerate(images_of(unit)):
                 if self.features or (may_crop and rank < cropped):
                     pairs[_key(unit, image)] = unit, image, may_crop and rank < cropped
@@ -151,7 +153,10 @@ class Cropper:
         if not wanted:
             return
 
-        def load(index: int) -> tuple[int, torch.Tensor]:
+        def load(index: int) -> tuple[int, Answer | torch.Tensor]:
+            answer = self.answers.of(index, [unit for unit, _ in wanted[index]])
+            if answer:
+                return index, answer
             return index, prepare(self.hooked, open_again(self.probing, index), self.probing.image_name(index))
 
         loaded = map_ahead(load, sorted(wanted), self.workers, self.hooked.batch_size + self.workers)
@@ -166,18 +171,22 @@ class Cropper:
         keys = {_key(unit, image) for unit in units for image in images_of(unit)}
         return {row["key"]: row for row in self.table.rows(keys=keys)}
 
-    def _rows(self, batch: Sequence[tuple[int, torch.Tensor]], wanted: Wanted) -> list[dict[str, Any]]:
+    def _rows(self, batch: Sequence[tuple[int, Answer | torch.Tensor]], wanted: Wanted) -> list[dict[str, Any]]:
         """Rows for some images."""
         lines = {
             (row, unit): _Line(_key(unit, index), [], [], [])
             for row, (index, _) in enumerate(batch)
             for unit, _ in wanted[index]
         }
-        maps = self._maps(batch, lines)
-        cropped = [{unit for unit, crop in wanted[index] if crop} for index, _ in batch]
+        answers = self._answers(batch, wanted)
+        for (row, unit), line in lines.items():
+            self._place(line, unit, answers[row].pooled[unit.layer])
+            line.map = answers[row].maps[unit] if self._has_map(unit) else None
+        cropped = [[unit for unit, crop in wanted[index] if crop] for index, _ in batch]
+        with_maps = sorted({row for (row, _), line in lines.items() if line.map is not None})
         sources = map_ahead(
-            lambda row: self._source(row, *batch[row], maps[row], cropped[row]),
-            sorted(maps),
+            lambda row: self._source(row, batch[row][0], answers[row], cropped[row]),
+            with_maps,
             self.workers,
             self.workers,
         )
@@ -188,22 +197,30 @@ class Cropper:
             self._add_crops(crops, lines)
         return [line.row() for line in lines.values()]
 
-    def _maps(
-        self, batch: Sequence[tuple[int, torch.Tensor]], lines: Mapping[tuple[int, Unit], _Line]
-    ) -> dict[int, list[tuple[Unit, Map]]]:
-        """The whole images through the target: their places and maps into `lines`, and the maps by row of the batch."""
-        wanted: dict[str, list[tuple[int, int]]] = {}
-        for row, unit in lines:
-            if self.max_crops and self.hooked.has_maps(unit.layer):
-                wanted.setdefault(unit.layer, []).append((row, unit.index))
-        pooled, maps = self.hooked.observe(stack([tensor for _, tensor in batch]), wanted)
-        for (row, unit), line in lines.items():
-            self._place(line, unit, pooled[unit.layer][row])
-        by_row = _by_row(wanted, maps)
-        for row, pairs in by_row.items():
-            for unit, activation_map in pairs:
-                lines[row, unit].map = activation_map
-        return by_row
+    def _answers(self, batch: Sequence[tuple[int, Answer | torch.Tensor]], wanted: Wanted) -> list[Answer]:
+        """The target's on the whole images: those that are there, and new ones."""
+        new = [(index, given) for index, given in batch if isinstance(given, torch.Tensor)]
+        found = iter(self._observe([index for index, _ in new], [tensor for _, tensor in new], wanted) if new else ())
+        return [next(found) if isinstance(given, torch.Tensor) else given for _, given in batch]
+
+    def _observe(self, images: Sequence[int], tensors: Sequence[torch.Tensor], wanted: Wanted) -> list[Answer]:
+        pairs: dict[str, list[tuple[int, int]]] = {}
+        for row, index in enumerate(images):
+            for unit, _ in wanted[index]:
+                if self._has_map(unit):
+                    pairs.setdefault(unit.layer, []).append((row, unit.index))
+        pooled, maps = self.hooked.observe(stack(tensors), pairs)
+        found = [
+            Answer((tensor.shape[1], tensor.shape[2]), {layer: values[row] for layer, values in pooled.items()}, {})
+            for row, tensor in enumerate(tensors)
+        ]
+        for layer, own in pairs.items():
+            for (row, index), one in zip(own, maps[layer], strict=True):
+                found[row].maps[Unit(layer, index)] = one
+        return found
+
+    def _has_map(self, unit: Unit) -> bool:
+        return self.max_crops > 0 and self.hooked.has_maps(unit.layer)
 
     def _add_crops(self, crops: Sequence[_Crop], lines: Mapping[tuple[int, Unit], _Line]) -> None:
         """The crops through the target: their boxes and activations into `lines`."""
@@ -222,19 +239,17 @@ class Cropper:
             row = np.append(np.nan_to_num(values.numpy()), np.float32(1))
             line.features.append((row @ self.features[unit.layer]).tolist())
 
-    def _source(
-        self, row: int, index: int, tensor: torch.Tensor, maps: Sequence[tuple[Unit, Map]], cropped: Collection[Unit]
-    ) -> _Source:
-        """One image with the attention boxes of the units in `cropped`, in a stable order.
+    def _source(self, row: int, index: int, answer: Answer, cropped: Sequence[Unit]) -> _Source:
+        """One image with the attention boxes of the units in `cropped`.
 
         It is opened once more, and comes from memory (`RememberedSet`) unless the photographs of a batch are so large
         that they would fill it.
         """
-        image, frame = open_again(self.probing, index), (tensor.shape[1], tensor.shape[2])
+        image = open_again(self.probing, index)
         view = self.geometry.frame(image.size)
         units: dict[Box, list[Unit]] = {}
-        for unit, values in maps if view else ():
-            for box in attention_boxes(values, frame, self.max_crops) if unit in cropped else ():
+        for unit in cropped if view else ():
+            for box in attention_boxes(answer.maps[unit], answer.size, self.max_crops):
                 if view and (source := to_source(view, box)):
                     units.setdefault(source, []).append(unit)
         return _Source(row, index, image, view, units)
@@ -284,12 +299,3 @@ def _boxes(
             for unit, _ in wanted[source.index]:
                 lines[source.row, unit].frame = source.frame
         yield from ((source, box) for box in source.units)
-
-
-def _by_row(wanted: Mapping[str, Sequence[tuple[int, int]]], maps: Maps) -> dict[int, list[tuple[Unit, Map]]]:
-    """The maps of each image of a batch."""
-    found: dict[int, list[tuple[Unit, Map]]] = {}
-    for layer, pairs in wanted.items():
-        for (row, index), values in zip(pairs, maps[layer], strict=True):
-            found.setdefault(row, []).append((Unit(layer, index), values))
-    return found

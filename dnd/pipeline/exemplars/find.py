@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from dnd.api import Box, ProbingSet, Unit
+from dnd.pipeline.exemplars.answers import Answers
 from dnd.pipeline.exemplars.crop import REGIONS, Cropper, Region, Stage, regions_of, unseen
 from dnd.pipeline.exemplars.keep import EXEMPLARS, KeptExemplars, exemplar_row, images_named, keep_images
 from dnd.pipeline.exemplars.record import Record
@@ -169,6 +170,7 @@ def find_exemplars(
     if fresh:
         _clear((table, crops, sample), folder)
     began = hooked.seconds
+    answers = Answers(hooked, units if settings.crops or pool > settings.k else ())
     passes = _passes(
         hooked,
         probing,
@@ -181,6 +183,7 @@ def find_exemplars(
         shard,
         record,
         elsewhere,
+        answers,
     )
     pictures = _keep_sample(store, sample, probing, next(iter(passes.values())).sample_images(), workers)
     activations = SampleActivations(passes)
@@ -190,7 +193,7 @@ def find_exemplars(
     missing = [unit for name, unit in names.items() if name not in known]
     features = {layer: projection(activations, layer, seed) for layer in passes} if pool > settings.k else {}
     max_crops = settings.max_crops if settings.crops else 0
-    cropper = Cropper(hooked, probing, crops, max_crops=max_crops, features=features, workers=workers)
+    cropper = Cropper(hooked, probing, crops, max_crops=max_crops, features=features, workers=workers, answers=answers)
 
     def images_of(unit: Unit) -> list[int]:
         return [image for image, _ in _strongest(passes, unit)]
@@ -275,6 +278,7 @@ def _passes(
     shard: Shard | None,
     record: Record | None,
     elsewhere: SpreadPass | None,
+    answers: Answers,
 ) -> dict[str, TopKPass]:
     """A finished pass of each layer, from the store or from one pass for all that are missing."""
     sizes = hooked.layer_sizes()
@@ -307,7 +311,7 @@ def _passes(
             own = {layer: sizes[layer] for layer in missing}
             elsewhere(shards, own, keep, sample, probing, progress)
         if record or not shards.merge(shared):
-            run_pass(shared.restore(partial), hooked, probing, partial, workers, progress, record)
+            run_pass(shared.restore(partial), hooked, probing, partial, workers, progress, record, answers.observe)
         check_readable(shared)
         for layer in missing:
             if record:

@@ -22,7 +22,7 @@ from dnd.errors import StoppedError, UsageError
 from dnd.pipeline.exemplars.record import Record
 from dnd.probing.prefetch import Loaded, load_ahead
 from dnd.store.files import write_atomic
-from dnd.target.hooked import HookedTarget
+from dnd.target.hooked import HookedTarget, Pooled
 from dnd.target.preprocess import stack
 
 _SAVE_SHARE = 0.05
@@ -203,6 +203,10 @@ class TopKPass:
         self._seen, self._sample_lots, self._sample_images = Seen(seen), lots, images
 
 
+Observe = Callable[[torch.Tensor, list[int], Mapping[str, LayerTop]], Pooled]
+"""Gives the pooled activations on some images, which the layers have not taken in yet."""
+
+
 def run_pass(
     topk: TopKPass,
     hooked: HookedTarget,
@@ -211,8 +215,10 @@ def run_pass(
     workers: int,
     progress: Callable[[int], None],
     record: Record | None = None,
+    observe: Observe | None = None,
 ) -> None:
-    """Bring a pass to its end; `file` holds what is done until then. `record` gets all activations."""
+    """Bring a pass to its end; `file` holds what is done until then. `record` gets all activations. `observe` is
+    called in place of `hooked.pooled`."""
     saved, cost = time.monotonic(), 0.0
     progress(topk.position)
     batch: list[Loaded] = []
@@ -224,7 +230,8 @@ def run_pass(
             continue
         if batch:
             inputs = stack([one.tensor for one in batch if one.tensor is not None])
-            indices, pooled = [one.index for one in batch], hooked.pooled(inputs)
+            indices = [one.index for one in batch]
+            pooled = observe(inputs, indices, topk.layers) if observe else hooked.pooled(inputs)
             topk.add(indices, pooled)
             if record:
                 record.add(indices, {layer: pooled[layer] for layer in topk.layers})
