@@ -4,19 +4,21 @@ Labels' confidence is fitted and checked on seeds 1 to 3 (docs/evaluate.md), bec
 shipped units. The concepts of a seed do not hang on what else is planted: no two seeds share a noise unit, no two of
 the first nine a union, and no two of the first three a conjunction, with each other or with the shipped target. There
 are only 21 single attributes, so every target has them all, and from seed 4 on there are conjunctions of the first
-three in other company. From seed 7 on the senses are the sharper ones (benchmarks/training/sharp.py).
+three in other company. From seed 7 on the senses are the sharper ones (benchmarks/training/sharp.py), and from 11 on
+the halves of unions are balanced over crops as well (benchmarks/training/balance.py).
 """
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.training import common
+from benchmarks.training import balance, common
 from benchmarks.training.target import CONJUNCTIONS, NOISE, SEED, SHAPE, UNIONS, measure, union_gains
 from dnd_microworld import LAST_SEED, target_model, world
 from dnd_microworld.planted import NOISE_SEED, build, truth_file
@@ -24,6 +26,7 @@ from dnd_microworld.target import ATTRIBUTES, Planted, PlantedNet, load
 
 UNION_SETS = 9
 """There are 42 pairs of a texture and a shape, and a target has four."""
+FIRST_BALANCED = 11
 
 
 def conjunctions(seed: int) -> list[str]:
@@ -77,15 +80,19 @@ def plant(seed: int) -> None:
     wanted, weights = units(seed), common.WEIGHTS / target_model(seed)
     senses = load(weights).senses
     net = PlantedNet.plant(senses, wanted, [1.0] * len(wanted), SHAPE, NOISE_SEED + seed)
-    gains = union_gains(net, wanted)
+    gains = (balance.union_gains if seed >= FIRST_BALANCED else union_gains)(net, wanted)
     with truth_file(seed).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("layer", "unit", "kind", "concept", "gain"))
         writer.writerows(
             ("concepts", i, unit.kind, " | ".join(unit.concepts), round(gains[i], 4)) for i, unit in enumerate(wanted)
         )
-    for figure, value in measure(build(weights, seed), wanted).items():
+    built = build(weights, seed)
+    for figure, value in measure(built, wanted).items():
         print(f"planted-{seed}, {figure}: {value:.4f}", flush=True)
+    unions = {i: unit for i, unit in enumerate(wanted) if unit.kind == "union"}
+    rarer = Counter(balance.shown(built, unions, balance.probing()).min(1).tolist())
+    print(f"planted-{seed}, unions by exemplars of the rarer half: {sorted(rarer.items())}", flush=True)
 
 
 def main(work: Path, steps: int | None = None) -> None:

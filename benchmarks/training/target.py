@@ -88,20 +88,28 @@ def auc(scores: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> flo
     return float(below.mean() / (2 * others.size))
 
 
-def union_gains(net: PlantedNet, units: Sequence[Planted]) -> list[float]:
-    """For each union, what to multiply its second half by, so that both halves are among the strongest pictures:
-    the picture of rank `RANK_FOR_GAINS` of each half alone is then equally strong."""
+def halves(net: PlantedNet, units: Sequence[Planted]) -> dict[int, tuple[npt.NDArray[np.float32], ...]]:
+    """Of each union, by its place: activations on scenes that show its first half, and on the others; strongest first.
+    Where each half is multiplied by 1, the others are led by those with the second half."""
     scenes = world.draw_scenes("validation", 0, SCENES_FOR_GAINS)
     shown = [world.concepts(s) for s in scenes]
     acts = answers(net, scenes)
-    gains = [1.0] * len(units)
+    found: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
     for i, unit in enumerate(units):
         if unit.kind == "union":
-            first, second = unit.concepts
-            has = np.array([first in c for c in shown])
-            strongest = [np.sort(acts[where, i])[-RANK_FOR_GAINS] for where in (has, ~has)]
-            gains[i] = float(strongest[0] / strongest[1])
-            print(f"{first} | {second}: strong pictures {strongest[0]:.3f} | {strongest[1]:.3f}", flush=True)
+            has = np.array([unit.concepts[0] in c for c in shown])
+            found[i] = tuple(np.sort(acts[where, i])[::-1] for where in (has, ~has))
+    return found
+
+
+def union_gains(net: PlantedNet, units: Sequence[Planted]) -> list[float]:
+    """For each union, what to multiply its second half by, so that both halves are among the strongest pictures:
+    the picture of rank `RANK_FOR_GAINS` of each half alone is then equally strong."""
+    gains = [1.0] * len(units)
+    for i, strongest in halves(net, units).items():
+        first, second = (float(one[RANK_FOR_GAINS - 1]) for one in strongest)
+        gains[i] = first / second
+        print(f"{' | '.join(units[i].concepts)}: strong pictures {first:.3f} | {second:.3f}", flush=True)
     return gains
 
 

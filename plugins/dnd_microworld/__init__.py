@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 HERE = Path(__file__).parent
-LAST_SEED = 10
+LAST_SEED = 14
 """So many planted targets there are besides the shipped one."""
 FIRST_SHARP = 7
 """From this one on they are wired over the sharper senses."""
@@ -33,7 +33,7 @@ class TargetConfig(api.Config):
     model: api.ModelName = target_model(0)
     """From planted_seed 7 on `microworld-target-sharp`, where none is named."""
     planted_seed: int = pydantic.Field(0, ge=0, le=LAST_SEED)
-    """0: the units of truth.csv; 1 to 10: others over the model's senses, those of planted-SEED.csv."""
+    """0: the units of truth.csv; 1 to 14: others over the model's senses, those of planted-SEED.csv."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -85,6 +85,7 @@ class MicroworldProbing(api.ProbingSet):
 
     name = "microworld"
     Config = ProbingConfig
+    SPLIT = "probing"
     _STRIDE = 10_000_000
 
     def __len__(self) -> int:
@@ -98,14 +99,14 @@ class MicroworldProbing(api.ProbingSet):
 
         from dnd_microworld import world
 
-        scene = world.draw_scene("probing", self.config.seed * self._STRIDE + index)
+        scene = world.draw_scene(self.SPLIT, self.config.seed * self._STRIDE + index)
         return Image.fromarray(world.render([scene]).images[0])
 
     def masks(self, index: int) -> Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]:
         """Every concept of the scene by category: "colour", "texture", "shape" and pairs, each (64, 64)."""
         from dnd_microworld import world
 
-        scene = world.draw_scene("probing", self.config.seed * self._STRIDE + index)
+        scene = world.draw_scene(self.SPLIT, self.config.seed * self._STRIDE + index)
         owners = world.render([scene]).owners[0]
         found: dict[str, dict[str, npt.NDArray[np.bool_]]] = {kind: {} for kind in world.CATEGORIES}
         for concept in sorted(world.concepts(scene)):

@@ -14,11 +14,11 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.training import __main__ as recipes
-from benchmarks.training import common, landcover, planted, sharp, target
-from dnd_microworld import HERE, LAST_SEED
+from benchmarks.training import balance, common, landcover, planted, sharp, target
+from dnd_microworld import HERE, LAST_SEED, MicroworldProbing
 from dnd_microworld.landcover import LandCoverNet
 from dnd_microworld.planted import truth_file
-from dnd_microworld.target import Planted, load
+from dnd_microworld.target import Planted, PlantedNet, load
 
 
 def read_units(file: Path) -> list[Planted]:
@@ -102,3 +102,28 @@ def test_sharp_senses_find_coloured_shapes_where_the_shipped_ones_find_others() 
     assert shipped["purity, coloured star"] < 0.7
     assert sharper["purity, worst coloured shape"] >= 0.9
     assert sharper["purity, worst coloured texture"] >= 0.9
+
+
+def test_a_unions_gain_lets_exemplars_show_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the scenes that the recipe takes."""
+    senses = load(HERE / "weights" / sharp.NAME).senses
+    union = Planted("union", ("checkerboard", "heart"))
+    units = [union, Planted("noise", ())]
+
+    def few(kind: type[MicroworldProbing] = MicroworldProbing, **settings: int) -> MicroworldProbing:
+        return whole(kind, count=400, **settings)
+
+    def shown(gain: float) -> list[int]:
+        net = PlantedNet.plant(senses, units, [gain, 1], target.SHAPE)
+        counts: list[int] = balance.shown(net, {0: union}, few(balance.ValidationScenes))[0].tolist()
+        return counts
+
+    whole = balance.probing
+    monkeypatch.setattr(balance, "probing", few)
+    monkeypatch.setattr(balance, "DRAWS", 1)
+    monkeypatch.setattr(target, "SCENES_FOR_GAINS", 1200)
+    assert shown(0)[0] == shown(100)[1] == 10
+    gains = balance.union_gains(PlantedNet.plant(senses, units, [1, 1], target.SHAPE), units)
+    assert min(shown(gains[0])) >= 3
+    assert max(shown(0)[1], shown(100)[0]) < 3
+    assert gains[1] == 1
