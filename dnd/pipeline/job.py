@@ -21,7 +21,7 @@ from dnd.runtime.cluster import Cluster
 from dnd.runtime.cores import over_cores
 from dnd.runtime.ends import Ends
 from dnd.runtime.log import log_stage
-from dnd.runtime.memory import estimate, free_memory
+from dnd.runtime.memory import Need, estimate, free_memory
 from dnd.runtime.pool import WorkerPool
 from dnd.runtime.progress import Meter
 from dnd.runtime.spread import Spread
@@ -55,6 +55,14 @@ class _Kept:
 
     def __exit__(self, *exc: object) -> None:
         """Nothing: `Job.keeping` closes it."""
+
+
+def _small(backend: Backend) -> Need | None:
+    """What a backend needs on a CPU; None where that is much, or not known."""
+    need = None
+    with suppress(ModelError):  # of unknown size
+        need = estimate(backend.config, Weights.default(), "cpu")
+    return need if need and need.weights <= SMALL else None
 
 
 @dataclass
@@ -114,10 +122,16 @@ class Job:
         return {"code": source_digest(type(plugin)), **folders}
 
     def _housed(self, kind: str, backend: Backend) -> Backend:
-        """The backend as it is; in worker processes where several devices or a time limit want it; or on a cluster."""
+        """The backend as it is; in worker processes where several devices or a time limit want it; or on a cluster.
+
+        A small scorer works here, beside the cluster: it could not stay there between the rounds of images.
+        """
+        timeout = self.run.general.timeout
         if self.cluster:
-            return WorkerPool(backend, self.cluster.workers(), self.run.general.timeout, self.ends)
-        devices, timeout = self.run.devices if kind in SPREAD else self.run.devices[:1], self.run.general.timeout
+            if kind == "scorer" and timeout is None and self.is_small(backend):
+                return backend
+            return WorkerPool(backend, self.cluster.workers(), timeout, self.ends)
+        devices = self.run.devices if kind in SPREAD else self.run.devices[:1]
         if len(devices) == 1 and timeout is None:
             copies = self._copies(backend)
             return Spread(backend, copies, self.ends, workers=kind != "scorer") if copies > 1 else backend
@@ -130,12 +144,13 @@ class Job:
         """
         if self.run.general.device != "auto" or self.run.devices != ("cpu",) or not backend.spreads:
             return 1
-        need = None
-        with suppress(ModelError):  # of unknown size
-            need = estimate(backend.config, Weights.default(), "cpu")
-        if need is None or need.weights > SMALL:
+        if (need := _small(backend)) is None:
             return 1
         return min(len(over_cores(self.run.devices)), free_memory("cpu")[0] // (2 * need.total))
+
+    def is_small(self, backend: Backend) -> bool:
+        """Whether it runs on CPUs and is known to need little of their memory, beside others."""
+        return self.builder.runtime.device == "cpu" and _small(backend) is not None
 
     def table(self, stats: StageStats, schema: pa.Schema) -> Table:
         """The table of a stage's rows."""
@@ -155,12 +170,13 @@ class Job:
 
     @contextmanager
     def keeping(self, kind: str) -> Iterator[None]:
-        """Inside, the backend stays loaded from its first use to the end, however often it is used. Not on a cluster,
-        where its workers would take the room of those that work in between."""
-        if self.cluster:
+        """Inside, the backend stays loaded from its first use to the end, however often it is used; not where its
+        workers would take the room on a cluster of those that work in between."""
+        backend = self.backend(kind)[0]
+        if self.cluster and isinstance(backend, WorkerPool) and isinstance(self.backend("scorer")[0], WorkerPool):
             yield
             return
-        kept = self._kept[kind] = _Kept(self.backend(kind)[0])
+        kept = self._kept[kind] = _Kept(backend)
         try:
             yield
         finally:

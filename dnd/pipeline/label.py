@@ -57,13 +57,15 @@ def label_units(
 
 def _test(known: Known, hooked: HookedTarget, identity: str, left: Callable[[], list[Unit]]) -> dict[Unit, Tried]:
     """Images of the candidates, what the target makes of them, and the scores; what there is to refine."""
-    with known.job.keeping("scorer"):
+    job = known.job
+    small = known.n_images and job.is_small(job.backend("generator")[0])
+    with job.keeping("scorer"), job.keeping("generator") if small else nullcontext():
         if known.n_images:
             make_images(known, hooked, identity, left)
         if not known.bounds:
-            scores = score_stage(known.job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
+            scores = score_stage(job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
             known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
-        return tried(known, left()) if known.job.run.rounds else {}
+        return tried(known, left()) if job.run.rounds else {}
 
 
 def _controls(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> Controls:

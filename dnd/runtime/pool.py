@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+DEEP = 2
+"""Parts of a batch for each worker: none waits for the slowest of them after each part."""
+
+
 class WorkerPool(Backend):
     """Stands for a backend: the same methods and answers, from as many of it as there are devices.
 
@@ -65,7 +69,7 @@ class WorkerPool(Backend):
             self.close()
             raise
         self._part, self._at_work = min(size for _, size in at_work), len(at_work)
-        self.batch_size = self._part * len(at_work)
+        self.batch_size = DEEP * self._part * len(at_work)
         for worker, _ in at_work:
             self._idle.put(worker)
 

@@ -15,7 +15,7 @@ from dnd.api import Backend
 from dnd.runtime.cores import cores, threads_of_each
 from dnd.runtime.devices import reason_of
 from dnd.runtime.ends import Ends
-from dnd.runtime.pool import WorkerPool
+from dnd.runtime.pool import DEEP, WorkerPool
 from dnd.runtime.worker import Worker
 
 WORTH = 15.0
@@ -94,5 +94,5 @@ class Spread(WorkerPool):
             return
         with self._counting:
             self._at_work += 1
+            self.batch_size = DEEP * self._part * self._at_work
         self._idle.put(worker)
-        self.batch_size += self._part

@@ -12,15 +12,20 @@ from typing import Any
 import pytest
 import toys
 
+from dnd.api import Runtime
 from dnd.config.read import build_run
 from dnd.config.run import Run
 from dnd.errors import DeviceError, UsageError
 from dnd.pipeline import execute as module
+from dnd.pipeline import job as jobs
+from dnd.pipeline.build import Builder
 from dnd.pipeline.execute import execute
 from dnd.pipeline.exemplars import spread
 from dnd.pipeline.job import Job
 from dnd.results.run import RunFolder
 from dnd.runtime.cluster import Cluster
+from dnd.runtime.memory import Need
+from dnd.runtime.pool import WorkerPool
 
 NET = "import toys\n\ndef net():\n    return toys.Net(), toys.preprocess\n"
 Share = Callable[[Cluster, Callable[[bytes], bytes], Mapping[Any, bytes]], Iterator[tuple[Any, bytes]]]
@@ -121,9 +126,19 @@ def test_a_node_with_another_target_or_other_images_is_refused(
         label(run, tmp_path / "b" / "run", other(lambda one: replace(one, marks="0")), monkeypatch)
 
 
-def test_no_backend_keeps_the_room_of_a_cluster(run: Run) -> None:
-    """Its workers are as many as there is room for: the generator would have none between the scorer's rounds."""
+@pytest.mark.parametrize("small", [True, False])
+def test_on_a_cluster_only_what_leaves_room_for_others_stays_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
+    """Workers are as many as there is room for: a large scorer's would leave the generator none between its rounds. A
+    small scorer works here, and then the generator's may stay."""
     nothing: Any = None
-    job = Job(run, nothing, nothing, nothing, str, cluster=Cluster("cpu", 1))
-    with job.keeping("scorer"):
-        assert not job._kept
+    monkeypatch.setattr(jobs, "estimate", lambda *_: Need(1 if small else jobs.SMALL + 1, 1, ""))
+    builder = Builder(toys.registry(), Runtime("cpu", Path))
+    job = Job(run, builder, nothing, nothing, str, cluster=Cluster("cpu", 1))
+    scorer, generator = (job.backend(kind)[0] for kind in ("scorer", "generator"))
+    assert job.is_small(scorer) is small
+    assert isinstance(scorer, WorkerPool) is not small
+    assert isinstance(generator, WorkerPool)
+    with job.keeping("scorer"), job.keeping("generator"):
+        assert list(job._kept) == (["scorer", "generator"] if small else [])

@@ -67,7 +67,7 @@ def test_each_cpu_of_the_cluster_gets_a_worker(connected: cluster.Cluster, tmp_p
     log = tmp_path / "log"
     assert connected.workers() == ("cpu", "cpu")
     with spread(connected, batch_size=2, log=log) as pool:
-        assert pool.batch_size == 4
+        assert pool.batch_size == 8
         assert pixels(pool.generate(REQUESTS)) == plain()
     lines = [line.split() for line in log.read_text().splitlines()]
     assert len({pid for what, _, pid, _ in lines if what == "load"}) == 2

@@ -82,7 +82,7 @@ def calls(log: Path, what: str) -> list[tuple[str, int]]:
 def test_two_workers_share_a_batch_and_keep_its_order(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with spread(batch_size=2, log=log) as proxy:
-        assert proxy.batch_size == 4
+        assert proxy.batch_size == 8
         assert proxy.name == "awkward"
         assert pixels(proxy.generate(REQUESTS)) == plain()
     asked = calls(log, "generate")
@@ -151,7 +151,7 @@ def test_workers_join_a_long_job_and_change_no_answer(tmp_path: Path, monkeypatc
     with over_cores(log=log) as proxy:
         proxy.left = len(REQUESTS) + 1
         assert pixels(proxy.generate(REQUESTS[:2])) == plain()[:2]
-        wait_for(6, proxy)
+        wait_for(12, proxy)
         assert pixels(proxy.generate(REQUESTS)) == plain()
     loads = {pid for pid, _ in calls(log, "load")}
     assert len(loads) == 3
