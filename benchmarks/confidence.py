@@ -193,7 +193,7 @@ def main() -> None:
 
 
 def _later(one: Tried, calibration: Calibration) -> dict[str, Any]:
-    scores, right = judge(one.folder, one.truth).later()
+    scores, right, _ = judge(one.folder, one.truth).later()
     return figures(np.array([read_off(calibration.later, s) for s in scores]), right)
 
 

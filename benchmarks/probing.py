@@ -102,7 +102,7 @@ def peak(folder: Path, n: int) -> float:
 
 def probe(folder: Path, n: int) -> None:
     probing = FolderSet(folder)
-    del probing._paths[n:]
+    del probing.paths[n:]
     with (
         HookedTarget(network(8), preprocess(32), ["3", "9"], batch_size=64) as hooked,
         tempfile.TemporaryDirectory() as scratch,

@@ -20,10 +20,14 @@ from dnd_hf.precision import torch_dtype
 from dnd_hf.sizes import weight_bytes, work_beside
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 Floats = npt.NDArray[np.float64]
 Open = Callable[[], "Image"]
+GROUP = 16
+"""Images or texts that a CPU embeds together, never more or fewer: rounding depends on the batch's shape, and the last
+digit of a score would depend on what was embedded before."""
 KINDS = ("clip", "siglip", "siglip2", "metaclip_2")
 """Model types of transformers whose two towers end in one space."""
 
@@ -36,7 +40,7 @@ class ClipConfig(api.Config):
     """CLIP, MetaCLIP, SigLIP or SigLIP 2 with its processor, in the format of transformers; or a CLIP in that of
     OpenCLIP: open_clip_config.json, open_clip_model.safetensors and the tokenizer's files."""
     batch_size: int = pydantic.Field(64, ge=1)
-    """Images or texts at a time; fewer once the device's memory has run out."""
+    """Images or texts at a time on a GPU; fewer once its memory has run out. On a CPU it is always 16."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Half precision takes half the memory, and rounds cosines to two or three digits."""
 
@@ -46,7 +50,9 @@ class Clip:
 
     def __init__(self, config: ClipConfig, runtime: api.Runtime) -> None:
         self._config, self._runtime = config, runtime
-        self._batches = Batches(config.batch_size, runtime.device)
+        self._whole = GROUP if runtime.device == "cpu" else 0
+        """To so many rows a smaller batch is filled up."""
+        self._batches = Batches(self._whole or config.batch_size, runtime.device)
         self._model: Any = None
         self._processor: Any = None
 
@@ -90,9 +96,14 @@ class Clip:
         inputs = self._processor(images=[image().convert("RGB") for image in images], return_tensors="pt")
         inputs = inputs.to(self._runtime.device, torch_dtype(self._config.dtype))
         with torch.inference_mode():
-            found = self._model.get_image_features(**inputs).pooler_output
+            filled = {name: self._filled(rows) for name, rows in inputs.items()}
+            found = self._model.get_image_features(**filled).pooler_output[: len(images)]
         embedded: Floats = found.double().cpu().numpy()
         return embedded
+
+    def _filled(self, rows: torch.Tensor) -> torch.Tensor:
+        """With the last one repeated."""
+        return rows if len(rows) >= self._whole else rows[[*range(len(rows)), *[-1] * (self._whole - len(rows))]]
 
     def texts(self, texts: Iterable[str]) -> Floats:
         """(n, d): embeddings of length 1. Texts go together with those of their own length, so that no padding can
@@ -111,7 +122,8 @@ class Clip:
         import torch
 
         with torch.inference_mode():
-            found = self._model.get_text_features(input_ids=torch.tensor(rows, device=self._model.device)).pooler_output
+            filled = self._filled(torch.tensor(rows, device=self._model.device))
+            found = self._model.get_text_features(input_ids=filled).pooler_output[: len(rows)]
         embedded: Floats = found.double().cpu().numpy()
         return embedded
 

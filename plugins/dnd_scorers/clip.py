@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +52,17 @@ class ClipScorer(ClipBackend, api.Scorer):
         """What CLIP reads of a concept."""
         return concept
 
+    def look(self, evidence: Sequence[api.Evidence], *, at_candidates: bool = False) -> None:
+        """Embed the samples, the exemplars and the names, in full batches; with `at_candidates` their images too."""
+        shown = [one.sample for one in evidence] + [one.exemplars for one in evidence]
+        if at_candidates:
+            shown += [images for one in evidence for images in one.images]
+        self.images(list({picture.digest: picture for some in shown for picture in some}.values()))
+        self.texts({self.wording(concept): None for one in evidence for concept in one.concepts})
+
     def seen(self, evidence: Sequence[api.Evidence]) -> list[npt.NDArray[np.bool_]]:
         """A candidate is seen on exemplars that are nearer to its own images than to the random sample."""
+        self.look(evidence, at_candidates=True)
         return [self._seen_of(one) for one in evidence]
 
     def _seen_of(self, one: api.Evidence) -> npt.NDArray[np.bool_]:
@@ -65,12 +75,13 @@ class ClipScorer(ClipBackend, api.Scorer):
 
     def product(self, one: api.Evidence) -> Floats:
         """(n_concepts,), -1..1: mean cosine between the unit's exemplars and a candidate's strongest images."""
-        exemplars = self.images(one.exemplars).mean(axis=0)
         strongest = [
             [row[i] for i in np.argsort(-acts, kind="stable")[: self.config.top]]
             for row, acts in zip(one.images, one.activations, strict=True)
         ]
-        return np.array([float(self.images(row).mean(axis=0) @ exemplars) for row in strongest])
+        ends = np.cumsum([len(one.exemplars), *map(len, strongest)])[:-1]
+        exemplars, *rows = np.split(self.images([*one.exemplars, *chain.from_iterable(strongest)]), ends)
+        return np.array([float(row.mean(axis=0) @ exemplars.mean(axis=0)) for row in rows])
 
 
 class ImageProduct(ClipScorer):

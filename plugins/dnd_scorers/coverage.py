@@ -15,12 +15,18 @@ from dnd.api import auc
 from dnd_hf.clip import Floats
 from dnd_scorers.clip import ClipScorer, ClipScorerConfig
 
+Flags = npt.NDArray[np.bool_]
+
 
 class CoverageConfig(ClipScorerConfig):
     prompt: str = "{concept}"
     """What CLIP's text tower reads."""
     enough_auc: float = pydantic.Field(0.85, gt=0.5, le=1)
     """A candidate is docked only where its AUC against random probing images is below this."""
+    chance_gain: float = pydantic.Field(0.02, ge=0, lt=1)
+    """What candidates after the first add to the correlation is docked above this only: it is no more than chance gives
+    (the best of a unit's names, their likenesses dealt at random, adds as much in one unit of twelve), so no images are
+    made for it."""
     renamed: ClassVar[Mapping[str, str]] = {"enough_drive": "enough_auc"}
 
     @pydantic.field_validator("prompt")
@@ -52,15 +58,18 @@ class Coverage(ClipScorer):
         return str(self.config.prompt.replace("{concept}", concept))
 
     def score(self, evidence: Sequence[api.Evidence]) -> list[list[float]]:
-        return [self._score(one, self._weights(one)).tolist() for one in evidence]
+        self.look(evidence)
+        return [self._score(one, self._weights(one))[0].tolist() for one in evidence]
 
     def bound(self, evidence: Sequence[api.Evidence]) -> list[list[api.Bound]]:
         """The scores that candidates have if all their images to come activate the unit. One that comes first then, and
         is docked no more than then, comes first anyway; where nothing adds anything, no image can change it."""
+        self.look(evidence)
         answers = []
         for one in evidence:
             most, least = self._weights(one, math.inf), self._weights(one, -math.inf)
-            answers.append(bounds(self._score(one, most), least < most))
+            scores, counts = self._score(one, most)
+            answers.append(bounds(scores, counts & (least < most)))
         return answers
 
     def _weights(self, one: api.Evidence, to_come: float = math.nan) -> Floats:
@@ -70,20 +79,20 @@ class Coverage(ClipScorer):
         weights: Floats = np.minimum(aucs / self.config.enough_auc, 1)
         return weights
 
-    def _score(self, one: api.Evidence, weights: Floats) -> Floats:
+    def _score(self, one: api.Evidence, weights: Floats) -> tuple[Floats, Flags]:
         order = sorted(range(len(one.concepts)), key=lambda i: one.concepts[i])  # so that no tie hangs on the order
-        scores = np.zeros(len(order))
+        scores, counts = np.zeros(len(order)), np.zeros(len(order), bool)
         if order:
             points = self.images([*one.sample, *one.exemplars])
             texts = self.texts(self.wording(one.concepts[i]) for i in order)
             activations = np.concatenate([one.sample_activations, one.exemplar_activations]).astype(np.float64)
-            scores[order] = coverage(likeness(texts @ points.T, len(one.sample)), activations, weights[order])
-        return scores
+            likenesses = likeness(texts @ points.T, len(one.sample))
+            scores[order], counts[order] = coverage(likenesses, activations, weights[order], self.config.chance_gain)
+        return scores, counts
 
 
-def bounds(scores: Floats, may_sink: npt.NDArray[np.bool_]) -> list[api.Bound]:
-    """From the scores (n_concepts,) with the greatest weights, and whose weight may be less."""
-    is_open = may_sink & (scores > 0)
+def bounds(scores: Floats, is_open: Flags) -> list[api.Bound]:
+    """From the scores (n_concepts,) with the greatest weights, and whose weight counts and may be less."""
     # Of equal ones, cut to the score before them, each may take another's place once its weight is less.
     values, counts = np.unique(scores, return_counts=True)
     tied = np.isin(scores, values[(counts > 1) & (values >= np.sort(scores)[-api.N_LABELS :].min(initial=1))])
@@ -101,31 +110,39 @@ def likeness(cosines: Floats, n_sample: int) -> Floats:
     return found
 
 
-def coverage(likenesses: Floats, activations: Floats, weights: Floats) -> Floats:
+def coverage(
+    likenesses: Floats, activations: Floats, weights: Floats, chance_gain: float = 0.0
+) -> tuple[Floats, Flags]:
     """Greedy forward selection of non-negative regression: which candidate adds most to the correlation.
 
     likenesses (n_concepts, n_points), activations (n_points,), weights (n_concepts,) in 0..1 by which a
-    candidate's gain is multiplied. Returns (n_concepts,) in 0..1: the first candidate's weighted correlation with
-    the activations, then what each adds to the multiple correlation of those chosen before it, never rising.
+    candidate's gain is multiplied, but for the first `chance_gain` of all after the first's. Returns (n_concepts,) in
+    0..1: the first candidate's weighted correlation with the activations, then what each adds to the multiple
+    correlation of those chosen before it, never rising; and (n_concepts,) whose weights count.
     """
     from scipy.optimize import nnls  # type: ignore[import-untyped]
 
     features = likenesses - likenesses.mean(axis=1, keepdims=True)
     goal = activations - activations.mean()
     size = float(np.linalg.norm(goal))
-    scores = np.zeros(len(features))
+    scores, counts = np.zeros(len(features)), np.zeros(len(features), bool)
     if size == 0:
-        return scores
+        return scores, counts
     chosen: list[int] = []
     reached, limit = 0.0, 1.0
     while len(chosen) < len(features):
-        gains: dict[int, tuple[float, float]] = {}
-        for i in set(range(len(features))) - set(chosen):
-            _, miss = nnls(features[[*chosen, i]].T, goal)
-            correlation = float(np.sqrt(max(0.0, 1 - (miss / size) ** 2)))
-            gains[i] = (max(0.0, correlation - reached) * float(weights[i]), correlation)
-        best = max(sorted(gains), key=lambda i: gains[i][0])
-        limit = scores[best] = min(limit, gains[best][0])
-        reached = max(reached, gains[best][1])
+        left = sorted(set(range(len(features))) - set(chosen))
+        misses = np.array([nnls(features[[*chosen, i]].T, goal)[1] for i in left])
+        correlations = np.sqrt(np.maximum(0.0, 1 - (misses / size) ** 2))
+        gains = np.maximum(0.0, correlations - reached)
+        free = np.minimum(gains, chance_gain if chosen else 0.0)
+        docked = free + (gains - free) * weights[left]
+        at = int(np.argmax(docked))
+        best = left[at]
+        limit = scores[best] = min(limit, float(docked[at]))
+        if not limit:
+            break
+        counts[best] = gains[at] > free[at]
+        reached = max(reached, float(correlations[at]))
         chosen.append(best)
-    return scores
+    return scores, counts

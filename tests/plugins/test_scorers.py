@@ -204,12 +204,12 @@ def test_a_full_memory_forgets_what_was_not_asked_for_longest():
 def test_coverage_is_a_share_and_the_order_of_candidates_does_not_matter(count, seed, random):
     rng = np.random.default_rng(seed)
     likenesses, activations, weights = rng.random((count, 30)), rng.random(30), rng.random(count)
-    scores = coverage(likenesses, activations, weights)
+    scores, _ = coverage(likenesses, activations, weights)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert scores.sum() <= 1 + 1e-9
     order = list(range(count))
     random.shuffle(order)
-    shuffled = coverage(likenesses[order], activations, weights[order])
+    shuffled, _ = coverage(likenesses[order], activations, weights[order])
     assert shuffled == pytest.approx(scores[order], abs=1e-6)
 
 
@@ -218,7 +218,7 @@ def test_coverage_is_a_share_and_the_order_of_candidates_does_not_matter(count, 
 def test_the_best_candidates_score_rises_with_its_drive(seed, less, more):
     rng = np.random.default_rng(seed)
     likenesses, activations = rng.random((1, 30)), rng.random(30)
-    low, high = (coverage(likenesses, activations, np.array([w]))[0] for w in sorted((less, more)))
+    low, high = (coverage(likenesses, activations, np.array([w]))[0][0] for w in sorted((less, more)))
     assert high >= low
 
 
@@ -241,7 +241,7 @@ def test_coverage_docks_the_candidate_that_does_not_drive_the_unit(dots_against_
             ]
         )
     assert [first[i] for i in order] == pytest.approx(second)
-    assert first[0] == 0  # its images never drive the unit more than random ones
+    assert first[0] <= config.chance_gain  # its images never drive the unit more than random ones
     assert first[1] > 0
 
 
@@ -261,7 +261,7 @@ def test_a_candidate_is_seen_on_the_exemplars_that_show_it(clip):
 
 
 def test_a_silent_unit_is_covered_by_nothing():
-    assert coverage(np.random.default_rng(0).random((3, 9)), np.ones(9), np.ones(3)).tolist() == [0, 0, 0]
+    assert coverage(np.random.default_rng(0).random((3, 9)), np.ones(9), np.ones(3))[0].tolist() == [0, 0, 0]
 
 
 @pytest.fixture(scope="module")
@@ -328,10 +328,12 @@ def test_whoever_comes_first_by_coverages_bound_and_is_not_open_comes_first(seed
     likenesses = chance.integers(0, 3, (n, points)).astype(float) if whole else np.exp(chance.normal(size=(n, points)))
     activations = chance.integers(0, 4, points).astype(float) if whole else chance.normal(size=points)
     weights = chance.integers(1, 5, n) / 4 if seed % 3 else chance.random(n)
-    scores = coverage(likenesses, activations, weights)
+    gain = float(chance.choice([0.0, 0.02, 0.2]))
+    scores, _ = coverage(likenesses, activations, weights, gain)
     known = np.zeros(n, bool)
     while True:
-        found = bounds(coverage(likenesses, activations, np.where(known, weights, 1.0)), ~known & (weights < 1))
+        most, counts = coverage(likenesses, activations, np.where(known, weights, 1.0), gain)
+        found = bounds(most, counts & ~known & (weights < 1))
         first, best = ranked([one.score for one in found])[:3], ranked(scores)
         unsettled = [place for place in first if found[place].open]
         settled = first[: first.index(unsettled[0])] if unsettled else first
