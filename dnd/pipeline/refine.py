@@ -2,15 +2,17 @@
 
 In each round the scorer says on which exemplars each candidate can be seen. Where the label leaves exemplars out, the
 summarizer is given the captions of these, with what the candidates tested so far are worth, and its answers join the
-candidates. A label is left out where a part of it does as much, or where it does hardly anything beside a narrower
-candidate. A unit is done when neither changes anything.
+candidates. So do two candidates that captions tell side by side. A name is left out where a part of it does as much, or
+where it does hardly anything beside a narrower candidate. A unit is done when nothing of this changes anything.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +24,18 @@ from dnd.pipeline.scores import seen_stage
 
 CLEARLY = 0.85
 """AUC from which nearly all images of a concept activate a unit."""
-AS_MUCH, HARDLY = 0.8, 0.25
-"""Strength of a concept, as a share of another's, from which it activates the unit as much, and up to which hardly."""
+AS_MUCH, HARDLY = 0.5, 0.25
+"""Share of another concept's strength from which the weaker images of a concept activate the unit as much, and up to
+which the middle one hardly does."""
+WEAKER = 0.2
+"""Share of its images that activate the unit less than a concept's weaker ones."""
 NEEDED = 0.9
 """Share of the exemplars on which a concept is seen that stands for all of them."""
 LEAST = 2
 """Exemplars that the label leaves out, with which a further meaning begins."""
+_WORD = re.compile(r"[^\W_]+")
+MOST_WORDS = 5
+"""Of a candidate."""
 MOST = 0.5
 """Share of its images from which on a candidate is judged here: of those that cannot be the label the last are not
 made."""
@@ -41,6 +49,8 @@ class Tried:
     aucs: Mapping[str, float]
     strengths: Mapping[str, float]
     """The activation on the median of its images, above that on the median of the random sample."""
+    least: Mapping[str, float]
+    """The same of its weaker images."""
     seen: Mapping[str, npt.NDArray[np.bool_]]
     """On each exemplar."""
     min_auc: float = 0.7
@@ -60,24 +70,25 @@ class Tried:
             words |= set(best.split())
         return tuple(found)
 
-    def worse_than(self) -> str:
-        """The candidate that says better what the first says: a part of it that does as much; or a narrower name that
-        is seen on the exemplars, where the first, of which most images show another kind, does hardly anything. ""
-        where there is none.
+    def worse(self) -> dict[str, str]:
+        """Of its meanings those that another candidate says better, and which: a part nearly all of whose images do as
+        much; or, of the first, a narrower name that is seen on the exemplars, where the first, of which most images
+        show another kind, does hardly anything.
 
         Strengths are compared, not ranks: images that all activate the unit in full differ by nothing that counts, and
-        a generator may draw one kind a little better than others.
+        a generator may draw one kind a little better than others, or more often: half of its stripes are red.
         """
-        first, own = self.concepts[0], set(self.concepts[0].split())
-        for other in self.concepts[1:]:
-            words, strength = set(other.split()), self.strengths[other]
-            if self.aucs[other] < CLEARLY:
-                continue
-            if words < own and strength >= AS_MUCH * self.strengths[first]:
-                return other
-            if own < words and self.strengths[first] <= HARDLY * strength and self.seen[other].mean() >= NEEDED:
-                return other
-        return ""
+        found, clearly = dict[str, str](), [one for one in self.concepts if self.aucs[one] >= CLEARLY]
+        for name in self.meanings():
+            words = set(name.split())
+            parts = [one for one in clearly if set(one.split()) < words]
+            better = [one for one in parts if self.least[one] >= AS_MUCH * self.strengths[name]]
+            if name == self.concepts[0]:
+                narrower = [one for one in clearly if words < set(one.split()) and self.seen[one].mean() >= NEEDED]
+                better += [one for one in narrower if self.strengths[name] <= HARDLY * self.strengths[one]]
+            if better:
+                found[name] = better[0]
+        return found
 
 
 def tried(known: Known, units: Sequence[Unit]) -> dict[Unit, Tried]:
@@ -97,7 +108,8 @@ def tried(known: Known, units: Sequence[Unit]) -> dict[Unit, Tried]:
         unit: Tried(
             one.concepts,
             {c: auc(row, one.sample_activations) for c, row in zip(one.concepts, one.activations, strict=True)},
-            dict(zip(one.concepts, _strengths(one), strict=True)),
+            dict(zip(one.concepts, _strengths(one, 0.5), strict=True)),
+            dict(zip(one.concepts, _strengths(one, WEAKER), strict=True)),
             dict(zip(one.concepts, seen[unit], strict=True)),
             known.job.run.labels.min_auc,
         )
@@ -106,15 +118,17 @@ def tried(known: Known, units: Sequence[Unit]) -> dict[Unit, Tried]:
     }
 
 
-def _strengths(evidence: Evidence) -> list[float]:
-    found: list[float] = (np.median(evidence.activations, axis=1) - np.median(evidence.sample_activations)).tolist()
+def _strengths(evidence: Evidence, share: float) -> list[float]:
+    """By candidate, of the image that so many of its images activate the unit less than."""
+    own = np.quantile(evidence.activations, share, axis=1)
+    found: list[float] = (own - np.median(evidence.sample_activations)).tolist()
     return found
 
 
 def better_candidates(known: Known, found: Mapping[Unit, Tried]) -> Known | None:
     """The same units with other candidates, not yet tested; None where nothing is left to improve."""
     job = known.job
-    worse = {unit: better for unit, one in found.items() if (better := one.worse_than())}
+    worse = {unit: better for unit, one in found.items() if (better := one.worse())}
     captions, feedback = dict[Unit, tuple[str | None, ...]](), dict[Unit, tuple[JudgedConcept, ...]]()
     for unit, one in found.items():
         left_out = ~np.any([one.seen[concept] for concept in one.meanings()], axis=0)
@@ -128,16 +142,27 @@ def better_candidates(known: Known, found: Mapping[Unit, Tried]) -> Known | None
     answers = concept_stage(job, known.exemplars, readable, captions, feedback)
     job.failed.clear()  # a unit whose further question has no answer keeps the label that it has
     job.failed.update(failed)
-    more = {unit: [one for one in own if one not in known.asked[unit]] for unit, own in answers.items()}
-    more = {unit: own for unit, own in more.items() if own}
+    more = {
+        unit: [name for name in (*answers.get(unit, ()), *_side_by_side(known, unit)) if name not in known.asked[unit]]
+        for unit, one in found.items()
+    }
+    more = {unit: list(dict.fromkeys(own)) for unit, own in more.items() if own}
     if not worse and not more:
         return None
     concepts, superseded = dict(known.concepts), dict(known.superseded)
     for unit, better in worse.items():
-        first = found[unit].concepts[0]
-        concepts[unit] = tuple(one for one in concepts[unit] if one != first)
-        superseded[unit] = {**superseded.get(unit, {}), first: better}
+        concepts[unit] = tuple(one for one in concepts[unit] if one not in better)
+        superseded[unit] = {**superseded.get(unit, {}), **better}
     for unit, own in more.items():
         concepts[unit] = (*concepts[unit], *own)
     history = {unit: (*known.history.get(unit, ()), one.meanings()) for unit, one in found.items()}
     return Known(job, known.exemplars, known.sample, known.captions, concepts, superseded=superseded, history=history)
+
+
+def _side_by_side(known: Known, unit: Unit) -> list[str]:
+    """Two candidates that stand side by side in at least half of the captions, as one: a language model may name both
+    and not see that they belong together."""
+    captions = [f" {' '.join(_WORD.findall(text.lower()))} " for text in known.captions.get(unit, ()) if text]
+    pairs = [f"{first} {second}" for first, second in permutations(known.concepts[unit], 2)]
+    told = [pair for pair in pairs if 2 * sum(f" {pair} " in text for text in captions) >= max(len(captions), 1)]
+    return [pair for pair in told if len(pair.split()) <= MOST_WORDS]

@@ -93,6 +93,28 @@ def test_a_unit_of_two_meanings_gets_both(tmp_path: Path, registry: Registry) ->
     assert line["history"] == [[both.meanings[0]]]
 
 
+class Sure(Scorer):
+    """No image of any but the first can change anything."""
+
+    name = "sure"
+
+    def bound(self, evidence: Sequence[api.Evidence]) -> list[list[api.Bound]]:
+        missing = [np.isnan(one.activations).any(axis=1) for one in evidence]
+        return [[api.Bound(1 - at / 8, not at and bool(more)) for at, more in enumerate(own)] for own in missing]
+
+
+def test_what_it_compares_gets_images_that_early_stopping_left_out(tmp_path: Path, registry: Registry) -> None:
+    sure = Registry([*registry.entries, Entry("scorer", "sure", Sure, "toys", "1", "ok")])
+    run = toys.toy_run(
+        toys.make_photos(tmp_path / "photos", 30), sure, method={"name": "refine"},
+        exemplars={"k": 8, "sample": 30}, labels={"min_auc": 0.5}, scorer={"backend": "sure"}, images={"n": 6},
+    )  # fmt: skip
+    result = execute(run, tmp_path / "run", registry=sure, live=(Either(), toys.preprocess))
+    both, _ = result.records()
+    assert set(both.meanings) == {"red", "blue"}
+    assert {one.concept: len(one.images) for one in both.candidates} == {"red": 6, "blue": 6}
+
+
 def test_the_plain_method_has_the_tables_it_had(tmp_path: Path, registry: Registry) -> None:
     run = toys.toy_run(toys.make_photos(tmp_path / "photos", 30), registry)
     result = execute(run, tmp_path / "run", registry=registry, live=(Either(), toys.preprocess))
@@ -122,13 +144,15 @@ def test_a_scorer_that_sees_nothing_is_refused(tmp_path: Path) -> None:
         toys.toy_run(photos, method={"name": "refine", "round": 3})
 
 
-def tried(**candidates: tuple[float, float, str]) -> Tried:
-    """By candidate, best first: its AUC, its strength, and an x for each exemplar on which it is seen."""
+def tried(least: float = 1.0, **candidates: tuple[float, float, str]) -> Tried:
+    """By candidate, best first: its AUC, its strength, and an x for each exemplar on which it is seen. Weaker images
+    have the share `least` of it."""
     names = {key.replace("_", " "): one for key, one in candidates.items()}
     return Tried(
         tuple(names),
         {name: auc for name, (auc, _, _) in names.items()},
         {name: strength for name, (_, strength, _) in names.items()},
+        {name: least * strength for name, (_, strength, _) in names.items()},
         {name: np.array([mark == "x" for mark in marks]) for name, (_, _, marks) in names.items()},
     )
 
@@ -143,14 +167,21 @@ def test_meanings_share_no_word_activate_the_unit_and_are_seen_apart() -> None:
 
 
 def test_a_part_that_does_as_much_is_better() -> None:
-    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.9, 0.9, "xx")).worse_than() == "red"
-    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.9, 0.5, "xx")).worse_than() == ""
-    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.8, 0.9, "xx")).worse_than() == ""
-    assert tried(red_star=(0.9, 1.0, "xx"), blue=(0.9, 0.9, "xx")).worse_than() == ""
+    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.9, 0.9, "xx")).worse() == {"red star": "red"}
+    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.9, 0.4, "xx")).worse() == {}
+    assert tried(0.1, red_star=(0.9, 1.0, "xx"), red=(0.9, 1.0, "xx")).worse() == {}, "many of red do nothing"
+    assert tried(red_star=(0.9, 1.0, "xx"), red=(0.8, 0.9, "xx")).worse() == {}
+    assert tried(red_star=(0.9, 1.0, "xx"), blue=(0.9, 0.9, "xx")).worse() == {}
+
+
+def test_a_further_meaning_gives_way_to_its_part_too() -> None:
+    two = tried(grid=(0.9, 1.0, "xxx.."), red_star=(0.9, 1.0, "...xx"), star=(0.9, 0.9, "...x."))
+    assert two.meanings() == ("grid", "red star")
+    assert two.worse() == {"red star": "star"}
 
 
 def test_a_narrower_name_is_better_where_most_images_of_the_label_do_hardly_anything() -> None:
-    assert tried(red=(0.9, 0.1, "xx"), red_star=(0.9, 1.0, "xx")).worse_than() == "red star"
-    assert tried(red=(0.9, 0.8, "xx"), red_star=(0.9, 1.0, "xx")).worse_than() == "", "it is only drawn better"
-    assert tried(red=(0.9, 0.1, "xx"), red_star=(0.9, 1.0, "x.")).worse_than() == "", "seen on half of the exemplars"
-    assert tried(red=(0.9, 0.1, "xx"), star=(0.9, 1.0, "xx")).worse_than() == ""
+    assert tried(red=(0.9, 0.1, "xx"), red_star=(0.9, 1.0, "xx")).worse() == {"red": "red star"}
+    assert tried(red=(0.9, 0.8, "xx"), red_star=(0.9, 1.0, "xx")).worse() == {}, "it is only drawn better"
+    assert tried(red=(0.9, 0.1, "xx"), red_star=(0.9, 1.0, "x.")).worse() == {}, "seen on half of the exemplars"
+    assert tried(red=(0.9, 0.1, "xx"), star=(0.9, 1.0, "xx")).worse() == {}
