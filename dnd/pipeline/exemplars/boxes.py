@@ -24,14 +24,16 @@ def attention_boxes(activation_map: npt.NDArray[Any], frame: tuple[int, int], ma
     The map is scaled to 0..1 and bilinearly to `frame` (H, W), thresholded with Otsu's method, and boxes put
     around the external contours. A constant map, or one that is not finite, has none.
     """
-    from skimage.measure import label, regionprops
+    from scipy import ndimage  # type: ignore[import-untyped]
 
     high = _high(np.asarray(activation_map, np.float64), frame)
     if high is None:
         return []
     height, width = high.shape
-    regions = regionprops(label(_without_holes(high), connectivity=2))
-    boxes = [Box(x0 / width, y0 / height, x1 / width, y1 / height) for y0, x0, y1, x1 in (r.bbox for r in regions)]
+    # Without holes, and the islands in them, each region is one external contour; corners join.
+    regions, _ = ndimage.label(ndimage.binary_fill_holes(high), structure=np.ones((3, 3)))
+    places = ndimage.find_objects(regions)
+    boxes = [Box(x.start / width, y.start / height, x.stop / width, y.stop / height) for y, x in places]
     return select_boxes(boxes, max_boxes)
 
 
@@ -56,11 +58,3 @@ def _high(values: npt.NDArray[np.float64], frame: tuple[int, int]) -> npt.NDArra
     if large.max() <= large.min():
         return None
     return np.asarray(large > threshold_otsu(large))
-
-
-def _without_holes(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Fill what the mask encloses, islands in it too: then each region is one external contour."""
-    from skimage.measure import label
-
-    outside = label(np.pad(~mask, 1, constant_values=True), connectivity=1)
-    return np.asarray(outside != outside[0, 0])[1:-1, 1:-1]
