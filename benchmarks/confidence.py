@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diagram import draw
+from diagram import draw, risk_coverage
 from rich.console import Console
 from scipy.optimize import minimize
 
@@ -31,7 +31,7 @@ from dnd.config.calibration import Calibration, read_off
 from dnd.config.read import read_run
 from dnd.evaluation.calibrate import fit, judge
 from dnd.evaluation.intervals import wilson
-from dnd.evaluation.reliability import Interval, reliability, risk_coverage
+from dnd.evaluation.reliability import Interval, reliability
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
 from dnd.results.run import RunFolder

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from dnd.analysis.svg import Drawing
 from dnd.config.calibration import Calibration
-from dnd.evaluation.reliability import reliability, risk_coverage
+from dnd.evaluation.reliability import Numbers, reliability
 
 SIDE, GAP = 300, 70
 LINE, SOFT, INK = "#3a55c9", "#9a9a9a", "#444444"
@@ -54,3 +56,12 @@ def _panel(drawing: Drawing, panel: int, title: str, across: str, up: str) -> No
     for tick in (0.0, 0.5, 1.0):
         drawing.text(left + tick * SIDE, top + SIDE + 20, f"{tick:g}", anchor="middle", colour=INK)
         drawing.text(left - 8, top + (1 - tick) * SIDE + 4, f"{tick:g}", anchor="end", colour=INK)
+
+
+def risk_coverage(confidence: Numbers, right: Numbers) -> list[tuple[float, float, float]]:
+    """(least confidence, share of units that keep their label, share of those labels that is right), most demanding
+    first; equal confidences go together."""
+    order = np.argsort(-confidence, kind="stable")
+    ordered, hits = confidence[order], np.cumsum(right[order])
+    last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
+    return [(float(ordered[i]), (i + 1) / len(right), float(hits[i] / (i + 1))) for i in last]

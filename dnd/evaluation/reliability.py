@@ -110,12 +110,3 @@ def _bins(confidence: Numbers, right: Numbers) -> list[Bin]:
             share = Interval(k / n, *wilson(k, n))
             found.append(Bin(number / BINS, (number + 1) / BINS, n, float(confidence[inside].mean()), share))
     return found
-
-
-def risk_coverage(confidence: Numbers, right: Numbers) -> list[tuple[float, float, float]]:
-    """(least confidence, share of units that keep their label, share of those labels that is right), most demanding
-    first; equal confidences go together."""
-    order = np.argsort(-confidence, kind="stable")
-    ordered, hits = confidence[order], np.cumsum(right[order])
-    last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
-    return [(float(ordered[i]), (i + 1) / len(right), float(hits[i] / (i + 1))) for i in last]

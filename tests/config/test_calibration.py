@@ -22,7 +22,7 @@ from dnd.errors import UsageError
 from dnd.evaluation.calibrate import fit_isotonic, fit_platt, judge
 from dnd.evaluation.crossvalidate import crossed
 from dnd.evaluation.intervals import wilson
-from dnd.evaluation.reliability import reliability, risk_coverage
+from dnd.evaluation.reliability import reliability
 from dnd.pipeline.choose import choose
 from dnd.pipeline.execute import execute
 from dnd.plugin.registry import Registry
@@ -133,11 +133,6 @@ def test_labels_of_one_unit_are_drawn_together() -> None:
     apart = reliability(np.repeat(sure, 2), np.repeat(right, 2)).brier
     assert twice.high - twice.low == pytest.approx(one.high - one.low, rel=0.05)
     assert apart.high - apart.low < 0.8 * (one.high - one.low)
-
-
-def test_risk_and_coverage_take_equal_confidences_together() -> None:
-    points = risk_coverage(np.array([0.9, 0.9, 0.5, 0.1]), np.array([1.0, 0.0, 1.0, 0.0]))
-    assert points == [(0.9, 0.5, 0.5), (0.5, 0.75, pytest.approx(2 / 3)), (0.1, 1.0, 0.5)]
 
 
 # --- labels ------------------------------------------------------------------------------------------
