@@ -2,8 +2,9 @@
 
 In each round the scorer says on which exemplars each candidate can be seen. Where the label leaves exemplars out, the
 summarizer is given the captions of these, with what the candidates tested so far are worth, and its answers join the
-candidates. So do two candidates that captions tell side by side. A name is left out where a part of it does as much, or
-where it does hardly anything beside a narrower candidate. A unit is done when nothing of this changes anything.
+candidates. So do two candidates that captions tell side by side, and the words of all meanings but the first. A name is
+left out where a part of it does as much, or where it does hardly anything beside a narrower candidate. A unit is done
+when nothing of this changes anything.
 """
 
 from __future__ import annotations
@@ -142,11 +143,11 @@ def better_candidates(known: Known, found: Mapping[Unit, Tried]) -> Known | None
     answers = concept_stage(job, known.exemplars, readable, captions, feedback)
     job.failed.clear()  # a unit whose further question has no answer keeps the label that it has
     job.failed.update(failed)
-    more = {
-        unit: [name for name in (*answers.get(unit, ()), *_side_by_side(known, unit)) if name not in known.asked[unit]]
-        for unit, one in found.items()
-    }
-    more = {unit: list(dict.fromkeys(own)) for unit, own in more.items() if own}
+    more = dict[Unit, list[str]]()
+    for unit, one in found.items():
+        names = dict.fromkeys((*answers.get(unit, ()), *_side_by_side(known, unit), *_words_of_further(one)))
+        if new := [name for name in names if name not in known.asked[unit]]:
+            more[unit] = new
     if not worse and not more:
         return None
     concepts, superseded = dict(known.concepts), dict(known.superseded)
@@ -166,3 +167,9 @@ def _side_by_side(known: Known, unit: Unit) -> list[str]:
     pairs = [f"{first} {second}" for first, second in permutations(known.concepts[unit], 2)]
     told = [pair for pair in pairs if 2 * sum(f" {pair} " in text for text in captions) >= max(len(captions), 1)]
     return [pair for pair in told if len(pair.split()) <= MOST_WORDS]
+
+
+def _words_of_further(one: Tried) -> list[str]:
+    """The words of meanings beside the first, which few exemplars show: these may be of one kind by chance, such as two
+    crops of one image."""
+    return [word for name in one.meanings()[1:] if len(words := name.split()) > 1 for word in (words[-1], words[0])]

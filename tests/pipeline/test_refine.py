@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ import toys
 from dnd import api
 from dnd.errors import UsageError
 from dnd.pipeline.execute import execute
-from dnd.pipeline.refine import Tried
+from dnd.pipeline.known import Known
+from dnd.pipeline.refine import Tried, _side_by_side, _words_of_further
 from dnd.plugin.registry import Entry, Registry
 
 WEAK = {"min_auc": 0.55}
@@ -178,6 +180,27 @@ def test_a_further_meaning_gives_way_to_its_part_too() -> None:
     two = tried(grid=(0.9, 1.0, "xxx.."), red_star=(0.9, 1.0, "...xx"), star=(0.9, 0.9, "...x."))
     assert two.meanings() == ("grid", "red star")
     assert two.worse() == {"red star": "star"}
+
+
+def test_candidates_that_captions_tell_side_by_side_are_one() -> None:
+    nothing: Any = None
+    unit = api.Unit("units", 0)
+
+    def told(concepts: tuple[str, ...], *captions: str) -> list[str]:
+        return _side_by_side(Known(nothing, nothing, (), {unit: captions}, {unit: concepts}), unit)
+
+    star = ("A red star.", "one red star, and blue", "a blue star")
+    assert told(("star", "blue", "red"), *star) == ["red star"]
+    assert told(("star", "blue", "red"), *star, "nothing", "nothing") == [], "of fewer than half"
+    assert told(("star", "re"), "a re-star", "a restar") == ["re star"], "words, not letters"
+    assert told(("a b c", "d e f"), "a b c d e f") == [], "too long for a name"
+    assert told(("star", "red")) == []
+
+
+def test_the_words_of_further_meanings_are_tested() -> None:
+    two = tried(red_grid=(0.9, 1.0, "xxx.."), white_star=(0.9, 1.0, "...xx"))
+    assert two.meanings() == ("red grid", "white star")
+    assert _words_of_further(two) == ["star", "white"]
 
 
 def test_a_narrower_name_is_better_where_most_images_of_the_label_do_hardly_anything() -> None:
