@@ -44,8 +44,9 @@ class Answers:
         self._indices = {layer: [unit.index for unit in units if unit.layer == layer] for layer in hooked.layers}
         self._of: dict[int, Answer] = {}
         self._used = 0
-        cells = sum(len(own) * math.prod(hooked.map_shape(layer)) for layer, own in self._indices.items())
-        self._is_full = not 0 < 4 * cells * hooked.batch_size <= ROOM
+        sizes = {layer: 4 * math.prod(hooked.map_shape(layer)) + _BESIDE for layer in self._indices}
+        of_an_image = sum(len(own) * sizes[layer] for layer, own in self._indices.items())
+        self._is_full = not 0 < of_an_image * hooked.batch_size <= ROOM  # for of the first batch all maps are kept
 
     def of(self, image: int, units: Collection[Unit]) -> Answer | None:
         """None where that on one of these units is not there."""
