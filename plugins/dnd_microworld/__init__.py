@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 HERE = Path(__file__).parent
-LAST_SEED = 14
+LAST_SEED = 18
 """So many planted targets there are besides the shipped one."""
 FIRST_SHARP = 7
 """From this one on they are wired over the sharper senses."""
@@ -33,7 +33,7 @@ class TargetConfig(api.Config):
     model: api.ModelName = target_model(0)
     """From planted_seed 7 on `microworld-target-sharp`, where none is named."""
     planted_seed: int = pydantic.Field(0, ge=0, le=LAST_SEED)
-    """0: the units of truth.csv; 1 to 14: others over the model's senses, those of planted-SEED.csv."""
+    """0: the units of truth.csv; 1 to 18: others over the model's senses, those of planted-SEED.csv."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
