@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dnd.api import Backend, Config, Evidence, Picture, Runtime, SummaryRequest
 from dnd.errors import DeviceError, DndError, NoAnswerError, TooSlowError, UsageError
 from dnd.offline.block import forbid_network, raise_if_tried
+from dnd.offline.environment import collect_rarely
 from dnd.offline.hook import allow
 from dnd.plugin.requirements import faults_of
 from dnd.runtime.devices import reason_of
@@ -193,6 +194,7 @@ class _Actor:
     def __init__(self, path: Sequence[str]) -> None:
         _look_there_too(path)
         forbid_network()
+        collect_rarely()
         self._server = Server()
 
     def ready(self) -> None:

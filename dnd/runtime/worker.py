@@ -20,6 +20,7 @@ from typing import Any
 
 from dnd.api import Backend, Runtime, is_device_lost, is_out_of_memory
 from dnd.errors import DeviceError, NoAnswerError, PluginError, TooSlowError
+from dnd.offline.environment import collect_rarely
 from dnd.plugin.guard import guard
 from dnd.runtime.devices import free_memory, reason_of
 from dnd.runtime.ends import End, Ends, NoRoomError, WorkerSpec
@@ -223,6 +224,7 @@ class Server:
 
 def serve(descriptor: int) -> None:
     """Answer until an empty message comes. Runs in the worker process."""
+    collect_rarely()
     pipe = Connection(descriptor)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
