@@ -171,5 +171,6 @@ def _side_by_side(known: Known, unit: Unit) -> list[str]:
 
 def _words_of_further(one: Tried) -> list[str]:
     """The words of meanings beside the first, which few exemplars show: these may be of one kind by chance, such as two
-    crops of one image."""
-    return [word for name in one.meanings()[1:] if len(words := name.split()) > 1 for word in (words[-1], words[0])]
+    crops of one image. Without the shortest ("of"), which name nothing."""
+    several = [words for name in one.meanings()[1:] if len(words := name.split()) > 1]
+    return [word for words in several for word in (words[-1], words[0]) if len(word) > 2]

@@ -201,6 +201,7 @@ def test_the_words_of_further_meanings_are_tested() -> None:
     two = tried(red_grid=(0.9, 1.0, "xxx.."), white_star=(0.9, 1.0, "...xx"))
     assert two.meanings() == ("red grid", "white star")
     assert _words_of_further(two) == ["star", "white"]
+    assert _words_of_further(tried(grid=(0.9, 1.0, "xxx.."), of_a_star=(0.9, 1.0, "...xx"))) == ["star"]
 
 
 def test_a_narrower_name_is_better_where_most_images_of_the_label_do_hardly_anything() -> None:
