@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal, Self
 
 import pydantic
 
-from dnd.api import Config, model_names
+from dnd.api import Config, Unit, model_names
 from dnd.api.settings import model_settings
 from dnd.config.calibration import Calibration, CalibrationFile, absolute
 from dnd.config.layout import parse_layout
+from dnd.config.units import parse_units
 from dnd.errors import UsageError
 from dnd.models import ROLES
 from dnd.runtime.devices import PATTERN, find_devices
@@ -26,12 +27,28 @@ OWN_METHOD = "dnd"
 """The method that is not a plugin."""
 
 
+def _indices(units: str) -> frozenset[int] | None:
+    """Of a choice of units of a layer whose size is not known; None for all. UsageError where it is none."""
+    return None if units == "all" else frozenset(parse_units(units, 10**9))
+
+
 class Refine(Config):
     """Of the method refine."""
 
     rounds: pydantic.PositiveInt = 2
     """In each, further candidates are sought for the exemplars that a unit's label leaves out; fewer where nothing
     improves."""
+    units: str = "all"
+    """Whose labels are refined, of each layer, as in `target.units`; the others get those of a plain run."""
+
+    @pydantic.field_validator("units")
+    @classmethod
+    def _is_a_choice(cls, value: str) -> str:
+        try:
+            _indices(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return value
 
 
 OWN_METHODS: dict[str, type[Config]] = {OWN_METHOD: Config, "refine": Refine}
@@ -265,6 +282,15 @@ class Run:
     def rounds(self) -> int:
         """Of refinement."""
         return self.method.config.rounds if isinstance(self.method.config, Refine) else 0
+
+    def refines(self, unit: Unit) -> bool:
+        """Whether the unit's label is refined."""
+        return self._refined is None or unit.index in self._refined
+
+    @cached_property
+    def _refined(self) -> frozenset[int] | None:
+        """Indices; None for all."""
+        return _indices(self.method.config.units) if isinstance(self.method.config, Refine) else frozenset()
 
     @cached_property
     def devices(self) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def _test(known: Known, hooked: HookedTarget, identity: str, left: Callable[[], 
         if not known.bounds:
             scores = score_stage(job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
             known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
-        return tried(known, left()) if job.run.rounds else {}
+        return tried(known, [unit for unit in left() if job.run.refines(unit)])
 
 
 def _controls(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> Controls:

@@ -129,14 +129,16 @@ class _Rounds:
         """Candidates whose images to come matter to the unit, and how many it wants of them now."""
         candidates = self.known.candidates(unit)
         first, *others = ranked([bound.score for bound in bounds])[:places]
-        needed = [candidates[place] for place in (first, *(place for place in others if self._matters(bounds[place])))]
+        needed = [
+            candidates[place] for place in (first, *(place for place in others if self._matters(unit, bounds[place])))
+        ]
         there = {concept: len(self.known.images_of(unit, concept)) for concept in needed}
         return {concept: next(n for n in at if n > so_far) for concept, so_far in there.items() if so_far < at[-1]}
 
-    def _matters(self, bound: Bound) -> bool:
+    def _matters(self, unit: Unit, bound: Bound) -> bool:
         """Whether images of one that does not come first may change a label; to refine labels, all that add something
         are compared."""
-        return bound.open or (self.known.job.run.rounds > 0 and bound.score > 0)
+        return bound.open or (bound.score > 0 and self.known.job.run.refines(unit))
 
     def _keep(self, unit: Unit, bounds: Sequence[Bound]) -> None:
         """The scores of those that come first and cannot change; the others' bounds."""

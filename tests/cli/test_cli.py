@@ -388,3 +388,49 @@ print("done", file=sys.stderr)
     assert child.returncode == 0, said
     assert said.endswith(b"done\n")
     assert (b"cannot be written" in said) == (where != "pipe")
+
+
+@pytest.mark.parametrize(("word", "refined"), [("too narrow", "3,7"), ("verified", "3")])
+def test_labels_that_a_better_one_may_be_found_for_are_refined(
+    capsys: pytest.CaptureFixture[str],
+    execute: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    word: Any,
+    refined: str,
+) -> None:
+    from dnd.config.read import read_run
+    from dnd.plugin.registry import Registry
+
+    words = {3: "one of several", 5: "not driven", 7: word}
+    found = {Unit("concepts", at): Verdict(concept="red", word=own) for at, own in words.items()}
+    monkeypatch.setattr("dnd.evaluation.verify.verify_run", lambda *_, **rest: found)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.toml").write_text(read_run("default", Registry.load()).to_toml())
+    outcome = Outcome(capsys, "verify", str(tmp_path / "run"), "--refine", str(tmp_path / "better"), "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    ((run, out, _),) = execute
+    assert (run.method.name, run.method.config.units, run.general.device) == ("refine", refined, "cpu")
+    assert out == tmp_path / "better"
+    assert f"dnd verify {out}" in outcome.err
+
+
+def test_nothing_is_refined_where_no_verdict_asks_for_it_or_the_run_cannot_be(
+    capsys: pytest.CaptureFixture[str], execute: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dnd.config.read import read_run
+    from dnd.plugin.registry import Registry
+
+    asked: list[Any] = []
+    monkeypatch.setattr("dnd.evaluation.verify.verify_run", lambda *given, **rest: asked.append(given) or {})
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / "run.toml"
+    file.write_text(read_run("default", Registry.load()).to_toml())
+    arguments = ("verify", str(tmp_path / "run"), "--refine", str(tmp_path / "better"))
+    outcome = Outcome(capsys, *arguments)
+    assert (outcome.code, len(asked), execute) == (0, 1, [])
+    assert "nothing to refine" in outcome.err
+    file.write_text(read_run("default", Registry.load(), options={"scorer.backend": "mean"}).to_toml())
+    outcome = Outcome(capsys, *arguments)
+    assert (outcome.code, len(asked)) == (1, 1), "before anything is generated"
+    assert "refine needs a scorer that sees candidates" in outcome.err

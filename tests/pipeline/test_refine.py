@@ -19,6 +19,7 @@ from dnd.pipeline.execute import execute
 from dnd.pipeline.known import Known
 from dnd.pipeline.refine import Tried, _side_by_side, _words_of_further
 from dnd.plugin.registry import Entry, Registry
+from dnd.results.unit import UnitResult
 
 WEAK = {"min_auc": 0.55}
 """Two thirds of the photos activate the unit of two colours: images of one do so little more than they."""
@@ -93,6 +94,24 @@ def test_a_unit_of_two_meanings_gets_both(tmp_path: Path, registry: Registry) ->
     assert [row.rpartition(",")[2] for row in table[1:]] == [" | ".join(both.meanings), "green"]
     line = json.loads((result.folder / "labels.jsonl").read_text().splitlines()[0])
     assert line["history"] == [[both.meanings[0]]]
+
+
+def test_some_units_may_be_refined_alone(tmp_path: Path, registry: Registry) -> None:
+    photos, live = toys.make_photos(tmp_path / "photos", 30), (Either(), toys.preprocess)
+    settings = {"exemplars": {"k": 8, "sample": 30}, "labels": WEAK}
+
+    def label(out: str, **method: Any) -> list[UnitResult]:
+        run = toys.toy_run(photos, registry, method=method, **settings)
+        return list(execute(run, tmp_path / out, registry=registry, live=live).records())
+
+    plain, refined = label("plain"), label("all", name="refine")
+    first, second = label("first", name="refine", units="0")
+    assert (first.meanings, first.labels) == (refined[0].meanings, refined[0].labels)
+    assert (second.meanings, second.labels) == ((), plain[1].labels)
+    assert [one.labels for one in label("second", name="refine", units="1-5")] == [plain[0].labels, refined[1].labels]
+    for units in ("shown", "1-", "two"):
+        with pytest.raises(UsageError, match=r"method\.units: .*is not a choice of units"):
+            label("wrong", name="refine", units=units)
 
 
 class Sure(Scorer):
