@@ -97,10 +97,10 @@ def test_a_planted_seed_brings_its_own_senses_unless_a_model_is_named():
         return model_names(dnd_microworld.TargetConfig(**settings))
 
     assert model() == model(planted_seed=6) == ["microworld-target"]
-    assert model(planted_seed=7) == model(planted_seed=14) == ["microworld-target-sharp"]
+    assert model(planted_seed=7) == model(planted_seed=dnd_microworld.LAST_SEED) == ["microworld-target-sharp"]
     assert model(planted_seed=7, model="mine") == ["mine"]
     with pytest.raises(ValueError, match="planted_seed"):
-        dnd_microworld.TargetConfig(planted_seed=15)
+        dnd_microworld.TargetConfig(planted_seed=dnd_microworld.LAST_SEED + 1)
 
 
 def test_figures_are_those_of_the_targets_own_model():
