@@ -65,7 +65,8 @@ def _test(known: Known, hooked: HookedTarget, identity: str, left: Callable[[], 
         if not known.bounds:
             scores = score_stage(job, left(), lambda unit: known.evidence(unit, known.complete(unit)))
             known.scores = {unit: dict(zip(known.complete(unit), own, strict=True)) for unit, own in scores.items()}
-        return tried(known, [unit for unit in left() if job.run.refines(unit)])
+        refined = [unit for unit in left() if job.run.refines(unit)]
+        return tried(known, refined) if refined else {}
 
 
 def _controls(known: Known, hooked: HookedTarget, identity: str, units: Sequence[Unit]) -> Controls:
