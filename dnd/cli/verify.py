@@ -63,12 +63,15 @@ def verify(
 
     from rich.console import Console
 
+    from dnd.errors import UsageError
     from dnd.evaluation.verify import verify_run
     from dnd.runtime.progress import Meter
     from dnd.text import json_text
 
     if refine:
         _refined_run(run, "all", device)  # so that it fails now if it cannot be
+        if Path(refine).resolve() == Path(run).resolve():
+            raise UsageError(f"{refine} is the run itself", "Name another folder after --refine.")
     with Meter(Console(stderr=True)) as meter:
         found = verify_run(Path(run), images=images, meter=meter, clip=clip, generator=generator, device=device)
     if as_json:
@@ -122,4 +125,5 @@ def _refine(run: str, out: Path, units: Sequence[Unit], device: str | None) -> N
         return
     wanted = _refined_run(run, unit_text([unit.index for unit in units]), device)
     execute(wanted, out, console=make_progress_console(quiet=False))
-    click.echo(f"{len(units)} labels are refined in {out}: `dnd verify {out}` tests them.", err=True)
+    n = "1 label is" if len(units) == 1 else f"{len(units)} labels are"
+    click.echo(f"{n} refined in {out}: `dnd verify {out}` tests what came of it.", err=True)

@@ -14,7 +14,7 @@ from dnd.api import Config, Unit, model_names
 from dnd.api.settings import model_settings
 from dnd.config.calibration import Calibration, CalibrationFile, absolute
 from dnd.config.layout import parse_layout
-from dnd.config.units import parse_units
+from dnd.config.units import unit_ranges
 from dnd.errors import UsageError
 from dnd.models import ROLES
 from dnd.runtime.devices import PATTERN, find_devices
@@ -27,9 +27,9 @@ OWN_METHOD = "dnd"
 """The method that is not a plugin."""
 
 
-def _indices(units: str) -> frozenset[int] | None:
+def _ranges(units: str) -> list[tuple[int, int]] | None:
     """Of a choice of units of a layer whose size is not known; None for all. UsageError where it is none."""
-    return None if units == "all" else frozenset(parse_units(units, 10**9))
+    return None if units == "all" else list(unit_ranges(units))
 
 
 class Refine(Config):
@@ -45,7 +45,7 @@ class Refine(Config):
     @classmethod
     def _is_a_choice(cls, value: str) -> str:
         try:
-            _indices(value)
+            _ranges(value)
         except UsageError as error:
             raise ValueError(str(error)) from error
         return value
@@ -285,12 +285,12 @@ class Run:
 
     def refines(self, unit: Unit) -> bool:
         """Whether the unit's label is refined."""
-        return self._refined is None or unit.index in self._refined
+        return self._refined is None or any(low <= unit.index <= high for low, high in self._refined)
 
     @cached_property
-    def _refined(self) -> frozenset[int] | None:
-        """Indices; None for all."""
-        return _indices(self.method.config.units) if isinstance(self.method.config, Refine) else frozenset()
+    def _refined(self) -> list[tuple[int, int]] | None:
+        """The first and the last of some; None for all."""
+        return _ranges(self.method.config.units) if isinstance(self.method.config, Refine) else []
 
     @cached_property
     def devices(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dnd.errors import UsageError
@@ -22,6 +22,16 @@ def parse_units(text: str, n: int | None = None) -> list[int]:
     if text.strip() == "all":
         return list(range(n or 0))
     found: set[int] = set()
+    for low, high in unit_ranges(text):
+        if n is not None and high >= n:
+            hint = f"Choose within 0-{n - 1}, or all."
+            raise UsageError(f"there is no unit {high}: the layer has {n}, 0 to {n - 1}", hint)
+        found.update(range(low, high + 1) if n is not None else (low,))
+    return sorted(found)
+
+
+def unit_ranges(text: str) -> Iterator[tuple[int, int]]:
+    """The first and the last of each part of "0-9,12". Raises UsageError."""
     for part in text.split(","):
         first, dash, last = (piece.strip() for piece in part.partition("-"))
         if not (_is_index(first) and (_is_index(last) if dash else not last)):
@@ -29,11 +39,7 @@ def parse_units(text: str, n: int | None = None) -> list[int]:
         low, high = int(first), int(last or first)
         if low > high:
             raise UsageError(f"{part.strip()!r} runs backwards", f"Write {high}-{low}.")
-        if n is not None and high >= n:
-            hint = f"Choose within 0-{n - 1}, or all."
-            raise UsageError(f"there is no unit {high}: the layer has {n}, 0 to {n - 1}", hint)
-        found.update(range(low, high + 1) if n is not None else (low,))
-    return sorted(found)
+        yield low, high
 
 
 def _is_index(text: str) -> bool:

@@ -172,11 +172,10 @@ class Job:
     def keeping(self, kind: str) -> Iterator[None]:
         """Inside, the backend stays loaded from its first use to the end, however often it is used; not where its
         workers would take the room on a cluster of those that work in between."""
-        backend = self.backend(kind)[0]
-        if self.cluster and isinstance(backend, WorkerPool) and isinstance(self.backend("scorer")[0], WorkerPool):
+        if self.cluster and isinstance(self.backend("scorer")[0], WorkerPool):
             yield
             return
-        kept = self._kept[kind] = _Kept(backend)
+        kept = self._kept[kind] = _Kept(self.backend(kind)[0])
         try:
             yield
         finally:

@@ -430,6 +430,9 @@ def test_nothing_is_refined_where_no_verdict_asks_for_it_or_the_run_cannot_be(
     outcome = Outcome(capsys, *arguments)
     assert (outcome.code, len(asked), execute) == (0, 1, [])
     assert "nothing to refine" in outcome.err
+    outcome = Outcome(capsys, "verify", str(tmp_path / "run"), "--refine", str(tmp_path / "run"))
+    assert (outcome.code, len(asked)) == (1, 1), "before anything is generated"
+    assert "is the run itself" in outcome.err
     file.write_text(read_run("default", Registry.load(), options={"scorer.backend": "mean"}).to_toml())
     outcome = Outcome(capsys, *arguments)
     assert (outcome.code, len(asked)) == (1, 1), "before anything is generated"

@@ -109,6 +109,7 @@ def test_some_units_may_be_refined_alone(tmp_path: Path, registry: Registry) -> 
     assert (first.meanings, first.labels) == (refined[0].meanings, refined[0].labels)
     assert (second.meanings, second.labels) == ((), plain[1].labels)
     assert [one.labels for one in label("second", name="refine", units="1-5")] == [plain[0].labels, refined[1].labels]
+    assert [one.labels for one in label("many", name="refine", units="0-999999999")] == [one.labels for one in refined]
     for units in ("shown", "1-", "two"):
         with pytest.raises(UsageError, match=r"method\.units: .*is not a choice of units"):
             label("wrong", name="refine", units=units)
